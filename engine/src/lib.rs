@@ -1,0 +1,27 @@
+//! Portolan's engine: bytes and time in, bytes out.
+//!
+//! The first packet of a flow is *decided* by stages, the decision is kept as a `FlowAction`, and
+//! one executor *repeats* it for every packet that follows. No I/O, no threads, no clock, no
+//! unsafe, no locks and no allocation on the packet path: what runs here in a test runs the same
+//! in production.
+
+#![forbid(unsafe_code)]
+
+pub mod counters;
+pub mod frame;
+pub mod hand_over;
+pub mod id;
+pub mod limits;
+pub mod packet;
+pub mod port;
+pub mod tables;
+mod time;
+pub mod worker;
+
+pub use counters::{Counters, DropReason};
+pub use id::{MacAddress, NetworkId, PortId, UplinkId, WorkerId};
+pub use packet::{Batch, Offload, Packet};
+pub use port::{Caps, Port, PortSet};
+pub use tables::Tables;
+pub use time::{Instant, Tick};
+pub use worker::Worker;

@@ -1,0 +1,300 @@
+//! A packet on its way through the gateway, and a batch of them.
+//!
+//! [head frame: headroom | Ethernet … headers … first bytes | unused] [tail frame: the rest]
+//!
+//! The headers of every layer lie in the head; only a super-frame (a TCP or UDP segment of up to
+//! 64 KiB that was never cut) has a tail. A packet is 64 bytes, so moving one costs four loads and
+//! stores, and it never copies what it carries.
+
+use arrayvec::ArrayVec;
+
+use crate::frame::{Frame, FramePool, HEADROOM_BYTES};
+use crate::id::{NetworkId, PortId};
+
+/// Packets handled together: enough to hide memory latency, few enough to stay in the first-level
+/// cache.
+pub const BATCH_LEN: usize = 64;
+
+/// Up to [`BATCH_LEN`] packets.
+pub type Batch = ArrayVec<Packet, BATCH_LEN>;
+
+/// What kind of super-frame (`VIRTIO_NET_HDR_GSO_*`, linux/virtio_net.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GsoKind {
+    /// TCP over IPv4
+    TcpV4,
+    /// TCP over IPv6
+    TcpV6,
+    /// UDP segments of equal length (UDP_L4), either family
+    Udp,
+}
+
+/// Work on the packet that its sender left to us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Offload {
+    /// None: the packet is as it goes on a wire.
+    #[default]
+    None,
+    /// The checksum at `start + offset` holds only the pseudo-header's sum; the rest, from `start`
+    /// to the packet's end, is to be added and the sum complemented. Offsets count from the
+    /// Ethernet header's first byte.
+    NeedsChecksum {
+        /// Where summing begins.
+        start: u16,
+        /// Distance from `start` to the checksum field.
+        offset: u16,
+    },
+    /// A super-frame: to be cut into segments with this much payload each. Its checksum is partial
+    /// in the sense of `NeedsChecksum`.
+    Gso {
+        /// Which protocol.
+        kind: GsoKind,
+        /// Payload bytes of every segment but the last; never 0.
+        segment_bytes: u16,
+        /// Where the transport header begins.
+        start: u16,
+        /// The sender set CWR on the first segment only (`VIRTIO_NET_HDR_GSO_ECN`).
+        ecn: bool,
+    },
+}
+
+/// What parsing found; offsets count from the first byte of the Ethernet header.
+#[derive(Clone, Copy, Debug)]
+pub struct Meta {
+    /// Port on which the packet came in.
+    pub ingress: PortId,
+    /// Network it belongs to; [`NetworkId::NONE`] on an uplink.
+    pub network: NetworkId,
+    /// Start of the IP or ARP header.
+    pub l3: u16,
+    /// Start of the transport header.
+    pub l4: u16,
+    /// Transport protocol (IANA number), after IPv6 extension headers.
+    pub protocol: u8,
+    /// TCP flags; 0 for any other protocol.
+    pub tcp_flags: u8,
+    /// What parsing noted.
+    pub notes: Notes,
+    /// Bytes of the IP packet, from its header to its end by its own length field; 0 if not IP.
+    pub l3_bytes: u32,
+}
+
+impl Default for Meta {
+    fn default() -> Meta {
+        Meta {
+            ingress: PortId(u16::MAX),
+            network: NetworkId::NONE,
+            l3: 0,
+            l4: 0,
+            protocol: 0,
+            tcp_flags: 0,
+            notes: Notes(0),
+            l3_bytes: 0,
+        }
+    }
+}
+
+/// What parsing noted about a packet, as bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notes(pub u8);
+
+impl Notes {
+    /// The packet is IPv6.
+    pub const V6: u8 = 1;
+    /// IPv4 options or IPv6 extension headers are there.
+    pub const OPTIONS: u8 = 2;
+    /// First fragment.
+    pub const FIRST_FRAGMENT: u8 = 4;
+    /// Later fragment: has no transport header.
+    pub const LATER_FRAGMENT: u8 = 8;
+    /// At least one VLAN tag.
+    pub const TAGGED: u8 = 16;
+    /// Neither IPv4 nor IPv6 nor ARP.
+    pub const NOT_IP: u8 = 32;
+    /// ARP.
+    pub const ARP: u8 = 64;
+    /// To the gateway's MAC address: the packet is routed, not bridged.
+    pub const ROUTED: u8 = 128;
+
+    /// True if any of `bits` is set.
+    #[inline(always)]
+    pub fn any(self, bits: u8) -> bool {
+        self.0 & bits != 0
+    }
+}
+
+/// One packet.
+#[derive(Debug)]
+pub struct Packet {
+    head: Frame,
+    tail: Option<Frame>,
+    start: u16,
+    head_len: u16,
+    tail_len: u32,
+    /// Work left to us.
+    pub offload: Offload,
+    /// What parsing found.
+    pub meta: Meta,
+}
+
+const _: () = assert!(size_of::<Packet>() <= 72, "a packet stays about a cache line");
+
+impl Packet {
+    /// A packet whose first byte lies at `start` of `head`.
+    ///
+    /// # Panics
+    /// When the range lies outside the frame: a driver's bug.
+    #[inline]
+    pub fn new(head: Frame, start: usize, len: usize) -> Packet {
+        assert!(start + len <= head.bytes().len(), "a packet lies inside its frame");
+        Packet {
+            head,
+            tail: None,
+            start: start as u16,
+            head_len: len as u16,
+            tail_len: 0,
+            offload: Offload::None,
+            meta: Meta::default(),
+        }
+    }
+
+    /// A packet with a copy of `bytes`, placed after the usual headroom. `None` when the pool is
+    /// empty or the bytes are more than a chunk and a tail hold.
+    pub fn copy_of(bytes: &[u8], frames: &mut FramePool) -> Option<Packet> {
+        let mut head = frames.take_chunk()?;
+        let head_len = bytes.len().min(head.bytes().len() - HEADROOM_BYTES);
+        let (first, rest) = bytes.split_at(head_len);
+        head.bytes_mut()[HEADROOM_BYTES..HEADROOM_BYTES + head_len].copy_from_slice(first);
+        let mut packet = Packet::new(head, HEADROOM_BYTES, head_len);
+        if !rest.is_empty() {
+            match frames.take_tail() {
+                Some(mut tail) if rest.len() <= tail.bytes().len() => {
+                    tail.bytes_mut()[..rest.len()].copy_from_slice(rest);
+                    packet.set_tail(tail, rest.len());
+                }
+                tail => {
+                    tail.into_iter().for_each(|tail| frames.give(tail));
+                    packet.recycle(frames);
+                    return None;
+                }
+            }
+        }
+        Some(packet)
+    }
+
+    /// Adds the rest of a super-frame.
+    ///
+    /// # Panics
+    /// When the length is more than the tail holds, or there is a tail already.
+    pub fn set_tail(&mut self, tail: Frame, len: usize) {
+        assert!(len <= tail.bytes().len() && self.tail.is_none(), "one tail, inside its frame");
+        self.tail = Some(tail);
+        self.tail_len = len as u32;
+    }
+
+    /// Bytes of the whole packet, from the Ethernet header on.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        usize::from(self.head_len) + self.tail_len as usize
+    }
+
+    /// True for a packet without a byte.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes in the head: all headers, and of an ordinary packet everything.
+    #[inline(always)]
+    pub fn head(&self) -> &[u8] {
+        let start = usize::from(self.start);
+        &self.head.bytes()[start..start + usize::from(self.head_len)]
+    }
+
+    /// The bytes in the head, to write.
+    #[inline(always)]
+    pub fn head_mut(&mut self) -> &mut [u8] {
+        let start = usize::from(self.start);
+        &mut self.head.bytes_mut()[start..start + usize::from(self.head_len)]
+    }
+
+    /// The rest of a super-frame; empty for an ordinary packet.
+    #[inline]
+    pub fn tail(&self) -> &[u8] {
+        match &self.tail {
+            Some(tail) => &tail.bytes()[..self.tail_len as usize],
+            None => &[],
+        }
+    }
+
+    /// The head with `headroom` more bytes in front of the packet, for a driver's own header.
+    ///
+    /// # Panics
+    /// When the headroom is used up: the engine leaves at least 24 bytes of it.
+    #[inline]
+    pub fn head_with_headroom_mut(&mut self, headroom_bytes: usize) -> &mut [u8] {
+        let start = usize::from(self.start);
+        let end = start + usize::from(self.head_len);
+        &mut self.head.bytes_mut()[start - headroom_bytes..end]
+    }
+
+    /// Cuts the packet to `len` bytes; an Ethernet trailer goes this way.
+    pub fn truncate(&mut self, len: usize) {
+        let head_len = usize::from(self.head_len);
+        if len <= head_len {
+            self.head_len = len as u16;
+            self.tail_len = 0;
+        } else {
+            self.tail_len = self.tail_len.min((len - head_len) as u32);
+        }
+    }
+
+    /// Gives the packet's frames back.
+    #[inline(always)]
+    pub fn recycle(self, frames: &mut FramePool) {
+        frames.give(self.head);
+        if let Some(tail) = self.tail {
+            frames.give(tail);
+        }
+    }
+
+    /// The packet's frames, chunk first, for a driver that queues them.
+    pub fn into_frames(self) -> (Frame, Option<Frame>) {
+        (self.head, self.tail)
+    }
+
+    /// Copies the whole packet's bytes, for captures and tests.
+    pub fn to_vec(&self) -> Vec<u8> {
+        [self.head(), self.tail()].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{FrameBalancer, FrameSize, heap_frames};
+
+    fn pool() -> FramePool {
+        let chunks = heap_frames(8, FrameSize::Chunk);
+        FramePool::new(chunks, heap_frames(2, FrameSize::Tail), FrameBalancer::new(8, 2))
+    }
+
+    #[test]
+    fn a_super_frame_is_kept_in_head_and_tail() {
+        let mut frames = pool();
+        let bytes: Vec<u8> = (0..60_000u32).map(|i| i as u8).collect();
+        let mut packet = Packet::copy_of(&bytes, &mut frames).unwrap();
+        assert_eq!(packet.len(), 60_000);
+        assert_eq!(packet.to_vec(), bytes);
+        packet.truncate(100);
+        assert_eq!(packet.to_vec(), bytes[..100]);
+        packet.recycle(&mut frames);
+        assert_eq!(frames.count(), (8, 2));
+    }
+
+    #[test]
+    fn bytes_that_fit_nowhere_leave_the_pool_as_it_was() {
+        let mut frames = pool();
+        assert!(Packet::copy_of(&vec![0; 100_000], &mut frames).is_none());
+        assert_eq!(frames.count(), (8, 2));
+    }
+}

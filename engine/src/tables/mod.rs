@@ -1,0 +1,266 @@
+//! What the gateway forwards by: an immutable snapshot that the config compiles to.
+//!
+//! `Tables` is made of shared parts. Each part carries an *epoch* that moves exactly when its
+//! content does, so a flow that was decided under an older snapshot compares a few numbers and goes
+//! on when none of the parts it used has changed. A snapshot is never edited: whoever wants a
+//! change builds a new one, reusing every equal part, and hands it to the workers whole.
+//!
+//! What a worker *learns* (stations, neighbours) is not here: that is its own mutable state.
+
+mod publish;
+mod routes;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use ipnet::IpNet;
+
+pub use publish::{Protocol, Publish, PublishEntry};
+pub use routes::{Route, Routes};
+
+use crate::id::{MacAddress, NetworkId, PortId, UplinkId};
+use crate::limits::{Limits, NatSettings};
+
+/// Counts the changes of one part of the tables.
+pub type Epoch = u64;
+
+/// A map that hashes fast; its content comes from the operator's config, never from packets.
+pub type TableMap<K, V> = HashMap<K, V, FixedState>;
+
+/// One snapshot of everything that is configured.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    /// Grows by one with every snapshot; starts at 1.
+    pub generation: u64,
+    /// Ports by [`PortId`]; `None` where an id is free.
+    pub ports: Vec<Option<Arc<PortTable>>>,
+    /// Networks by [`NetworkId`].
+    pub networks: Vec<Option<Arc<Network>>>,
+    /// Uplinks by [`UplinkId`].
+    pub uplinks: Vec<Option<Arc<Uplink>>>,
+    /// Published ports.
+    pub publish: Arc<Publish>,
+    /// Where other destinations go.
+    pub routes: Arc<Routes>,
+    /// Behaviour of NAT.
+    pub nat: Arc<NatSettings>,
+    /// Limits; they size the workers' tables at start and bound shares later.
+    pub limits: Arc<Limits>,
+}
+
+impl Tables {
+    /// Tables with nothing in them.
+    pub fn empty() -> Tables {
+        Tables {
+            generation: 1,
+            ports: Vec::new(),
+            networks: Vec::new(),
+            uplinks: Vec::new(),
+            publish: Arc::new(Publish::new(0, Vec::new())),
+            routes: Arc::new(Routes::new(0, Vec::new())),
+            nat: Arc::new(NatSettings::default()),
+            limits: Arc::new(Limits::default()),
+        }
+    }
+
+    /// The port with this id.
+    pub fn port(&self, id: PortId) -> Option<&PortTable> {
+        self.ports.get(id.index())?.as_deref()
+    }
+
+    /// The network with this id.
+    pub fn network(&self, id: NetworkId) -> Option<&Network> {
+        self.networks.get(id.index())?.as_deref()
+    }
+
+    /// The uplink with this id.
+    pub fn uplink(&self, id: UplinkId) -> Option<&Uplink> {
+        self.uplinks.get(id.index())?.as_deref()
+    }
+
+    /// The uplink that has this address as its own.
+    pub fn uplink_with_address(&self, address: IpAddr) -> Option<&Uplink> {
+        self.uplinks.iter().flatten().map(|uplink| &**uplink).find(|uplink| uplink.owns(address))
+    }
+
+    /// The network one of whose subnets holds this address.
+    pub fn network_with_subnet_of(&self, address: IpAddr) -> Option<&Network> {
+        let mut networks = self.networks.iter().flatten().map(|network| &**network);
+        networks.find(|network| network.subnet_of(address).is_some())
+    }
+}
+
+/// One port of the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortTable {
+    /// Moves when anything here does.
+    pub epoch: Epoch,
+    /// Its id.
+    pub id: PortId,
+    /// For counters and messages: `ENDPOINT/NETWORK`, or the uplink's name.
+    pub name: String,
+    /// What is behind it.
+    pub kind: PortKind,
+    /// Largest IP packet, in bytes, that may leave by this port.
+    pub mtu: u16,
+}
+
+/// What is behind a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortKind {
+    /// An endpoint's attachment to one network.
+    Endpoint(Attachment),
+    /// An uplink.
+    Uplink(UplinkId),
+}
+
+/// An endpoint in one network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Name of the endpoint, equal for all of its attachments.
+    pub endpoint: String,
+    /// The network.
+    pub network: NetworkId,
+    /// The endpoint's MAC address in it.
+    pub mac: MacAddress,
+    /// Its IPv4 address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// True (the default): frames from other MAC or IP addresses are dropped. False: stations
+    /// behind the port are learnt, up to its share of the FDB.
+    pub anti_spoofing: bool,
+}
+
+impl Attachment {
+    /// True if the address is this attachment's own. The IPv6 link-local address that the kernel
+    /// derives from the MAC counts.
+    pub fn owns(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.ipv4 == Some(address),
+            IpAddr::V6(address) => self.ipv6 == Some(address) || address == self.mac.link_local(),
+        }
+    }
+}
+
+/// One network: a broadcast domain with the gateway in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Moves when anything here does.
+    pub epoch: Epoch,
+    /// Its id.
+    pub id: NetworkId,
+    /// Its name.
+    pub name: String,
+    /// The gateway's MAC address in it.
+    pub gateway_mac: MacAddress,
+    /// Subnets, each with the gateway's address in it.
+    pub subnets: Vec<Subnet>,
+    /// No way out of the network, no publishing into it.
+    pub internal: bool,
+    /// Members reach each other at any port, not only at published ones.
+    pub icc: bool,
+    /// Traffic that leaves by an uplink takes the uplink's address.
+    pub masquerade: bool,
+    /// Largest IP packet in it, in bytes.
+    pub mtu: u16,
+    /// The uplink that its traffic leaves by, when a default route is asked for.
+    pub uplink: Option<UplinkId>,
+    /// Ports of its members, ascending.
+    pub members: Vec<PortId>,
+    /// Which member has an address.
+    pub by_address: TableMap<IpAddr, PortId>,
+    /// Which member has a MAC address.
+    pub by_mac: TableMap<MacAddress, PortId>,
+}
+
+/// A subnet of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// The prefix, host bits zero.
+    pub prefix: IpNet,
+    /// The gateway's own address in it.
+    pub gateway: IpAddr,
+}
+
+impl Network {
+    /// The subnet that holds this address.
+    pub fn subnet_of(&self, address: IpAddr) -> Option<&Subnet> {
+        self.subnets.iter().find(|subnet| subnet.prefix.contains(&address))
+    }
+
+    /// True if the address is the gateway's own in this network: a configured one, or its IPv6
+    /// link-local address.
+    pub fn is_gateway(&self, address: IpAddr) -> bool {
+        self.subnets.iter().any(|subnet| subnet.gateway == address)
+            || address == IpAddr::V6(self.gateway_mac.link_local())
+    }
+
+    /// The gateway's own address of a family.
+    pub fn gateway_of(&self, v6: bool) -> Option<IpAddr> {
+        self.subnets.iter().map(|subnet| subnet.gateway).find(|gateway| gateway.is_ipv6() == v6)
+    }
+}
+
+/// A way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// Moves when anything here does.
+    pub epoch: Epoch,
+    /// Its id.
+    pub id: UplinkId,
+    /// Its name.
+    pub name: String,
+    /// Its port.
+    pub port: PortId,
+    /// The gateway's own MAC address on it.
+    pub mac: MacAddress,
+    /// The gateway's own addresses on it, each with its subnet's length; the first of a family is
+    /// the one that masqueraded traffic takes.
+    pub addresses: Vec<IpNet>,
+}
+
+impl Uplink {
+    /// True if the address is the gateway's own on this uplink, its IPv6 link-local one included.
+    pub fn owns(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|own| own.addr() == address)
+            || address == IpAddr::V6(self.mac.link_local())
+    }
+
+    /// The address that masqueraded traffic of a family takes.
+    pub fn address_of(&self, v6: bool) -> Option<IpAddr> {
+        self.addresses.iter().map(IpNet::addr).find(|address| address.is_ipv6() == v6)
+    }
+
+    /// True if a neighbour with this address is on the uplink's own link.
+    pub fn on_link(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|own| own.contains(&address))
+            || matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_uplink_owns_its_addresses_and_its_link_local_one() {
+        let mac = MacAddress::new([2, 0x42, 192, 0, 2, 10]);
+        let uplink = Uplink {
+            epoch: 1,
+            id: UplinkId(0),
+            name: "wan".into(),
+            port: PortId(0),
+            mac,
+            addresses: vec!["192.0.2.10/24".parse().unwrap(), "2001:db8::10/64".parse().unwrap()],
+        };
+        assert!(uplink.owns("192.0.2.10".parse().unwrap()));
+        assert!(uplink.owns(mac.link_local().into()));
+        assert!(!uplink.owns("192.0.2.11".parse().unwrap()));
+        assert!(uplink.on_link("192.0.2.11".parse().unwrap()));
+        assert!(!uplink.on_link("198.51.100.1".parse().unwrap()));
+        assert_eq!(uplink.address_of(true), Some("2001:db8::10".parse().unwrap()));
+    }
+}
