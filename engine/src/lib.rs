@@ -16,6 +16,7 @@ pub mod packet;
 pub mod port;
 pub mod tables;
 mod time;
+pub mod wire;
 pub mod worker;
 
 pub use counters::{Counters, DropReason};

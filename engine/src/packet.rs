@@ -96,29 +96,35 @@ impl Default for Meta {
 
 /// What parsing noted about a packet, as bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Notes(pub u8);
+pub struct Notes(pub u16);
 
 impl Notes {
     /// The packet is IPv6.
-    pub const V6: u8 = 1;
+    pub const V6: u16 = 1;
     /// IPv4 options or IPv6 extension headers are there.
-    pub const OPTIONS: u8 = 2;
+    pub const OPTIONS: u16 = 2;
     /// First fragment.
-    pub const FIRST_FRAGMENT: u8 = 4;
+    pub const FIRST_FRAGMENT: u16 = 4;
     /// Later fragment: has no transport header.
-    pub const LATER_FRAGMENT: u8 = 8;
+    pub const LATER_FRAGMENT: u16 = 8;
     /// At least one VLAN tag.
-    pub const TAGGED: u8 = 16;
+    pub const TAGGED: u16 = 16;
     /// Neither IPv4 nor IPv6 nor ARP.
-    pub const NOT_IP: u8 = 32;
+    pub const NOT_IP: u16 = 32;
     /// ARP.
-    pub const ARP: u8 = 64;
+    pub const ARP: u16 = 64;
     /// To the gateway's MAC address: the packet is routed, not bridged.
-    pub const ROUTED: u8 = 128;
+    pub const ROUTED: u16 = 128;
+    /// An ICMP or ICMPv6 error: it quotes the packet that it is about.
+    pub const ICMP_ERROR: u16 = 256;
+    /// Neighbour discovery: ICMPv6 types 133 to 137.
+    pub const NEIGHBOUR_DISCOVERY: u16 = 512;
+    /// To a group MAC address.
+    pub const GROUP: u16 = 1024;
 
     /// True if any of `bits` is set.
     #[inline(always)]
-    pub fn any(self, bits: u8) -> bool {
+    pub fn any(self, bits: u16) -> bool {
         self.0 & bits != 0
     }
 }

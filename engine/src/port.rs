@@ -43,6 +43,15 @@ pub trait Port: Send {
         true
     }
 
+    /// Packets that the driver refused since the last call, because the header that came with them
+    /// lied about their offload. The worker counts them as `malformed_offload`.
+    fn take_rejected(&mut self) -> u64 {
+        0
+    }
+
+    /// Gives every held frame back, before the port is dropped.
+    fn release(&mut self, _frames: &mut FramePool) {}
+
     /// Frames that the port holds now, chunks and tails: for conservation checks.
     fn held_frames(&self) -> (usize, usize) {
         (0, 0)

@@ -1,0 +1,118 @@
+//! The Internet checksum: whole (RFC 1071) and by difference (RFC 1624).
+//!
+//! Sums are kept in 64 bits and folded at the end. A *delta* is a 16-bit one's complement number to
+//! add to the complement of a checksum; a flow works it out once and applies it per packet.
+
+/// Adds up bytes as big-endian 16-bit words; an odd last byte counts as the upper half of a word.
+/// The result can be added to other sums and folded.
+pub fn sum(bytes: &[u8]) -> u64 {
+    // Summed in native order over eight bytes at a time and turned at the end: the one's
+    // complement sum does not depend on byte order (RFC 1071 section 2 B).
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut total = 0u64;
+    for word in words {
+        let word = u64::from_ne_bytes(*word);
+        total += (word & 0xffff_ffff) + (word >> 32);
+        // 2^31 words of less than 2^33 each cannot overflow 64 bits: no packet is that long.
+    }
+    let mut last = [0u8; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let last = u64::from_ne_bytes(last);
+    total += (last & 0xffff_ffff) + (last >> 32);
+    u64::from(u16::from_ne_bytes(fold(total).to_be_bytes()))
+}
+
+/// Folds a sum to 16 bits with end-around carry.
+#[inline(always)]
+pub fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
+}
+
+/// Folds what is below 2^32 - 2^16: enough for a few 16-bit numbers.
+#[inline(always)]
+pub fn fold_small(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// The sum of a pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1) over addresses in wire
+/// order, 8 or 32 bytes.
+pub fn pseudo_header(addresses: &[u8], protocol: u8, transport_bytes: usize) -> u64 {
+    let length = transport_bytes as u64;
+    sum(addresses) + u64::from(protocol) + (length & 0xffff) + (length >> 16)
+}
+
+/// What to add to the complement of a checksum when `old` becomes `new`: `~m + m'` of RFC 1624
+/// equation 3, summed over all words that change.
+pub fn delta(old: &[u8], new: &[u8]) -> u16 {
+    let words = (old.len() as u64).div_ceil(2);
+    // The complement of each of `words` words is 0xffff less it.
+    fold(words * 0xffff - u64::from(fold(sum(old))) + sum(new))
+}
+
+/// Applies a delta to a checksum: `HC' = ~(~HC + ~m + m')`.
+#[inline(always)]
+pub fn apply(checksum: u16, delta: u16) -> u16 {
+    !fold_small(u32::from(!checksum) + u32::from(delta))
+}
+
+/// Adds two deltas.
+#[inline(always)]
+pub fn add(one: u16, other: u16) -> u16 {
+    fold_small(u32::from(one) + u32::from(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn plain(bytes: &[u8]) -> u16 {
+        let mut total = 0u32;
+        for pair in bytes.chunks(2) {
+            total += u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |&byte| u32::from(byte));
+        }
+        while total > 0xffff {
+            total = (total & 0xffff) + (total >> 16);
+        }
+        total as u16
+    }
+
+    #[test]
+    fn the_example_of_rfc_1071_sums_up() {
+        assert_eq!(fold(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7])), 0xddf2);
+    }
+
+    #[test]
+    fn the_example_of_rfc_1624_is_corrected() {
+        // Section 4: HC = 0xdd2f, m = 0x5555, m' = 0x3285 gives 0x0000.
+        let delta = delta(&[0x55, 0x55], &[0x32, 0x85]);
+        assert_eq!(apply(0xdd2f, delta), 0x0000);
+    }
+
+    proptest! {
+        #[test]
+        fn a_sum_agrees_with_the_plain_way(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert_eq!(fold(sum(&bytes)), plain(&bytes));
+        }
+
+        #[test]
+        fn a_delta_gives_what_summing_again_gives(
+            before in prop::collection::vec(any::<u8>(), 16..17),
+            new in prop::collection::vec(any::<u8>(), 8..9),
+            other in 1u8..,
+        ) {
+            let mut after = before.clone();
+            after[4..12].copy_from_slice(&new);
+            // A word that never changes and is not zero keeps both sums in the same class of 0.
+            let fixed = u64::from(other);
+            let checksum = !fold(sum(&before) + fixed);
+            let delta = delta(&before[4..12], &new);
+            prop_assert_eq!(apply(checksum, delta), !fold(sum(&after) + fixed));
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Headers as they lie on the wire: offsets, numbers and big-endian reads. The only place that
+//! touches network byte order.
+//!
+//! A reader takes an array of the header's fixed length, so the length was checked once where the
+//! array was cut out of the packet, and no read here can fail.
+
+pub mod checksum;
+
+/// Reads a big-endian number. `offset` is a constant at every call, so the bounds are checked by
+/// the compiler.
+#[inline(always)]
+pub fn u16_at<const N: usize>(header: &[u8; N], offset: usize) -> u16 {
+    u16::from_be_bytes([header[offset], header[offset + 1]])
+}
+
+/// As [`u16_at`], four bytes.
+#[inline(always)]
+pub fn u32_at<const N: usize>(header: &[u8; N], offset: usize) -> u32 {
+    u32::from_be_bytes([header[offset], header[offset + 1], header[offset + 2], header[offset + 3]])
+}
+
+/// As [`u16_at`], eight bytes.
+#[inline(always)]
+pub fn u64_at<const N: usize>(header: &[u8; N], offset: usize) -> u64 {
+    let (high, low) = (u32_at(header, offset), u32_at(header, offset + 4));
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// As [`u16_at`], sixteen bytes.
+#[inline(always)]
+pub fn u128_at<const N: usize>(header: &[u8; N], offset: usize) -> u128 {
+    u128::from(u64_at(header, offset)) << 64 | u128::from(u64_at(header, offset + 8))
+}
+
+/// The `N` bytes at `offset`, if the slice has them.
+#[inline(always)]
+pub fn header_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<&[u8; N]> {
+    bytes.get(offset..)?.first_chunk::<N>()
+}
+
+/// The `N` bytes at `offset`, to write.
+#[inline(always)]
+pub fn header_at_mut<const N: usize>(bytes: &mut [u8], offset: usize) -> Option<&mut [u8; N]> {
+    bytes.get_mut(offset..)?.first_chunk_mut::<N>()
+}
+
+/// `[destination 6 | source 6 | ethertype 2]`, IEEE 802.3.
+pub mod ethernet {
+    /// Length of the header without tags.
+    pub const HEADER_BYTES: usize = 14;
+    /// Length of one VLAN tag, IEEE 802.1Q.
+    pub const TAG_BYTES: usize = 4;
+    /// Offset of the ethertype in the untagged header.
+    pub const TYPE: usize = 12;
+    /// IPv4
+    pub const IPV4: u16 = 0x0800;
+    /// ARP
+    pub const ARP: u16 = 0x0806;
+    /// IPv6
+    pub const IPV6: u16 = 0x86dd;
+    /// VLAN tag, IEEE 802.1Q
+    pub const VLAN: u16 = 0x8100;
+    /// Service VLAN tag, IEEE 802.1ad
+    pub const SERVICE_VLAN: u16 = 0x88a8;
+}
+
+/// `[hardware 2 | protocol 2 | lengths 1+1 | operation 2 | sender MAC 6, IP 4 | target MAC 6, IP 4]`,
+/// RFC 826.
+pub mod arp {
+    /// Length for Ethernet and IPv4.
+    pub const BYTES: usize = 28;
+    /// Hardware type, protocol type and lengths of Ethernet and IPv4 in one word.
+    pub const ETHERNET_IPV4: u64 = 0x0001_0800_0604;
+    /// Operation: request.
+    pub const REQUEST: u16 = 1;
+    /// Operation: reply.
+    pub const REPLY: u16 = 2;
+    /// Offset of the operation.
+    pub const OPERATION: usize = 6;
+    /// Offset of the sender's MAC address.
+    pub const SENDER_MAC: usize = 8;
+    /// Offset of the sender's IP address.
+    pub const SENDER_IP: usize = 14;
+    /// Offset of the target's IP address.
+    pub const TARGET_IP: usize = 24;
+}
+
+/// RFC 791 section 3.1.
+pub mod ipv4 {
+    /// Length without options.
+    pub const HEADER_BYTES: usize = 20;
+    /// Offset of the total length.
+    pub const TOTAL_LENGTH: usize = 2;
+    /// Offset of the identification.
+    pub const IDENTIFICATION: usize = 4;
+    /// Offset of flags and fragment offset.
+    pub const FRAGMENT: usize = 6;
+    /// "Don't fragment" in the word at [`FRAGMENT`].
+    pub const DONT_FRAGMENT: u16 = 0x4000;
+    /// "More fragments" in the word at [`FRAGMENT`].
+    pub const MORE_FRAGMENTS: u16 = 0x2000;
+    /// The fragment offset in the word at [`FRAGMENT`].
+    pub const FRAGMENT_OFFSET: u16 = 0x1fff;
+    /// Offset of the TTL.
+    pub const TTL: usize = 8;
+    /// Offset of the protocol.
+    pub const PROTOCOL: usize = 9;
+    /// Offset of the header checksum.
+    pub const CHECKSUM: usize = 10;
+    /// Offset of the source address; the destination follows.
+    pub const SOURCE: usize = 12;
+    /// Offset of the destination address.
+    pub const DESTINATION: usize = 16;
+}
+
+/// RFC 8200 section 3.
+pub mod ipv6 {
+    /// Length of the fixed header.
+    pub const HEADER_BYTES: usize = 40;
+    /// Offset of the payload length.
+    pub const PAYLOAD_LENGTH: usize = 4;
+    /// Offset of the next header.
+    pub const NEXT_HEADER: usize = 6;
+    /// Offset of the hop limit.
+    pub const HOP_LIMIT: usize = 7;
+    /// Offset of the source address; the destination follows.
+    pub const SOURCE: usize = 8;
+    /// Offset of the destination address.
+    pub const DESTINATION: usize = 24;
+    /// Next header: hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// Next header: routing.
+    pub const ROUTING: u8 = 43;
+    /// Next header: fragment.
+    pub const FRAGMENT: u8 = 44;
+    /// Next header: authentication (RFC 4302); its length counts 4-byte words less 2.
+    pub const AUTHENTICATION: u8 = 51;
+    /// Next header: none follows.
+    pub const NO_NEXT: u8 = 59;
+    /// Next header: destination options.
+    pub const DESTINATION_OPTIONS: u8 = 60;
+    /// Next header: mobility (RFC 6275).
+    pub const MOBILITY: u8 = 135;
+}
+
+/// IANA protocol numbers.
+pub mod protocol {
+    /// ICMP
+    pub const ICMP: u8 = 1;
+    /// TCP
+    pub const TCP: u8 = 6;
+    /// UDP
+    pub const UDP: u8 = 17;
+    /// ICMPv6
+    pub const ICMPV6: u8 = 58;
+    /// SCTP
+    pub const SCTP: u8 = 132;
+}
+
+/// RFC 9293 section 3.1.
+pub mod tcp {
+    /// Length without options.
+    pub const HEADER_BYTES: usize = 20;
+    /// Offset of the sequence number.
+    pub const SEQUENCE: usize = 4;
+    /// Offset of the acknowledgement number.
+    pub const ACKNOWLEDGEMENT: usize = 8;
+    /// Offset of the data offset (upper four bits, in 4-byte words).
+    pub const DATA_OFFSET: usize = 12;
+    /// Offset of the flags.
+    pub const FLAGS: usize = 13;
+    /// Offset of the checksum.
+    pub const CHECKSUM: usize = 16;
+    /// Flag FIN
+    pub const FIN: u8 = 0x01;
+    /// Flag SYN
+    pub const SYN: u8 = 0x02;
+    /// Flag RST
+    pub const RST: u8 = 0x04;
+    /// Flag PSH
+    pub const PSH: u8 = 0x08;
+    /// Flag ACK
+    pub const ACK: u8 = 0x10;
+    /// Flag CWR
+    pub const CWR: u8 = 0x80;
+}
+
+/// RFC 768.
+pub mod udp {
+    /// Length of the header.
+    pub const HEADER_BYTES: usize = 8;
+    /// Offset of the length.
+    pub const LENGTH: usize = 4;
+    /// Offset of the checksum.
+    pub const CHECKSUM: usize = 6;
+}
+
+/// RFC 9260 section 3.1.
+pub mod sctp {
+    /// Length of the common header.
+    pub const HEADER_BYTES: usize = 12;
+}
+
+/// RFC 792 and RFC 4443.
+pub mod icmp {
+    /// Length of the header of every message that we read.
+    pub const HEADER_BYTES: usize = 8;
+    /// Offset of the checksum.
+    pub const CHECKSUM: usize = 2;
+    /// Offset of the identifier of echo messages.
+    pub const IDENTIFIER: usize = 4;
+    /// ICMP type: echo reply.
+    pub const ECHO_REPLY: u8 = 0;
+    /// ICMP type: destination unreachable.
+    pub const UNREACHABLE: u8 = 3;
+    /// ICMP type: source quench (deprecated).
+    pub const SOURCE_QUENCH: u8 = 4;
+    /// ICMP type: redirect.
+    pub const REDIRECT: u8 = 5;
+    /// ICMP type: echo request.
+    pub const ECHO_REQUEST: u8 = 8;
+    /// ICMP type: time exceeded.
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// ICMP type: parameter problem.
+    pub const PARAMETER_PROBLEM: u8 = 12;
+    /// ICMPv6 types below this one are errors.
+    pub const V6_INFORMATION_MIN: u8 = 128;
+    /// ICMPv6 type: echo request.
+    pub const V6_ECHO_REQUEST: u8 = 128;
+    /// ICMPv6 type: echo reply.
+    pub const V6_ECHO_REPLY: u8 = 129;
+    /// ICMPv6 type: router solicitation (RFC 4861), the first of neighbour discovery.
+    pub const V6_ROUTER_SOLICITATION: u8 = 133;
+    /// ICMPv6 type: router advertisement.
+    pub const V6_ROUTER_ADVERTISEMENT: u8 = 134;
+    /// ICMPv6 type: neighbour solicitation.
+    pub const V6_NEIGHBOUR_SOLICITATION: u8 = 135;
+    /// ICMPv6 type: neighbour advertisement.
+    pub const V6_NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    /// ICMPv6 type: redirect, the last of neighbour discovery.
+    pub const V6_REDIRECT: u8 = 137;
+}
