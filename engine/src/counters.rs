@@ -101,8 +101,8 @@ drop_reasons! {
     LocalUnhandled = "local_unhandled",
     /// ARP or ND that is not for us to answer.
     NeighbourUnhandled = "neighbour_unhandled",
-    /// An ICMP error that quotes no flow of ours.
-    IcmpErrorUnrelated = "icmp_error_unrelated",
+    /// An ICMP error to be routed: carrying it through NAT is not built yet.
+    IcmpError = "icmp_error",
     /// An answer was due, but `answers_per_second` is used up.
     AnswerLimited = "answer_limited",
     /// The next hop does not answer ARP or ND.

@@ -11,8 +11,8 @@ use crate::packet::Packet;
 /// One thing handed from one worker to another.
 #[derive(Debug)]
 pub enum Message {
-    /// A packet whose flow lives there.
-    Packet(Packet),
+    /// A packet that belongs there, and how often it was handed over.
+    Packet(Packet, u8),
     /// A station was seen behind a port.
     Station {
         /// In this network.

@@ -8,12 +8,26 @@
 #![forbid(unsafe_code)]
 
 pub mod counters;
+mod cut;
+mod egress;
+mod execute;
+mod fdb;
+pub mod flow;
 pub mod frame;
 pub mod hand_over;
 pub mod id;
+mod ingress;
+#[cfg(test)]
+mod judge;
 pub mod limits;
+mod neighbour;
 pub mod packet;
+mod parse;
+mod pipeline;
 pub mod port;
+mod reply;
+mod stage;
+mod steer;
 pub mod tables;
 mod time;
 pub mod wire;

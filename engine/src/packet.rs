@@ -188,6 +188,28 @@ impl Packet {
         Some(packet)
     }
 
+    /// A copy in frames of its own, for a flood. `None` when the pool is empty.
+    pub fn copy(&self, frames: &mut FramePool) -> Option<Packet> {
+        let mut head = frames.take_chunk()?;
+        let (start, len) = (usize::from(self.start), usize::from(self.head_len));
+        let Some(room) = head.bytes_mut().get_mut(start..start + len) else {
+            frames.give(head);
+            return None;
+        };
+        room.copy_from_slice(self.head());
+        let mut copy = Packet::new(head, start, len);
+        (copy.offload, copy.meta) = (self.offload, self.meta);
+        if self.tail_len > 0 {
+            let Some(mut tail) = frames.take_tail() else {
+                copy.recycle(frames);
+                return None;
+            };
+            tail.bytes_mut()[..self.tail_len as usize].copy_from_slice(self.tail());
+            copy.set_tail(tail, self.tail_len as usize);
+        }
+        Some(copy)
+    }
+
     /// Adds the rest of a super-frame.
     ///
     /// # Panics

@@ -34,6 +34,8 @@ pub type TableMap<K, V> = HashMap<K, V, FixedState>;
 pub struct Tables {
     /// Grows by one with every snapshot; starts at 1.
     pub generation: u64,
+    /// Epoch of the address plan: moves when any network's subnets or any uplink's addresses do.
+    pub plan: Epoch,
     /// Ports by [`PortId`]; `None` where an id is free.
     pub ports: Vec<Option<Arc<PortTable>>>,
     /// Networks by [`NetworkId`].
@@ -55,6 +57,7 @@ impl Tables {
     pub fn empty() -> Tables {
         Tables {
             generation: 1,
+            plan: 1,
             ports: Vec::new(),
             networks: Vec::new(),
             uplinks: Vec::new(),
@@ -196,6 +199,11 @@ impl Network {
     pub fn is_gateway(&self, address: IpAddr) -> bool {
         self.subnets.iter().any(|subnet| subnet.gateway == address)
             || address == IpAddr::V6(self.gateway_mac.link_local())
+    }
+
+    /// True if the port is a member's.
+    pub fn has(&self, port: PortId) -> bool {
+        self.members.binary_search(&port).is_ok()
     }
 
     /// The gateway's own address of a family.

@@ -9,12 +9,17 @@ pub fn sum(bytes: &[u8]) -> u64 {
     // Summed in native order over eight bytes at a time and turned at the end: the one's
     // complement sum does not depend on byte order (RFC 1071 section 2 B).
     let (words, rest) = bytes.as_chunks::<8>();
-    let mut total = 0u64;
+    // One addition for whole words and one for their upper halves: the lower halves come out at the
+    // end. That is an operation per word less than taking halves apart.
+    let (mut whole, mut upper) = (0u64, 0u64);
     for word in words {
         let word = u64::from_ne_bytes(*word);
-        total += (word & 0xffff_ffff) + (word >> 32);
-        // 2^31 words of less than 2^33 each cannot overflow 64 bits: no packet is that long.
+        whole = whole.wrapping_add(word);
+        upper += word >> 32;
+        // 2^32 halves of less than 2^32 each cannot overflow 64 bits: no packet is that long.
     }
+    // whole = lower + upper * 2^32, modulo 2^64.
+    let mut total = whole.wrapping_sub(upper << 32) + upper;
     let mut last = [0u8; 8];
     last[..rest.len()].copy_from_slice(rest);
     let last = u64::from_ne_bytes(last);

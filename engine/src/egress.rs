@@ -1,0 +1,198 @@
+//! Step 6: the only step that turns one packet into many.
+//!
+//! Packets gather per port and go out in batches; what a port cannot take (partial checksums,
+//! super-frames) is finished here and nowhere else. What a port does not accept is dropped and
+//! counted: nothing waits, nothing blocks.
+
+use crate::counters::{Counters, DropReason};
+use crate::cut;
+use crate::frame::FramePool;
+use crate::id::PortId;
+use crate::packet::{Batch, GsoKind, Offload, Packet};
+use crate::port::{Caps, Port};
+
+/// A port and what is about to leave by it.
+struct Slot {
+    port: Box<dyn Port>,
+    caps: Caps,
+    out: Batch,
+    /// Bytes in `out`.
+    bytes: u64,
+    /// Listed in `Egress::pending`.
+    pending: bool,
+}
+
+/// All ports of a worker, seen from the sending side.
+#[derive(Default)]
+pub(crate) struct Egress {
+    slots: Vec<Option<Box<Slot>>>,
+    /// Ports with something in `out`, or to be flushed.
+    pending: Vec<PortId>,
+}
+
+impl Slot {
+    /// True if the port takes a packet with this offload as it is.
+    #[inline(always)]
+    fn takes(&self, offload: Offload) -> bool {
+        match offload {
+            Offload::None => true,
+            Offload::NeedsChecksum { .. } => self.caps.checksum,
+            Offload::Gso { kind: GsoKind::Udp, .. } => self.caps.uso,
+            Offload::Gso { .. } => self.caps.tso,
+        }
+    }
+
+    fn transmit(&mut self, id: PortId, frames: &mut FramePool, counters: &Counters) {
+        let count = self.out.len() as u64;
+        let bytes = std::mem::take(&mut self.bytes);
+        self.port.tx(frames, &mut self.out);
+        let (mut unsent, mut unsent_bytes) = (0, 0);
+        for packet in self.out.drain(..) {
+            unsent += 1;
+            unsent_bytes += packet.len() as u64;
+            packet.recycle(frames);
+        }
+        if unsent > 0 {
+            let alive = self.port.alive();
+            let reason = if alive { DropReason::EgressFull } else { DropReason::EgressDown };
+            counters.dropped(reason).add(unsent);
+        }
+        if let Some(port) = counters.port(id) {
+            port.tx_packets.add(count - unsent);
+            port.tx_bytes.add(bytes - unsent_bytes);
+        }
+    }
+}
+
+impl Egress {
+    /// Adds a port; returns the one that had its place.
+    pub(crate) fn attach(&mut self, id: PortId, port: Box<dyn Port>) -> Option<Box<dyn Port>> {
+        if self.slots.len() <= id.index() {
+            self.slots.resize_with(id.index() + 1, || None);
+        }
+        self.pending.reserve(self.slots.len());
+        let caps = port.caps();
+        let slot = Slot { port, caps, out: Batch::new(), bytes: 0, pending: false };
+        let old = self.slots[id.index()].replace(Box::new(slot));
+        old.map(|slot| slot.port)
+    }
+
+    /// Takes a port away; what was about to leave by it goes back to the pool.
+    pub(crate) fn detach(&mut self, id: PortId, frames: &mut FramePool) -> Option<Box<dyn Port>> {
+        let mut slot = self.slots.get_mut(id.index())?.take()?;
+        slot.out.drain(..).for_each(|packet| packet.recycle(frames));
+        self.pending.retain(|&pending| pending != id);
+        slot.port.release(frames);
+        Some(slot.port)
+    }
+
+    /// The port, for receiving.
+    #[inline(always)]
+    pub(crate) fn port(&mut self, id: PortId) -> Option<&mut dyn Port> {
+        match self.slots.get_mut(id.index()) {
+            Some(Some(slot)) => Some(&mut *slot.port),
+            _ => None,
+        }
+    }
+
+    /// Reads the ports' abilities again.
+    pub(crate) fn refresh_caps(&mut self) {
+        for slot in self.slots.iter_mut().flatten() {
+            slot.caps = slot.port.caps();
+        }
+    }
+
+    /// True if this worker has a queue of the port.
+    pub(crate) fn has(&self, id: PortId) -> bool {
+        self.slots.get(id.index()).is_some_and(Option::is_some)
+    }
+
+    /// Queues a packet for a port.
+    #[inline(always)]
+    pub(crate) fn send(
+        &mut self,
+        id: PortId,
+        packet: Packet,
+        frames: &mut FramePool,
+        counters: &Counters,
+    ) {
+        let Some(Some(slot)) = self.slots.get_mut(id.index()) else {
+            counters.dropped(DropReason::EgressDown).add(1);
+            return packet.recycle(frames);
+        };
+        if !slot.pending {
+            slot.pending = true;
+            self.pending.push(id);
+        }
+        if !slot.takes(packet.offload) {
+            return finish(slot, id, packet, frames, counters);
+        }
+        slot.bytes += packet.len() as u64;
+        slot.out.push(packet);
+        if slot.out.is_full() {
+            slot.transmit(id, frames, counters);
+        }
+    }
+
+    /// Sends everything and ends the turn.
+    pub(crate) fn flush(&mut self, frames: &mut FramePool, counters: &Counters) {
+        while let Some(id) = self.pending.pop() {
+            let Some(Some(slot)) = self.slots.get_mut(id.index()) else { continue };
+            if !slot.out.is_empty() {
+                slot.transmit(id, frames, counters);
+            }
+            slot.port.flush(frames);
+            slot.pending = false;
+        }
+    }
+
+    /// Frames in ports and on the way out.
+    pub(crate) fn held_frames(&self) -> (usize, usize) {
+        self.slots.iter().flatten().fold((0, 0), |(chunks, tails), slot| {
+            let held = slot.port.held_frames();
+            let out_tails = slot.out.iter().filter(|packet| !packet.tail().is_empty()).count();
+            (chunks + held.0 + slot.out.len(), tails + held.1 + out_tails)
+        })
+    }
+}
+
+/// Does what the port cannot: completes the checksum, cuts the super-frame.
+#[cold]
+fn finish(
+    slot: &mut Slot,
+    id: PortId,
+    mut packet: Packet,
+    frames: &mut FramePool,
+    counters: &Counters,
+) {
+    let result = match packet.offload {
+        Offload::Gso { .. } => {
+            counters.worker.cuts.add(1);
+            cut::cut(packet, frames, &mut |segment, frames| {
+                slot.bytes += segment.len() as u64;
+                slot.out.push(segment);
+                if slot.out.is_full() {
+                    slot.transmit(id, frames, counters);
+                }
+            })
+            .map(|_| ())
+        }
+        _ => match cut::complete_checksum(&mut packet) {
+            Ok(()) => {
+                slot.bytes += packet.len() as u64;
+                slot.out.push(packet);
+                if slot.out.is_full() {
+                    slot.transmit(id, frames, counters);
+                }
+                Ok(())
+            }
+            Err(reason) => {
+                packet.recycle(frames);
+                Err(reason)
+            }
+        },
+    };
+    if let Err(reason) = result {
+        counters.dropped(reason).add(1);
+    }
+}

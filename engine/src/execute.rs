@@ -1,0 +1,307 @@
+//! Step 5: the one function that edits headers of a forwarded packet.
+//!
+//! It repeats a [`FlowAction`]: MAC addresses from the adjacency, TTL, addresses, ports, and the
+//! checksums by difference (RFC 1624), so that a checksum that was wrong stays wrong and the
+//! receiver sees it. It decides nothing: guards were checked, the packet is the flow's.
+
+use crate::flow::{FlowAction, V4, V6};
+use crate::neighbour::Adjacency;
+use crate::packet::{Offload, Packet};
+use crate::wire::{checksum, header_at_mut, icmp, ipv4, ipv6, protocol, tcp, u16_at, u64_at, udp};
+
+/// What lowering the TTL by one adds to the complement of the header checksum: `~m + m'` where the
+/// word (TTL, protocol) is less by 0x0100.
+const TTL_DELTA: u32 = 0xfeff;
+
+/// An address family whose header the executor can edit.
+pub(crate) trait Edit: crate::flow::Family {
+    /// Writes addresses and TTL of the IP header at `l3`. False when the header is not there,
+    /// which parsing excludes.
+    fn edit_header(head: &mut [u8], l3: usize, action: &FlowAction<Self::Addresses>) -> bool;
+
+    /// The TTL or hop limit.
+    fn ttl(head: &[u8], l3: usize) -> u8;
+
+    /// Addresses in wire order, for deltas.
+    fn bytes(addresses: Self::Addresses) -> AddressBytes;
+
+    /// Addresses as they lie in a packet.
+    fn read(head: &[u8], l3: usize) -> Option<Self::Addresses>;
+}
+
+/// Source and destination address in wire order, IPv4 padded with zeros.
+pub(crate) type AddressBytes = [u8; 32];
+
+impl Edit for V4 {
+    #[inline(always)]
+    fn edit_header(head: &mut [u8], l3: usize, action: &FlowAction<u64>) -> bool {
+        let Some(header) = header_at_mut::<{ ipv4::HEADER_BYTES }>(head, l3) else {
+            return false;
+        };
+        let complement = u32::from(!u16_at(header, ipv4::CHECKSUM));
+        let sum = complement + u32::from(action.address_delta) + TTL_DELTA;
+        let checksum = !checksum::fold_small(sum);
+        header[ipv4::TTL] = header[ipv4::TTL].wrapping_sub(1);
+        header[ipv4::CHECKSUM..ipv4::SOURCE].copy_from_slice(&checksum.to_be_bytes());
+        header[ipv4::SOURCE..].copy_from_slice(&action.addresses.to_be_bytes());
+        true
+    }
+
+    #[inline(always)]
+    fn ttl(head: &[u8], l3: usize) -> u8 {
+        head.get(l3 + ipv4::TTL).copied().unwrap_or(0)
+    }
+
+    fn bytes(addresses: u64) -> AddressBytes {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&addresses.to_be_bytes());
+        bytes
+    }
+
+    #[inline(always)]
+    fn read(head: &[u8], l3: usize) -> Option<u64> {
+        let header = crate::wire::header_at::<{ ipv4::HEADER_BYTES }>(head, l3)?;
+        Some(u64_at(header, ipv4::SOURCE))
+    }
+}
+
+impl Edit for V6 {
+    #[inline(always)]
+    fn edit_header(head: &mut [u8], l3: usize, action: &FlowAction<[u128; 2]>) -> bool {
+        let Some(header) = header_at_mut::<{ ipv6::HEADER_BYTES }>(head, l3) else {
+            return false;
+        };
+        let [source, destination] = action.addresses;
+        header[ipv6::HOP_LIMIT] = header[ipv6::HOP_LIMIT].wrapping_sub(1);
+        header[ipv6::SOURCE..ipv6::DESTINATION].copy_from_slice(&source.to_be_bytes());
+        header[ipv6::DESTINATION..].copy_from_slice(&destination.to_be_bytes());
+        true
+    }
+
+    #[inline(always)]
+    fn ttl(head: &[u8], l3: usize) -> u8 {
+        head.get(l3 + ipv6::HOP_LIMIT).copied().unwrap_or(0)
+    }
+
+    fn bytes([source, destination]: [u128; 2]) -> AddressBytes {
+        let mut bytes = [0; 32];
+        bytes[..16].copy_from_slice(&source.to_be_bytes());
+        bytes[16..].copy_from_slice(&destination.to_be_bytes());
+        bytes
+    }
+
+    #[inline(always)]
+    fn read(head: &[u8], l3: usize) -> Option<[u128; 2]> {
+        let header = crate::wire::header_at::<{ ipv6::HEADER_BYTES }>(head, l3)?;
+        use crate::wire::u128_at;
+        Some([u128_at(header, ipv6::SOURCE), u128_at(header, ipv6::DESTINATION)])
+    }
+}
+
+/// Edits the packet as the action says. `with_transport` is false for a later fragment, which has
+/// no transport header.
+#[inline(always)]
+pub(crate) fn execute<F: Edit>(
+    packet: &mut Packet,
+    action: &FlowAction<F::Addresses>,
+    adjacency: &Adjacency,
+    with_transport: bool,
+) {
+    let (l3, l4) = (usize::from(packet.meta.l3), usize::from(packet.meta.l4));
+    let (protocol, offload) = (packet.meta.protocol, packet.offload);
+    let head = packet.head_mut();
+    if let Some(macs) = head.first_chunk_mut::<12>() {
+        *macs = adjacency.macs;
+    }
+    let edited = F::edit_header(head, l3, action);
+    debug_assert!(edited, "parsing found the header inside the head");
+    if with_transport {
+        let delta = match offload {
+            Offload::None => Delta::Whole {
+                with_addresses: checksum::add(action.address_delta, action.port_delta),
+                ports: action.port_delta,
+            },
+            // The field holds the pseudo-header's sum: ports are not part of it.
+            _ => Delta::Partial { addresses: action.address_delta },
+        };
+        edit_transport(head, l4, protocol, action.ports, delta);
+    }
+}
+
+/// What to add to a transport checksum.
+#[derive(Clone, Copy)]
+enum Delta {
+    /// The checksum is complete.
+    Whole { with_addresses: u16, ports: u16 },
+    /// The field holds the sum of the pseudo-header, not complemented.
+    Partial { addresses: u16 },
+}
+
+impl Delta {
+    #[inline(always)]
+    fn apply(self, checksum: u16, pseudo_header: bool) -> u16 {
+        match self {
+            Delta::Whole { with_addresses, .. } if pseudo_header => {
+                checksum::apply(checksum, with_addresses)
+            }
+            Delta::Whole { ports, .. } => checksum::apply(checksum, ports),
+            Delta::Partial { addresses } => checksum::add(checksum, addresses),
+        }
+    }
+}
+
+#[inline(always)]
+fn edit_transport(head: &mut [u8], l4: usize, protocol: u8, ports: u32, delta: Delta) {
+    match protocol {
+        protocol::TCP => {
+            let Some(header) = header_at_mut::<{ tcp::HEADER_BYTES }>(head, l4) else { return };
+            header[..4].copy_from_slice(&ports.to_be_bytes());
+            let checksum = delta.apply(u16_at(header, tcp::CHECKSUM), true);
+            header[tcp::CHECKSUM..tcp::CHECKSUM + 2].copy_from_slice(&checksum.to_be_bytes());
+        }
+        protocol::UDP => {
+            let Some(header) = header_at_mut::<{ udp::HEADER_BYTES }>(head, l4) else { return };
+            header[..4].copy_from_slice(&ports.to_be_bytes());
+            let old = u16_at(header, udp::CHECKSUM);
+            // RFC 768: 0 says that there is none; a sum of 0 is sent as its other form.
+            let none = old == 0 && matches!(delta, Delta::Whole { .. });
+            let checksum = match delta.apply(old, true) {
+                _ if none => 0,
+                0 => 0xffff,
+                checksum => checksum,
+            };
+            header[udp::CHECKSUM..].copy_from_slice(&checksum.to_be_bytes());
+        }
+        protocol::ICMP | protocol::ICMPV6 => edit_icmp(head, l4, protocol, ports, delta),
+        _ => {}
+    }
+}
+
+#[inline]
+fn edit_icmp(head: &mut [u8], l4: usize, protocol: u8, ports: u32, delta: Delta) {
+    let Some(header) = header_at_mut::<{ icmp::HEADER_BYTES }>(head, l4) else { return };
+    let identifier = match (protocol, header[0]) {
+        (protocol::ICMP, icmp::ECHO_REQUEST) | (_, icmp::V6_ECHO_REQUEST) => (ports >> 16) as u16,
+        (protocol::ICMP, icmp::ECHO_REPLY) | (_, icmp::V6_ECHO_REPLY) => ports as u16,
+        _ => return,
+    };
+    // ICMPv6 sums a pseudo-header (RFC 4443 section 2.3), ICMP does not.
+    let checksum = delta.apply(u16_at(header, icmp::CHECKSUM), protocol == protocol::ICMPV6);
+    header[icmp::CHECKSUM..icmp::IDENTIFIER].copy_from_slice(&checksum.to_be_bytes());
+    header[icmp::IDENTIFIER..icmp::IDENTIFIER + 2].copy_from_slice(&identifier.to_be_bytes());
+}
+
+/// True if a packet is small enough for an MTU: itself, or each segment of a super-frame.
+#[inline(always)]
+pub(crate) fn fits(packet: &Packet, mtu: u16) -> bool {
+    packet.meta.l3_bytes <= u32::from(mtu) || segments_fit(packet, mtu)
+}
+
+#[cold]
+fn segments_fit(packet: &Packet, mtu: u16) -> bool {
+    let Offload::Gso { segment_bytes, start, .. } = packet.offload else { return false };
+    let l4 = usize::from(start);
+    let transport_bytes = match packet.meta.protocol {
+        protocol::TCP => match packet.head().get(l4 + tcp::DATA_OFFSET) {
+            Some(offset) => usize::from(offset >> 4) * 4,
+            None => return false,
+        },
+        _ => udp::HEADER_BYTES,
+    };
+    let headers = l4.saturating_sub(usize::from(packet.meta.l3)) + transport_bytes;
+    headers + usize::from(segment_bytes) <= usize::from(mtu)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{ActionKind, AdjacencyId};
+    use crate::frame::{FrameBalancer, FramePool, FrameSize, heap_frames};
+    use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+    use proptest::prelude::*;
+
+    fn pool() -> FramePool {
+        let chunks = heap_frames(2, FrameSize::Chunk);
+        FramePool::new(chunks, heap_frames(1, FrameSize::Tail), FrameBalancer::new(2, 1))
+    }
+
+    fn adjacency() -> Adjacency {
+        Adjacency { macs: [7; 12], port: crate::PortId(0), resolved: true }
+    }
+
+    fn check_v4(bytes: &[u8]) {
+        let sliced = SlicedPacket::from_ethernet(bytes).unwrap();
+        let Some(etherparse::NetSlice::Ipv4(ip)) = &sliced.net else { panic!("not IPv4") };
+        let header = ip.header().to_header();
+        assert_eq!(header.calc_header_checksum(), header.header_checksum);
+        let (source, destination) = (header.source, header.destination);
+        match sliced.transport.unwrap() {
+            TransportSlice::Udp(udp) => {
+                let sum =
+                    udp.to_header().calc_checksum_ipv4_raw(source, destination, udp.payload());
+                assert_eq!(udp.checksum(), sum.unwrap());
+            }
+            TransportSlice::Tcp(tcp) => {
+                let sum =
+                    tcp.to_header().calc_checksum_ipv4_raw(source, destination, tcp.payload());
+                assert_eq!(tcp.checksum(), sum.unwrap());
+            }
+            _ => panic!("unexpected transport"),
+        }
+    }
+
+    fn action(old: (u64, u32), new: (u64, u32)) -> FlowAction<u64> {
+        let delta = checksum::delta(&old.0.to_be_bytes(), &new.0.to_be_bytes());
+        FlowAction {
+            addresses: new.0,
+            ports: new.1,
+            adjacency: AdjacencyId(0),
+            address_delta: delta,
+            port_delta: checksum::delta(&old.1.to_be_bytes(), &new.1.to_be_bytes()),
+            mtu: 1500,
+            kind: ActionKind::Forward,
+            worker: 0,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_translated_packet_has_right_checksums(
+            old in any::<u64>(), new in any::<u64>(), new_ports in any::<u32>(),
+            ports in any::<(u16, u16)>(), payload in prop::collection::vec(any::<u8>(), 0..40),
+            tcp in any::<bool>(), ttl in 1u8..,
+        ) {
+            let address = |bits: u64| ((bits >> 32) as u32).to_be_bytes();
+            let (source, destination) = (address(old), (old as u32).to_be_bytes());
+            let mut bytes = Vec::new();
+            let ip = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(source, destination, ttl);
+            match tcp {
+                true => ip.tcp(ports.0, ports.1, 5, 6).write(&mut bytes, &payload).unwrap(),
+                false => ip.udp(ports.0, ports.1).write(&mut bytes, &payload).unwrap(),
+            }
+            let mut packet = Packet::copy_of(&bytes, &mut pool()).unwrap();
+            crate::parse::ethernet(&mut packet).unwrap();
+            crate::parse::ipv4(&mut packet).unwrap();
+            let old_ports = u32::from(ports.0) << 16 | u32::from(ports.1);
+            let action = action((old, old_ports), (new, new_ports));
+            execute::<V4>(&mut packet, &action, &adjacency(), true);
+            check_v4(packet.head());
+            prop_assert_eq!(&packet.head()[..12], &[7; 12]);
+            prop_assert_eq!(packet.head()[22], ttl - 1);
+            prop_assert_eq!(&packet.head()[34..38], &new_ports.to_be_bytes());
+        }
+    }
+
+    #[test]
+    fn a_udp_packet_without_checksum_stays_without() {
+        let mut bytes = Vec::new();
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([1; 4], [2; 4], 9).udp(1, 2);
+        builder.write(&mut bytes, b"x").unwrap();
+        bytes[40..42].copy_from_slice(&[0, 0]);
+        let mut packet = Packet::copy_of(&bytes, &mut pool()).unwrap();
+        crate::parse::ethernet(&mut packet).unwrap();
+        crate::parse::ipv4(&mut packet).unwrap();
+        execute::<V4>(&mut packet, &action((1, 2), (3, 4)), &adjacency(), true);
+        assert_eq!(&packet.head()[40..42], &[0, 0]);
+    }
+}

@@ -1,0 +1,242 @@
+//! From a hash to a slot: fixed capacity, one cache line per look-up.
+//!
+//! A bucket is one line: eight tags of one byte in a `u64`, compared at once (SWAR), and eight slot
+//! numbers. An entry lives in its first bucket or, when that was full, in a second one that follows
+//! from the first and the tag. The first bucket counts what it sent away, so a miss usually ends
+//! after one line. What a slot number means, and whether the key behind it is equal, is the
+//! caller's; the index never looks at keys. It allocates once.
+
+/// Entries of one bucket.
+const LANES: usize = 8;
+const LOW_BITS: u64 = 0x0101_0101_0101_0101;
+const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+
+#[derive(Clone, Debug, Default)]
+#[repr(C, align(64))]
+struct Bucket {
+    /// 0: lane is free. A tag in use has its highest bit set.
+    tags: u64,
+    slots: [u32; LANES],
+    /// Entries whose first bucket is this one but that live in their second.
+    sent_away: u32,
+}
+
+const _: () = assert!(size_of::<Bucket>() == 64, "a bucket is one cache line");
+
+/// A hash table of slot numbers.
+#[derive(Debug)]
+pub(crate) struct Index {
+    buckets: Box<[Bucket]>,
+    mask: usize,
+}
+
+/// Lanes of a bucket that may hold what is looked for, one high bit each.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lanes(u64);
+
+impl Index {
+    /// An index for `capacity` entries; its lanes are at most half full then, so that both buckets
+    /// of an entry being full is an event of once in a lifetime.
+    pub(crate) fn new(capacity: usize) -> Index {
+        let count = (capacity * 2).div_ceil(LANES).next_power_of_two().max(16);
+        Index { buckets: vec![Bucket::default(); count].into_boxed_slice(), mask: count - 1 }
+    }
+
+    #[inline(always)]
+    fn tag(hash: u64) -> u64 {
+        hash >> 56 | 0x80
+    }
+
+    #[inline(always)]
+    fn second(&self, first: usize, tag: u64) -> usize {
+        (first ^ ((tag as usize).wrapping_mul(0x5bd1_e995) | 1)) & self.mask
+    }
+
+    #[inline(always)]
+    fn matches(tags: u64, tag: u64) -> Lanes {
+        let difference = tags ^ tag.wrapping_mul(LOW_BITS);
+        // A zero byte's high bit; a false one may follow a true one and fails on the key.
+        Lanes(difference.wrapping_sub(LOW_BITS) & !difference & HIGH_BITS)
+    }
+
+    /// Pass 1: loads the first bucket's line and compares tags.
+    #[inline(always)]
+    pub(crate) fn probe(&self, hash: u64) -> Lanes {
+        let bucket = &self.buckets[hash as usize & self.mask];
+        Index::matches(bucket.tags, Index::tag(hash))
+    }
+
+    /// Pass 2: the first slot that [`probe`](Index::probe) found.
+    #[inline(always)]
+    pub(crate) fn candidate(&self, hash: u64, lanes: Lanes) -> Option<u32> {
+        if lanes.0 == 0 {
+            return None;
+        }
+        let lane = lanes.0.trailing_zeros() as usize / 8;
+        Some(self.buckets[hash as usize & self.mask].slots[lane & (LANES - 1)])
+    }
+
+    /// The slot with this hash for which `equal` holds.
+    #[inline]
+    pub(crate) fn find(&self, hash: u64, mut equal: impl FnMut(u32) -> bool) -> Option<u32> {
+        let tag = Index::tag(hash);
+        let first = hash as usize & self.mask;
+        let bucket = &self.buckets[first];
+        let mut lanes = Index::matches(bucket.tags, tag).0;
+        while lanes != 0 {
+            let slot = bucket.slots[(lanes.trailing_zeros() as usize / 8) & (LANES - 1)];
+            if equal(slot) {
+                return Some(slot);
+            }
+            lanes &= lanes - 1;
+        }
+        if bucket.sent_away == 0 {
+            return None;
+        }
+        let bucket = &self.buckets[self.second(first, tag)];
+        let mut lanes = Index::matches(bucket.tags, tag).0;
+        while lanes != 0 {
+            let slot = bucket.slots[(lanes.trailing_zeros() as usize / 8) & (LANES - 1)];
+            if equal(slot) {
+                return Some(slot);
+            }
+            lanes &= lanes - 1;
+        }
+        None
+    }
+
+    /// Adds a slot. False when both of its buckets are full.
+    pub(crate) fn insert(&mut self, hash: u64, slot: u32) -> bool {
+        let tag = Index::tag(hash);
+        let first = hash as usize & self.mask;
+        if self.buckets[first].put(tag, slot) {
+            return true;
+        }
+        let second = self.second(first, tag);
+        if second == first || !self.buckets[second].put(tag, slot) {
+            return false;
+        }
+        self.buckets[first].sent_away += 1;
+        true
+    }
+
+    /// Removes a slot that was added with this hash. False if it is not there.
+    pub(crate) fn remove(&mut self, hash: u64, slot: u32) -> bool {
+        let tag = Index::tag(hash);
+        let first = hash as usize & self.mask;
+        if self.buckets[first].take(tag, slot) {
+            return true;
+        }
+        let second = self.second(first, tag);
+        if self.buckets[second].take(tag, slot) {
+            self.buckets[first].sent_away -= 1;
+            return true;
+        }
+        false
+    }
+}
+
+impl Bucket {
+    fn put(&mut self, tag: u64, slot: u32) -> bool {
+        let free = !self.tags & HIGH_BITS;
+        if free == 0 {
+            return false;
+        }
+        let lane = free.trailing_zeros() as usize / 8;
+        self.tags |= tag << (lane * 8);
+        self.slots[lane] = slot;
+        true
+    }
+
+    fn take(&mut self, tag: u64, slot: u32) -> bool {
+        let mut lanes = Index::matches(self.tags, tag).0;
+        while lanes != 0 {
+            let lane = lanes.trailing_zeros() as usize / 8;
+            let same_tag = self.tags >> (lane * 8) & 0xff == tag;
+            if same_tag && self.slots[lane] == slot {
+                self.tags &= !(0xff << (lane * 8));
+                return true;
+            }
+            lanes &= lanes - 1;
+        }
+        false
+    }
+}
+
+/// Mixes two words into a hash: the two halves of their 128-bit product, folded. Fast and, with a
+/// secret seed in both words, hard to steer from outside.
+#[inline(always)]
+pub(crate) fn mix(one: u64, other: u64) -> u64 {
+    let product = u128::from(one) * u128::from(other);
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// A seed for one purpose, from the gateway's seed and a number for the purpose.
+pub(crate) const fn seed_for(seed: u64, purpose: u64) -> u64 {
+    // splitmix64's finaliser: any two purposes give unrelated seeds.
+    let x = seed.wrapping_add(purpose.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (x ^ (x >> 31)) | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    #[test]
+    fn an_index_holds_its_capacity() {
+        for capacity in [1usize, 2, 100, 5_000] {
+            let mut index = Index::new(capacity);
+            let hash =
+                |slot: u32| mix(u64::from(slot) ^ 0x1234_5678_9abc_def1, 0x9e37_79b9_7f4a_7c15);
+            for slot in 0..capacity as u32 {
+                assert!(index.insert(hash(slot), slot), "{slot} of {capacity}");
+            }
+            for slot in 0..capacity as u32 {
+                assert_eq!(index.find(hash(slot), |found| found == slot), Some(slot));
+                assert!(index.remove(hash(slot), slot));
+            }
+            assert!(index.buckets.iter().all(|b| b.tags == 0 && b.sent_away == 0));
+        }
+    }
+
+    #[test]
+    fn hashes_that_all_fall_into_one_bucket_fill_two_and_are_then_refused() {
+        let mut index = Index::new(1_000);
+        let hashes: Vec<u64> = (0..20u64).map(|i| i << 9 << 40 | 3).collect();
+        let taken = (0..20).filter(|&i| index.insert(hashes[0], i)).count();
+        assert_eq!(taken, 2 * LANES);
+    }
+
+    proptest! {
+        #[test]
+        fn an_index_agrees_with_a_map(
+            steps in prop::collection::vec((any::<bool>(), 0u64..40), 0..300),
+        ) {
+            let mut index = Index::new(64);
+            let mut model: HashMap<u64, u32> = HashMap::new();
+            let hash = |key: u64| mix(key + 0x5555, 0x9e37_79b9_7f4a_7c15);
+            for (step, (insert, key)) in steps.into_iter().enumerate() {
+                match model.get(&key).copied() {
+                    Some(slot) if !insert => {
+                        prop_assert!(index.remove(hash(key), slot));
+                        model.remove(&key);
+                    }
+                    None if insert => {
+                        prop_assert!(index.insert(hash(key), step as u32));
+                        model.insert(key, step as u32);
+                    }
+                    _ => {}
+                }
+                for key in 0..40 {
+                    let expected = model.get(&key).copied();
+                    let found = index.find(hash(key), |slot| Some(slot) == expected);
+                    prop_assert_eq!(found, expected);
+                }
+            }
+        }
+    }
+}

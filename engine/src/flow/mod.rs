@@ -1,0 +1,18 @@
+//! Flows: what was decided, kept in a form that one executor repeats.
+
+mod fragment;
+mod index;
+mod key;
+mod table;
+mod track;
+mod wheel;
+
+pub(crate) use fragment::{Datagram, Fragments};
+pub(crate) use index::{Index, Lanes, mix, seed_for};
+pub(crate) use key::{Family, FlowKey, V4, V6, echo_answer, pack_transport};
+pub use key::{FlowInput, Path};
+pub(crate) use table::{
+    ActionKind, AdjacencyId, Cold, FlowAction, FlowId, FlowTable, NewSide, SideId,
+};
+pub use track::TcpState;
+pub(crate) use wheel::Wheel;

@@ -1,0 +1,395 @@
+//! The flow table of one address family: two-sided flows in fixed memory.
+//!
+//! Flow `n` has its original direction in side `2n` and its reply in side `2n + 1`. A side is what
+//! a packet needs to be repeated: key, action, guards, last-seen, TCP state; one cache line for
+//! IPv4, two for IPv6. What only decisions need lies in [`Cold`]. Both sides are found through one
+//! [`Index`]. A flow with one side is a stub: packets with its key belong to another worker.
+//!
+//! Nothing here knows why a flow was decided as it was; nothing allocates after [`FlowTable::new`].
+
+use super::index::{Index, Lanes, mix, seed_for};
+use super::key::{Family, FlowInput, FlowKey};
+use super::track::TcpState;
+use super::wheel::Wheel;
+use crate::id::{PortId, WorkerId};
+use crate::stage::Parts;
+use crate::time::Tick;
+
+/// Names one direction of one flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SideId(pub(crate) u32);
+
+/// Names a flow of one table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FlowId(pub(crate) u32);
+
+impl SideId {
+    pub(crate) fn flow(self) -> FlowId {
+        FlowId(self.0 >> 1)
+    }
+
+    pub(crate) fn is_original(self) -> bool {
+        self.0 & 1 == 0
+    }
+}
+
+impl FlowId {
+    pub(crate) fn original(self) -> SideId {
+        SideId(self.0 << 1)
+    }
+
+    pub(crate) fn reply(self) -> SideId {
+        SideId(self.0 << 1 | 1)
+    }
+}
+
+/// Names an entry of the worker's adjacencies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AdjacencyId(pub(crate) u32);
+
+/// What to do with a packet of a known key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum ActionKind {
+    /// Edit and send.
+    #[default]
+    Forward,
+    /// Another worker owns the flow.
+    HandOver,
+}
+
+/// A decision in the form that the executor repeats: plain, of fixed size, free of pointers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct FlowAction<A> {
+    /// Source and destination address on the way out.
+    pub(crate) addresses: A,
+    /// Source and destination port on the way out, packed as in the key.
+    pub(crate) ports: u32,
+    /// Where to, and with which MAC addresses.
+    pub(crate) adjacency: AdjacencyId,
+    /// What the addresses' change adds to a checksum's complement.
+    pub(crate) address_delta: u16,
+    /// What the ports' change adds.
+    pub(crate) port_delta: u16,
+    /// Guard: largest IP packet that may take this action.
+    pub(crate) mtu: u16,
+    pub(crate) kind: ActionKind,
+    /// For a hand-over: to whom.
+    pub(crate) worker: u8,
+}
+
+impl<A: Default> FlowAction<A> {
+    /// Hands packets over to the worker that owns the flow.
+    pub(crate) fn hand_over(worker: WorkerId) -> FlowAction<A> {
+        FlowAction { kind: ActionKind::HandOver, worker: worker.0, ..FlowAction::default() }
+    }
+}
+
+/// One direction of a flow.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub(crate) struct Side<A> {
+    addresses: A,
+    transport: u64,
+    pub(crate) action: FlowAction<A>,
+    pub(crate) bytes: u64,
+    pub(crate) packets: u32,
+    pub(crate) last_seen: Tick,
+    /// Snapshot of the tables, modulo 2^32, under which the action was last found right.
+    pub(crate) generation: u32,
+    ingress: u16,
+    pub(crate) tcp: TcpState,
+}
+
+const _: () = assert!(size_of::<Side<u64>>() == 64, "IPv4: one line");
+const _: () = assert!(size_of::<Side<[u128; 2]>>() == 128, "IPv6: two lines");
+
+impl<A: Copy + Eq> Side<A> {
+    #[inline(always)]
+    pub(crate) fn matches(&self, key: &FlowKey<A>) -> bool {
+        self.addresses == key.addresses
+            && self.transport == key.transport
+            && self.ingress == key.ingress
+    }
+
+    pub(crate) fn key(&self) -> FlowKey<A> {
+        FlowKey { addresses: self.addresses, transport: self.transport, ingress: self.ingress }
+    }
+}
+
+/// What only decisions need of a flow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cold {
+    /// The input of its first packet. The stages run on it again when the tables changed.
+    pub(crate) input: FlowInput,
+    /// The parts of the tables that the decision used.
+    pub(crate) parts: Parts,
+    /// The NAT mapping that it holds.
+    pub(crate) mapping: Option<u32>,
+    /// False for a stub.
+    pub(crate) two_sided: bool,
+}
+
+/// A direction of a flow, to be installed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewSide<A> {
+    pub(crate) key: FlowKey<A>,
+    pub(crate) action: FlowAction<A>,
+}
+
+/// All flows of one address family.
+#[derive(Debug)]
+pub(crate) struct FlowTable<F: Family> {
+    index: Index,
+    sides: Box<[Side<F::Addresses>]>,
+    cold: Box<[Option<Cold>]>,
+    free: Vec<u32>,
+    pub(crate) wheel: Wheel,
+    seeds: [u64; 3],
+}
+
+impl<F: Family> FlowTable<F> {
+    pub(crate) fn new(capacity: usize, seed: u64, now: Tick) -> FlowTable<F> {
+        let capacity = capacity.max(1);
+        FlowTable {
+            index: Index::new(capacity * 2),
+            sides: vec![Side::default(); capacity * 2].into_boxed_slice(),
+            cold: vec![None; capacity].into_boxed_slice(),
+            free: (0..capacity as u32).rev().collect(),
+            wheel: Wheel::new(capacity, now),
+            seeds: [seed_for(seed, 10), seed_for(seed, 11), seed_for(seed, 12)],
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn hash(&self, key: &FlowKey<F::Addresses>) -> u64 {
+        let addresses = F::hash(key.addresses, self.seeds[0]);
+        let both = mix(addresses, key.transport ^ self.seeds[1]);
+        mix(both ^ u64::from(key.ingress), self.seeds[2])
+    }
+
+    /// Pass 1 of a look-up: loads the bucket.
+    #[inline(always)]
+    pub(crate) fn probe(&self, hash: u64) -> Lanes {
+        self.index.probe(hash)
+    }
+
+    /// Pass 2: loads the first candidate's line. The name may be of a side with another key.
+    #[inline(always)]
+    pub(crate) fn candidate(&self, hash: u64, lanes: Lanes) -> Option<SideId> {
+        let slot = self.index.candidate(hash, lanes)?;
+        let line = self.sides.get(slot as usize)?;
+        // The load is what counts: pass 3 finds the line in the cache.
+        std::hint::black_box(line.transport);
+        Some(SideId(slot))
+    }
+
+    /// Pass 3: the side, if it has this key.
+    #[inline(always)]
+    pub(crate) fn verify(
+        &mut self,
+        side: SideId,
+        key: &FlowKey<F::Addresses>,
+    ) -> Option<&mut Side<F::Addresses>> {
+        self.sides.get_mut(side.0 as usize).filter(|side| side.matches(key))
+    }
+
+    /// The whole look-up at once.
+    pub(crate) fn find(&self, key: &FlowKey<F::Addresses>) -> Option<SideId> {
+        let found = self.index.find(self.hash(key), |slot| {
+            self.sides.get(slot as usize).is_some_and(|side| side.matches(key))
+        });
+        found.map(SideId)
+    }
+
+    pub(crate) fn side(&self, id: SideId) -> &Side<F::Addresses> {
+        &self.sides[id.0 as usize]
+    }
+
+    pub(crate) fn side_mut(&mut self, id: SideId) -> &mut Side<F::Addresses> {
+        &mut self.sides[id.0 as usize]
+    }
+
+    /// The cold part; `None` for a flow that has ended.
+    pub(crate) fn cold(&self, id: FlowId) -> Option<&Cold> {
+        self.cold.get(id.0 as usize)?.as_ref()
+    }
+
+    pub(crate) fn cold_mut(&mut self, id: FlowId) -> Option<&mut Cold> {
+        self.cold.get_mut(id.0 as usize)?.as_mut()
+    }
+
+    /// Installs a flow. `None` when the table is full. The keys must not be in the table.
+    pub(crate) fn insert(
+        &mut self,
+        cold: Cold,
+        original: NewSide<F::Addresses>,
+        reply: Option<NewSide<F::Addresses>>,
+        generation: u64,
+        now: Tick,
+    ) -> Option<FlowId> {
+        let id = FlowId(self.free.pop()?);
+        let sides = [(id.original(), Some(original)), (id.reply(), reply)];
+        for (side, new) in sides {
+            let Some(new) = new else { continue };
+            *self.side_mut(side) = Side {
+                addresses: new.key.addresses,
+                transport: new.key.transport,
+                ingress: new.key.ingress,
+                action: new.action,
+                last_seen: now,
+                generation: generation as u32,
+                ..Side::default()
+            };
+            if !self.index.insert(self.hash(&new.key), side.0) {
+                self.forget_sides(id);
+                self.free.push(id.0);
+                return None;
+            }
+        }
+        self.cold[id.0 as usize] = Some(cold);
+        Some(id)
+    }
+
+    fn forget_sides(&mut self, id: FlowId) {
+        for side in [id.original(), id.reply()] {
+            if self.side(side).transport != 0 {
+                let hash = self.hash(&self.side(side).key());
+                self.index.remove(hash, side.0);
+                *self.side_mut(side) = Side::default();
+            }
+        }
+    }
+
+    /// Ends a flow and returns what it held.
+    pub(crate) fn remove(&mut self, id: FlowId) -> Option<Cold> {
+        let cold = self.cold.get_mut(id.0 as usize)?.take()?;
+        self.forget_sides(id);
+        self.wheel.cancel(id.0);
+        self.free.push(id.0);
+        Some(cold)
+    }
+
+    /// When the flow was last used, in either direction.
+    pub(crate) fn last_seen(&self, id: FlowId, now: Tick) -> Tick {
+        let [original, reply] = [id.original(), id.reply()].map(|side| self.side(side));
+        match reply.transport != 0 && now.since(reply.last_seen) < now.since(original.last_seen) {
+            true => reply.last_seen,
+            false => original.last_seen,
+        }
+    }
+
+    /// Sets the TCP state of both sides.
+    pub(crate) fn set_tcp(&mut self, id: FlowId, state: TcpState) {
+        self.side_mut(id.original()).tcp = state;
+        self.side_mut(id.reply()).tcp = state;
+    }
+
+    /// Flows in the table.
+    pub(crate) fn count(&self) -> usize {
+        self.cold.len() - self.free.len()
+    }
+
+    /// Every flow in the table.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (FlowId, &Cold)> {
+        let flows = self.cold.iter().enumerate();
+        flows.filter_map(|(id, cold)| Some((FlowId(id as u32), cold.as_ref()?)))
+    }
+
+    /// The port that started a flow.
+    pub(crate) fn started_by(&self, id: FlowId) -> Option<PortId> {
+        self.cold(id).map(|cold| cold.input.ingress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::key::V4;
+    use super::*;
+    use proptest::prelude::*;
+    use std::net::{IpAddr, Ipv4Addr};
+
+    fn key(source: u32, port: u16) -> FlowKey<u64> {
+        FlowKey {
+            addresses: u64::from(source) << 32 | 9,
+            transport: super::super::key::pack_transport(
+                u32::from(port) << 16 | 80,
+                6,
+                crate::NetworkId(0),
+            ),
+            ingress: 1,
+        }
+    }
+
+    fn cold() -> Cold {
+        let none = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let input = FlowInput::bridged(PortId(1), crate::NetworkId(0), crate::MacAddress(0));
+        Cold {
+            input: FlowInput { source: none, ..input },
+            parts: Parts::default(),
+            mapping: None,
+            two_sided: true,
+        }
+    }
+
+    fn new(key: FlowKey<u64>) -> NewSide<u64> {
+        NewSide { key, action: FlowAction::default() }
+    }
+
+    #[test]
+    fn both_directions_are_found_and_end_together() {
+        let mut table = FlowTable::<V4>::new(4, 1, Tick(0));
+        let (there, back) = (key(1, 1000), key(2, 2000));
+        let id = table.insert(cold(), new(there), Some(new(back)), 1, Tick(5)).unwrap();
+        assert_eq!(table.find(&there), Some(id.original()));
+        assert_eq!(table.find(&back), Some(id.reply()));
+        table.side_mut(id.reply()).last_seen = Tick(9);
+        assert_eq!(table.last_seen(id, Tick(10)), Tick(9));
+        assert!(table.remove(id).is_some());
+        assert!(table.remove(id).is_none());
+        assert_eq!((table.find(&there), table.find(&back), table.count()), (None, None, 0));
+    }
+
+    #[test]
+    fn a_full_table_refuses_and_takes_again_after_an_end() {
+        let mut table = FlowTable::<V4>::new(2, 1, Tick(0));
+        let ids: Vec<_> = (0..3)
+            .map(|i| table.insert(cold(), new(key(i, 1)), Some(new(key(i, 2))), 1, Tick(0)))
+            .collect();
+        assert!(ids[0].is_some() && ids[1].is_some() && ids[2].is_none());
+        table.remove(ids[0].unwrap());
+        assert!(table.insert(cold(), new(key(7, 1)), None, 1, Tick(0)).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_agrees_with_a_list(
+            steps in prop::collection::vec((0u32..12, any::<bool>()), 0..200),
+        ) {
+            let mut table = FlowTable::<V4>::new(8, 3, Tick(0));
+            let mut model: Vec<(u32, FlowId)> = Vec::new();
+            for (source, insert) in steps {
+                let position = model.iter().position(|&(other, _)| other == source);
+                match position {
+                    Some(position) if !insert => {
+                        let (_, id) = model.remove(position);
+                        prop_assert!(table.remove(id).is_some());
+                    }
+                    None if insert => {
+                        let sides = (new(key(source, 1)), Some(new(key(source, 2))));
+                        let id = table.insert(cold(), sides.0, sides.1, 1, Tick(0));
+                        prop_assert_eq!(id.is_some(), model.len() < 8);
+                        model.extend(id.map(|id| (source, id)));
+                    }
+                    _ => {}
+                }
+                for source in 0..12 {
+                    let id = model.iter().find(|&&(other, _)| other == source).map(|m| m.1);
+                    prop_assert_eq!(table.find(&key(source, 1)), id.map(FlowId::original));
+                    prop_assert_eq!(table.find(&key(source, 2)), id.map(FlowId::reply));
+                }
+            }
+        }
+    }
+}

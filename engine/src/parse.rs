@@ -1,0 +1,412 @@
+//! Step 1a: what a packet says about itself.
+//!
+//! Finds the headers, checks that lengths agree, and notes the result in the packet's
+//! [`Meta`](crate::packet::Meta). Nothing is copied out; later steps read fields where they lie.
+//! Hard constraint: whatever the bytes are, every offset noted here lies inside the head frame.
+//! Not done here: transport checksums (the receiver checks them; NAT keeps a wrong one wrong).
+
+use crate::counters::DropReason;
+use crate::packet::{Notes, Packet};
+use crate::wire::{
+    ethernet, header_at, icmp, ipv4, ipv6, protocol, sctp, tcp, u16_at, u32_at, u64_at, udp,
+};
+
+/// IPv6 extension headers that are followed. A longer chain is dropped: it serves evasion
+/// (RFC 7045 section 2.3 lets a middlebox set a limit).
+const EXTENSION_HEADERS_MAX: usize = 8;
+
+/// VLAN tags that are followed: one service and one customer tag (IEEE 802.1ad).
+const TAGS_MAX: usize = 2;
+
+/// The Ethernet header, as numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ethernet {
+    pub(crate) destination: u64,
+    pub(crate) source: u64,
+    pub(crate) ethertype: u16,
+}
+
+/// Bits 0 to 47.
+const MAC_MASK: u64 = 0xffff_ffff_ffff;
+
+/// Reads the Ethernet header and skips VLAN tags; notes where the next header starts.
+#[inline(always)]
+pub(crate) fn ethernet(packet: &mut Packet) -> Result<Ethernet, DropReason> {
+    let Some(header) = header_at::<{ ethernet::HEADER_BYTES }>(packet.head(), 0) else {
+        return Err(DropReason::Truncated);
+    };
+    let destination = u64_at(header, 0) >> 16;
+    let source = u64_at(header, 4) & MAC_MASK;
+    let ethertype = u16_at(header, ethernet::TYPE);
+    packet.meta.l3 = ethernet::HEADER_BYTES as u16;
+    packet.meta.notes = Notes(0);
+    let ethertype = match ethertype {
+        ethernet::VLAN | ethernet::SERVICE_VLAN => tags(packet)?,
+        ethertype => ethertype,
+    };
+    Ok(Ethernet { destination, source, ethertype })
+}
+
+#[cold]
+fn tags(packet: &mut Packet) -> Result<u16, DropReason> {
+    packet.meta.notes.0 |= Notes::TAGGED;
+    for count in 1..=TAGS_MAX {
+        let offset = ethernet::TYPE + count * ethernet::TAG_BYTES;
+        let header = header_at::<2>(packet.head(), offset).ok_or(DropReason::Truncated)?;
+        let ethertype = u16_at(header, 0);
+        if ethertype != ethernet::VLAN && ethertype != ethernet::SERVICE_VLAN {
+            packet.meta.l3 = (offset + 2) as u16;
+            return Ok(ethertype);
+        }
+    }
+    Err(DropReason::VlanTag)
+}
+
+/// Parses IPv4 from `meta.l3` on, transport header included.
+#[inline(always)]
+pub(crate) fn ipv4(packet: &mut Packet) -> Result<(), DropReason> {
+    let l3 = usize::from(packet.meta.l3);
+    let available = packet.len() - l3;
+    let Some(header) = header_at::<{ ipv4::HEADER_BYTES }>(packet.head(), l3) else {
+        return Err(DropReason::Truncated);
+    };
+    let mut header_bytes = ipv4::HEADER_BYTES;
+    let mut notes = packet.meta.notes.0;
+    let version_length = header[0];
+    let total_bytes = usize::from(u16_at(header, ipv4::TOTAL_LENGTH));
+    let fragment = u16_at(header, ipv4::FRAGMENT);
+    let protocol = header[ipv4::PROTOCOL];
+    if version_length == 0x45 {
+        if plain_header_sum(header) != 0xffff {
+            return Err(DropReason::MalformedIp);
+        }
+    } else {
+        header_bytes = ipv4_options(packet.head(), l3, version_length)?;
+        notes |= Notes::OPTIONS;
+    }
+    if total_bytes < header_bytes || total_bytes > available {
+        return Err(DropReason::Truncated);
+    }
+    if fragment & (ipv4::MORE_FRAGMENTS | ipv4::FRAGMENT_OFFSET) != 0 {
+        let first = fragment & ipv4::FRAGMENT_OFFSET == 0;
+        notes |= if first { Notes::FIRST_FRAGMENT } else { Notes::LATER_FRAGMENT };
+    }
+    if total_bytes < available {
+        packet.truncate(l3 + total_bytes);
+    }
+    packet.meta.l3_bytes = total_bytes as u32;
+    packet.meta.l4 = (l3 + header_bytes) as u16;
+    packet.meta.protocol = protocol;
+    packet.meta.notes = Notes(notes);
+    transport(packet, total_bytes - header_bytes)
+}
+
+/// The folded sum of a header without options: 0xffff when its checksum is right.
+#[inline(always)]
+fn plain_header_sum(header: &[u8; ipv4::HEADER_BYTES]) -> u16 {
+    let total = (u64_at(header, 0) >> 32)
+        + (u64_at(header, 0) & 0xffff_ffff)
+        + (u64_at(header, 8) >> 32)
+        + (u64_at(header, 8) & 0xffff_ffff)
+        + u64::from(u32_at(header, 16));
+    let total = (total & 0xffff_ffff) + (total >> 32);
+    let total = (total & 0xffff) + (total >> 16);
+    ((total & 0xffff) + (total >> 16)) as u16
+}
+
+/// Checks a header with options, or one that is wrong. Returns its length.
+#[cold]
+fn ipv4_options(head: &[u8], l3: usize, version_length: u8) -> Result<usize, DropReason> {
+    /// Loose and strict source and record route (RFC 791); dropped as RFC 7126 section 4.3 advises.
+    const SOURCE_ROUTES: [u8; 2] = [131, 137];
+    let header_bytes = usize::from(version_length & 0x0f) * 4;
+    if version_length >> 4 != 4 || header_bytes < ipv4::HEADER_BYTES {
+        return Err(DropReason::MalformedIp);
+    }
+    let header = head.get(l3..l3 + header_bytes).ok_or(DropReason::Truncated)?;
+    if crate::wire::checksum::fold(crate::wire::checksum::sum(header)) != 0xffff {
+        return Err(DropReason::MalformedIp);
+    }
+    let mut options = &header[ipv4::HEADER_BYTES..];
+    while let [kind, rest @ ..] = options {
+        match (*kind, rest) {
+            (0, _) => break,
+            (1, rest) => options = rest,
+            (kind, [length, ..]) if usize::from(*length) >= 2 => {
+                if SOURCE_ROUTES.contains(&kind) {
+                    return Err(DropReason::SourceRoute);
+                }
+                options = options.get(usize::from(*length)..).ok_or(DropReason::MalformedIp)?;
+            }
+            _ => return Err(DropReason::MalformedIp),
+        }
+    }
+    Ok(header_bytes)
+}
+
+/// Parses IPv6 from `meta.l3` on, extension headers and transport header included.
+#[inline(always)]
+pub(crate) fn ipv6(packet: &mut Packet) -> Result<(), DropReason> {
+    let l3 = usize::from(packet.meta.l3);
+    let available = packet.len() - l3;
+    let Some(header) = header_at::<{ ipv6::HEADER_BYTES }>(packet.head(), l3) else {
+        return Err(DropReason::Truncated);
+    };
+    if header[0] >> 4 != 6 {
+        return Err(DropReason::MalformedIp);
+    }
+    let total_bytes = usize::from(u16_at(header, ipv6::PAYLOAD_LENGTH)) + ipv6::HEADER_BYTES;
+    let next = header[ipv6::NEXT_HEADER];
+    if total_bytes > available {
+        return Err(DropReason::Truncated);
+    }
+    if total_bytes < available {
+        packet.truncate(l3 + total_bytes);
+    }
+    packet.meta.notes.0 |= Notes::V6;
+    packet.meta.l3_bytes = total_bytes as u32;
+    packet.meta.l4 = (l3 + ipv6::HEADER_BYTES) as u16;
+    packet.meta.protocol = next;
+    if !matches!(next, protocol::TCP | protocol::UDP | protocol::ICMPV6) {
+        extension_headers(packet, l3 + total_bytes)?;
+    }
+    let transport_bytes = l3 + total_bytes - usize::from(packet.meta.l4);
+    transport(packet, transport_bytes)
+}
+
+/// Follows extension headers up to the transport header or what cannot be followed.
+#[cold]
+fn extension_headers(packet: &mut Packet, end: usize) -> Result<(), DropReason> {
+    let mut next = packet.meta.protocol;
+    let mut offset = usize::from(packet.meta.l4);
+    let mut notes = packet.meta.notes.0;
+    for count in 0.. {
+        let length_unit = match next {
+            ipv6::HOP_BY_HOP if count > 0 => return Err(DropReason::MalformedIp),
+            ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::DESTINATION_OPTIONS | ipv6::MOBILITY => 8,
+            ipv6::FRAGMENT => 0,
+            ipv6::AUTHENTICATION => 4,
+            _ => break,
+        };
+        if count == EXTENSION_HEADERS_MAX {
+            return Err(DropReason::TooManyExtensionHeaders);
+        }
+        let header = header_at::<8>(packet.head(), offset).ok_or(DropReason::Truncated)?;
+        notes |= Notes::OPTIONS;
+        let later = next == ipv6::FRAGMENT && u16_at(header, 2) & 0xfff8 != 0;
+        if next == ipv6::FRAGMENT && u16_at(header, 2) & 0xfff9 != 0 {
+            notes |= if later { Notes::LATER_FRAGMENT } else { Notes::FIRST_FRAGMENT };
+        }
+        offset += match length_unit {
+            0 => 8,
+            4 => (usize::from(header[1]) + 2) * 4,
+            unit => (usize::from(header[1]) + 1) * unit,
+        };
+        next = header[0];
+        if offset > end {
+            return Err(DropReason::Truncated);
+        }
+        if later {
+            break;
+        }
+    }
+    packet.meta.notes = Notes(notes);
+    packet.meta.protocol = next;
+    packet.meta.l4 = offset as u16;
+    Ok(())
+}
+
+/// Checks the transport header at `meta.l4`, of which `transport_bytes` (with what it carries) are
+/// in this packet.
+#[inline(always)]
+fn transport(packet: &mut Packet, transport_bytes: usize) -> Result<(), DropReason> {
+    packet.meta.tcp_flags = 0;
+    if packet.meta.notes.any(Notes::LATER_FRAGMENT) {
+        return Ok(());
+    }
+    let l4 = usize::from(packet.meta.l4);
+    match packet.meta.protocol {
+        protocol::TCP => {
+            let header = header_at::<{ tcp::HEADER_BYTES }>(packet.head(), l4);
+            let header = header.ok_or(DropReason::Truncated)?;
+            let header_bytes = usize::from(header[tcp::DATA_OFFSET] >> 4) * 4;
+            if header_bytes < tcp::HEADER_BYTES || header_bytes > transport_bytes {
+                return Err(DropReason::MalformedTransport);
+            }
+            packet.meta.tcp_flags = header[tcp::FLAGS];
+        }
+        protocol::UDP => {
+            let header = header_at::<{ udp::HEADER_BYTES }>(packet.head(), l4);
+            let header = header.ok_or(DropReason::Truncated)?;
+            let length = usize::from(u16_at(header, udp::LENGTH));
+            let fragment = packet.meta.notes.any(Notes::FIRST_FRAGMENT);
+            if length < udp::HEADER_BYTES || (length > transport_bytes && !fragment) {
+                return Err(DropReason::MalformedTransport);
+            }
+        }
+        protocol::ICMP | protocol::ICMPV6 => return icmp(packet, l4),
+        protocol::SCTP if transport_bytes < sctp::HEADER_BYTES => {
+            return Err(DropReason::Truncated);
+        }
+        _ => {}
+    }
+    if transport_bytes < 8 && matches!(packet.meta.protocol, protocol::TCP | protocol::UDP) {
+        return Err(DropReason::Truncated);
+    }
+    Ok(())
+}
+
+#[inline]
+fn icmp(packet: &mut Packet, l4: usize) -> Result<(), DropReason> {
+    let header = header_at::<{ icmp::HEADER_BYTES }>(packet.head(), l4);
+    let header = header.ok_or(DropReason::Truncated)?;
+    let v6 = packet.meta.notes.any(Notes::V6);
+    if v6 != (packet.meta.protocol == protocol::ICMPV6) {
+        return Err(DropReason::MalformedTransport);
+    }
+    let kind = header[0];
+    let error = match v6 {
+        true => kind < icmp::V6_INFORMATION_MIN,
+        false => matches!(
+            kind,
+            icmp::UNREACHABLE
+                | icmp::SOURCE_QUENCH
+                | icmp::REDIRECT
+                | icmp::TIME_EXCEEDED
+                | icmp::PARAMETER_PROBLEM
+        ),
+    };
+    if error {
+        packet.meta.notes.0 |= Notes::ICMP_ERROR;
+    }
+    if v6 && (icmp::V6_ROUTER_SOLICITATION..=icmp::V6_REDIRECT).contains(&kind) {
+        packet.meta.notes.0 |= Notes::NEIGHBOUR_DISCOVERY;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{FrameBalancer, FramePool, FrameSize, heap_frames};
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    fn pool() -> FramePool {
+        let chunks = heap_frames(2, FrameSize::Chunk);
+        FramePool::new(chunks, heap_frames(1, FrameSize::Tail), FrameBalancer::new(2, 1))
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Packet, DropReason> {
+        let mut packet = Packet::copy_of(bytes, &mut pool()).unwrap();
+        let ethernet = ethernet(&mut packet)?;
+        match ethernet.ethertype {
+            ethernet::IPV4 => ipv4(&mut packet)?,
+            ethernet::IPV6 => ipv6(&mut packet)?,
+            _ => {}
+        }
+        Ok(packet)
+    }
+
+    fn built(builder: etherparse::PacketBuilderStep<etherparse::UdpHeader>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        builder.write(&mut bytes, b"hello").unwrap();
+        bytes
+    }
+
+    fn udp4() -> Vec<u8> {
+        built(
+            PacketBuilder::ethernet2([2; 6], [4; 6])
+                .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 9)
+                .udp(1, 2),
+        )
+    }
+
+    #[test]
+    fn headers_are_found_behind_a_vlan_tag() {
+        let vlan = etherparse::VlanId::try_new(5).unwrap();
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).single_vlan(vlan);
+        let packet = parse(&built(builder.ipv6([1; 16], [2; 16], 9).udp(1, 2))).unwrap();
+        assert_eq!((packet.meta.l3, packet.meta.l4), (18, 58));
+        assert!(packet.meta.notes.any(Notes::TAGGED) && packet.meta.notes.any(Notes::V6));
+    }
+
+    #[test]
+    fn an_ethernet_trailer_is_cut_off() {
+        let mut bytes = udp4();
+        let length = bytes.len();
+        bytes.resize(60, 0xee);
+        assert_eq!(parse(&bytes).unwrap().len(), length);
+    }
+
+    #[test]
+    fn a_wrong_header_checksum_is_malformed() {
+        let mut bytes = udp4();
+        bytes[22] ^= 1;
+        assert_eq!(parse(&bytes).unwrap_err(), DropReason::MalformedIp);
+    }
+
+    #[test]
+    fn every_truncation_of_a_packet_is_refused() {
+        let bytes = udp4();
+        for length in 0..bytes.len() {
+            let refused = parse(&bytes[..length]).unwrap_err();
+            assert_eq!(refused, DropReason::Truncated, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_later_fragment_has_no_transport_header() {
+        let mut bytes = udp4();
+        let offset = 14 + ipv4::FRAGMENT;
+        bytes[offset..offset + 2].copy_from_slice(&[0x00, 0x10]);
+        let header: [u8; 20] = bytes[14..34].try_into().unwrap();
+        let sum = u32::from(!plain_header_sum(&header));
+        let old = u32::from(u16_at(&header, ipv4::CHECKSUM));
+        let new = crate::wire::checksum::fold_small(sum + old);
+        bytes[24..26].copy_from_slice(&new.to_be_bytes());
+        let packet = parse(&bytes).unwrap();
+        assert!(packet.meta.notes.any(Notes::LATER_FRAGMENT));
+    }
+
+    #[test]
+    fn a_chain_of_extension_headers_is_followed_to_its_limit() {
+        for (count, expected) in [(8usize, None), (9, Some(DropReason::TooManyExtensionHeaders))] {
+            let mut bytes =
+                built(PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6([1; 16], [2; 16], 9).udp(1, 2));
+            let mut chain = Vec::new();
+            for index in 0..count {
+                let next = if index + 1 == count { protocol::UDP } else { 60 };
+                chain.extend([next, 0, 1, 4, 0, 0, 0, 0]);
+            }
+            bytes[14 + ipv6::NEXT_HEADER] = 60;
+            bytes.splice(54..54, chain);
+            let length = (bytes.len() - 54) as u16;
+            bytes[18..20].copy_from_slice(&length.to_be_bytes());
+            let parsed = parse(&bytes);
+            assert_eq!(parsed.as_ref().err().copied(), expected);
+            if let Ok(packet) = parsed {
+                assert_eq!(packet.meta.protocol, protocol::UDP);
+                assert_eq!(usize::from(packet.meta.l4), 54 + 8 * count);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn offsets_lie_inside_the_head_whatever_the_bytes_are(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..200),
+            kind in 0usize..3,
+        ) {
+            if bytes.len() > 15 {
+                let ethertype = [ethernet::IPV4, ethernet::IPV6, ethernet::VLAN][kind];
+                bytes[12..14].copy_from_slice(&ethertype.to_be_bytes());
+                bytes[14] = [0x45, 0x60, 0][kind];
+            }
+            if let Ok(packet) = parse(&bytes) {
+                prop_assert!(usize::from(packet.meta.l4) <= packet.head().len());
+                prop_assert!(usize::from(packet.meta.l3) <= packet.head().len());
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Step 3: the stages that decide the first packet of a flow.
+//!
+//! A stage sees the [`FlowInput`], the tables and its own state; it never sees or touches bytes.
+//! Each either settles the packet's fate or adds to the [`Decision`] and lets the next one go on.
+//! The order stands in [`pipeline`](crate::pipeline). Whatever a verdict depends on beyond the
+//! input becomes a guard of the action that the decision compiles to.
+
+mod admit;
+mod bridge;
+mod local;
+mod nat;
+mod policy;
+mod publish;
+mod route;
+
+use std::net::IpAddr;
+
+pub(crate) use admit::Admit;
+pub(crate) use bridge::Bridge;
+pub(crate) use local::Local;
+pub(crate) use nat::Nat;
+pub(crate) use policy::Policy;
+pub(crate) use publish::Publish;
+pub(crate) use route::Route;
+
+use crate::counters::DropReason;
+use crate::flow::FlowInput;
+use crate::id::{NetworkId, PortId, WorkerId};
+use crate::reply::ErrorKind;
+use crate::tables::{Epoch, Tables};
+
+/// What a stage may look at beside the input and its own state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cx<'a> {
+    pub(crate) tables: &'a Tables,
+    pub(crate) worker: WorkerId,
+    pub(crate) worker_count: usize,
+    /// Seed of steering, equal for all workers.
+    pub(crate) seed: u64,
+}
+
+/// One step of a decision.
+pub(crate) trait Stage {
+    /// As `explain` and `trace` print it.
+    const NAME: &'static str;
+
+    /// Settles the packet's fate, or adds to the decision and continues.
+    fn decide(&mut self, input: &FlowInput, decision: &mut Decision, cx: &Cx) -> Verdict;
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Not settled: the next stage decides.
+    Continue,
+    /// Send as the decision says.
+    Forward,
+    /// Send a copy to every other member of the network.
+    Flood,
+    /// Answer it.
+    Answer(Answer),
+    /// Count and forget it.
+    Drop(DropReason),
+}
+
+/// An answer of the gateway's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Echo reply.
+    Echo,
+    /// TCP reset; the packet itself is counted under the reason.
+    Reset(DropReason),
+    /// ICMP error; the packet itself is counted under the reason.
+    Error(ErrorKind, DropReason),
+}
+
+/// Where a packet goes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NextHop {
+    /// To the endpoint behind this port.
+    Endpoint(PortId),
+    /// To the neighbour with this address behind this uplink port.
+    Neighbour(PortId, IpAddr),
+}
+
+impl NextHop {
+    pub(crate) fn port(self) -> PortId {
+        match self {
+            NextHop::Endpoint(port) | NextHop::Neighbour(port, _) => port,
+        }
+    }
+}
+
+/// An address and a port (or what stands for a port).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Socket {
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+}
+
+/// What the stages have worked out so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Decision {
+    /// Destination on the way out, where it differs (a published port).
+    pub(crate) destination: Option<Socket>,
+    /// Source on the way out, where it differs (masquerade, hairpin).
+    pub(crate) source: Option<Socket>,
+    /// The port of the endpoint that a published port leads to.
+    pub(crate) published: Option<PortId>,
+    /// The network that it goes into; none towards an uplink.
+    pub(crate) target: Option<NetworkId>,
+    /// Next hop of the packet.
+    pub(crate) forward: Option<NextHop>,
+    /// Next hop of its replies.
+    pub(crate) back: Option<NextHop>,
+    /// The NAT mapping in use.
+    pub(crate) mapping: Option<u32>,
+}
+
+impl Decision {
+    /// The destination after any change so far.
+    pub(crate) fn destination_of(&self, input: &FlowInput) -> Socket {
+        let own = Socket { address: input.destination, port: input.destination_port };
+        self.destination.unwrap_or(own)
+    }
+
+    /// The source after any change so far.
+    pub(crate) fn source_of(&self, input: &FlowInput) -> Socket {
+        self.source.unwrap_or(Socket { address: input.source, port: input.source_port })
+    }
+}
+
+/// The epochs of the parts of the tables that a decision used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Parts {
+    plan: Epoch,
+    publish: Epoch,
+    routes: Epoch,
+    nat: Epoch,
+    ingress: Epoch,
+    network: Epoch,
+    egress: Option<(PortId, Epoch)>,
+    target: Option<(NetworkId, Epoch)>,
+}
+
+impl Parts {
+    /// The parts that a decision about this input used, as they are in these tables.
+    pub(crate) fn of(input: &FlowInput, decision: &Decision, tables: &Tables) -> Parts {
+        let egress = decision.forward.map(NextHop::port);
+        Parts::read(input, egress, decision.target, tables)
+    }
+
+    /// True if none of the parts has changed in these tables.
+    pub(crate) fn hold(&self, input: &FlowInput, tables: &Tables) -> bool {
+        let (egress, target) = (self.egress.map(|part| part.0), self.target.map(|part| part.0));
+        *self == Parts::read(input, egress, target, tables)
+    }
+
+    fn read(
+        input: &FlowInput,
+        egress: Option<PortId>,
+        target: Option<NetworkId>,
+        tables: &Tables,
+    ) -> Parts {
+        // A part that is gone reads as epoch 0, which no part ever has.
+        let port = |id: PortId| tables.port(id).map_or(0, |port| port.epoch);
+        let network = |id: NetworkId| tables.network(id).map_or(0, |network| network.epoch);
+        Parts {
+            plan: tables.plan,
+            publish: tables.publish.epoch,
+            routes: tables.routes.epoch,
+            nat: tables.nat.epoch,
+            ingress: port(input.ingress),
+            network: network(input.network),
+            egress: egress.map(|id| (id, port(id))),
+            target: target.map(|id| (id, network(id))),
+        }
+    }
+}

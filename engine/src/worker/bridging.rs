@@ -1,0 +1,107 @@
+//! Frames inside a network, off the short way: learn, decide, flood.
+
+use super::core::Core;
+use crate::counters::DropReason;
+use crate::fdb::Heard;
+use crate::flow::FlowInput;
+use crate::hand_over::Message;
+use crate::id::{MacAddress, NetworkId, PortId};
+use crate::ingress::IngressRule;
+use crate::packet::Packet;
+use crate::stage::{NextHop, Verdict};
+
+impl Core {
+    /// Notes the station that a frame came from, on a port that may have several. False: the frame
+    /// is to be dropped, because stations move between ports as only a loop makes them.
+    pub(super) fn hear(&mut self, rule: &IngressRule, source: u64) -> bool {
+        let (network, mac, port) = (rule.network, MacAddress(source), rule.port);
+        match self.stages.bridge.fdb.hear(network, mac, port, self.tick) {
+            Heard::Known => {}
+            Heard::New => self.tell(|| Message::Station { network, mac, port }),
+            Heard::Moved => {
+                if !self.moves.take(self.now) {
+                    return false;
+                }
+                self.tell(|| Message::Station { network, mac, port });
+            }
+            Heard::ShareFull => self.counters.worker.fdb_share_full.add(1),
+            Heard::Full => self.counters.worker.fdb_full.add(1),
+        }
+        true
+    }
+
+    /// A frame whose destination the FDB does not know.
+    pub(super) fn bridge(&mut self, packet: Packet, destination: u64) {
+        self.counters.worker.misses.add(1);
+        let (ingress, network) = (packet.meta.ingress, packet.meta.network);
+        if network == NetworkId::NONE {
+            return self.drop(packet, DropReason::NotForUs);
+        }
+        let mac = MacAddress(destination);
+        let input = FlowInput::bridged(ingress, network, mac);
+        let (stages, cx) = self.stages_and_cx();
+        let (decision, verdict) = stages.decide(&input, &cx);
+        match (verdict, decision.forward) {
+            (Verdict::Forward, Some(NextHop::Endpoint(port))) => {
+                let generation = self.tables.generation;
+                let member = self.tables.network(network);
+                if member.is_some_and(|network| network.by_mac.contains_key(&mac)) {
+                    self.stages.bridge.fdb.keep_member(network, mac, port, generation);
+                }
+                self.send_bridged(port, packet);
+            }
+            (Verdict::Flood, _) => self.flood(packet),
+            (Verdict::Drop(reason), _) => self.drop(packet, reason),
+            _ => self.drop(packet, DropReason::NoReceiver),
+        }
+    }
+
+    /// Sends a frame inside its network, if it is not too large for the port.
+    #[inline(always)]
+    pub(super) fn send_bridged(&mut self, port: PortId, packet: Packet) {
+        // A bridge cannot fragment nor answer: IEEE 802.1D has it discard.
+        let mtu = self.rule(port).map_or(0, |rule| rule.mtu);
+        let frame_bytes_max = usize::from(mtu) + usize::from(packet.meta.l3);
+        if packet.len() > frame_bytes_max && packet.offload == crate::Offload::None {
+            return self.drop(packet, DropReason::TooBig);
+        }
+        self.send(port, packet);
+    }
+
+    /// Sends a copy to every other member of the packet's network.
+    pub(super) fn flood(&mut self, packet: Packet) {
+        let (ingress, network) = (packet.meta.ingress, packet.meta.network);
+        let allowed = self.floods.get_mut(ingress.index()).is_some_and(|rate| rate.take(self.now));
+        if !allowed {
+            return self.drop(packet, DropReason::FloodLimited);
+        }
+        self.counters.worker.floods.add(1);
+        self.flood_from(packet, network, Some(ingress));
+    }
+
+    /// Sends a copy to every member of a network but one. The packet itself goes to the last.
+    pub(super) fn flood_from(
+        &mut self,
+        packet: Packet,
+        network: NetworkId,
+        except: Option<PortId>,
+    ) {
+        let tables = self.tables.clone();
+        let Some(network) = tables.network(network) else {
+            return self.drop(packet, DropReason::PortGone);
+        };
+        let mut last = None;
+        for &member in network.members.iter().filter(|&&member| Some(member) != except) {
+            if let Some(receiver) = last.replace(member) {
+                match packet.copy(&mut self.frames) {
+                    Some(copy) => self.send_bridged(receiver, copy),
+                    None => self.counters.dropped(DropReason::NoFrame).add(1),
+                }
+            }
+        }
+        match last {
+            Some(receiver) => self.send_bridged(receiver, packet),
+            None => self.drop(packet, DropReason::NoReceiver),
+        }
+    }
+}

@@ -1,0 +1,557 @@
+//! Routed packets of one address family, off the short way: find the flow, decide a new one,
+//! revalidate an old one, carry the packet.
+//!
+//! Every way through here ends in exactly one of: sent, held, handed over, answered, dropped.
+
+use super::core::Core;
+use crate::counters::DropReason;
+use crate::execute::{Edit, execute, fits};
+use crate::flow::{
+    ActionKind, AdjacencyId, Cold, Datagram, FlowAction, FlowId, FlowInput, FlowKey, FlowTable,
+    Fragments, NewSide, SideId, TcpState, echo_answer, pack_transport,
+};
+use crate::id::{NetworkId, PortId, WorkerId};
+use crate::neighbour::NoHold;
+use crate::packet::{Notes, Packet};
+use crate::reply::ErrorKind;
+use crate::stage::{Answer, Decision, NextHop, Parts, Verdict};
+use crate::steer;
+use crate::time::Tick;
+use crate::wire::{header_at, icmp, ipv4, ipv6, protocol, u16_at, u32_at};
+
+/// The flows of one address family.
+pub(super) struct Flows<F: Edit> {
+    pub(super) table: FlowTable<F>,
+    pub(super) fragments: Fragments<F>,
+}
+
+/// What became of a flow when it was looked at again.
+enum Revalidated {
+    /// It goes on, perhaps with another action.
+    Kept,
+    /// It has ended; the packet is decided anew.
+    Ended,
+    /// It has ended and its TCP peer is told.
+    Reset,
+}
+
+/// Both directions of a decision, ready to install.
+struct Pair<A> {
+    original: NewSide<A>,
+    reply: NewSide<A>,
+}
+
+/// The key of a routed packet.
+#[inline(always)]
+pub(super) fn key_of<F: Edit>(packet: &Packet) -> Option<FlowKey<F::Addresses>> {
+    let meta = &packet.meta;
+    let addresses = F::read(packet.head(), usize::from(meta.l3))?;
+    let ports = ports_of(packet.head(), usize::from(meta.l4), meta.protocol)?;
+    let transport = pack_transport(ports, meta.protocol, meta.network);
+    Some(FlowKey { addresses, transport, ingress: meta.ingress.0 })
+}
+
+#[inline(always)]
+fn ports_of(head: &[u8], l4: usize, protocol: u8) -> Option<u32> {
+    match protocol {
+        protocol::TCP | protocol::UDP | protocol::SCTP => {
+            Some(u32_at(header_at::<4>(head, l4)?, 0))
+        }
+        protocol::ICMP | protocol::ICMPV6 => {
+            let header = header_at::<{ icmp::HEADER_BYTES }>(head, l4)?;
+            let kind = u32::from(u16_at(header, 0) & 0xff00);
+            let identifier = u32::from(u16_at(header, icmp::IDENTIFIER));
+            Some(match (protocol, header[0]) {
+                (protocol::ICMP, icmp::ECHO_REQUEST) | (_, icmp::V6_ECHO_REQUEST) => {
+                    identifier << 16 | kind
+                }
+                (protocol::ICMP, icmp::ECHO_REPLY) | (_, icmp::V6_ECHO_REPLY) => {
+                    kind << 16 | identifier
+                }
+                // Not an echo: type and code where the port of the other side stands.
+                _ => u32::from(u16_at(header, 0)),
+            })
+        }
+        _ => Some(0),
+    }
+}
+
+impl<F: Edit> Flows<F> {
+    pub(super) fn new(capacity: usize, fragments: usize, seed: u64, now: Tick) -> Flows<F> {
+        Flows {
+            table: FlowTable::new(capacity, seed, now),
+            fragments: Fragments::new(fragments, seed),
+        }
+    }
+
+    /// A routed packet that the short way did not take. `hops`: how often it was handed over.
+    pub(super) fn route(&mut self, core: &mut Core, packet: Packet, hops: u8) {
+        if packet.meta.notes.any(Notes::FIRST_FRAGMENT | Notes::LATER_FRAGMENT) {
+            return self.route_fragment(core, packet, hops);
+        }
+        let Some(key) = key_of::<F>(&packet) else {
+            return core.drop(packet, DropReason::Truncated);
+        };
+        self.route_key(core, packet, key, hops);
+    }
+
+    fn route_key(&mut self, core: &mut Core, packet: Packet, key: FlowKey<F::Addresses>, hops: u8) {
+        // A flow that ends while it is looked at is decided anew, once: a second round finds it
+        // fresh.
+        for _ in 0..2 {
+            let Some(side) = self.table.find(&key) else {
+                return self.decide(core, packet, key, hops);
+            };
+            match self.revalidate(core, side) {
+                Revalidated::Kept => return self.carry(core, packet, side, hops),
+                Revalidated::Ended => {}
+                Revalidated::Reset => {
+                    let answer = Answer::Reset(DropReason::ClosedPort);
+                    return core.answer(packet, answer);
+                }
+            }
+        }
+        self.decide(core, packet, key, hops);
+    }
+
+    /// The first packet of a flow: the stages decide.
+    fn decide(&mut self, core: &mut Core, packet: Packet, key: FlowKey<F::Addresses>, hops: u8) {
+        core.counters.worker.misses.add(1);
+        let input = key.input::<F>();
+        if packet.meta.notes.any(Notes::ICMP_ERROR) && !core.is_own(&input) {
+            return core.drop(packet, DropReason::IcmpError);
+        }
+        let home = steer::home(&input, &core.tables, core.worker_count, core.seed);
+        if home != core.id {
+            self.install_stub(core, &input, key, home);
+            return core.hand_over(home, packet, hops);
+        }
+        let (stages, cx) = core.stages_and_cx();
+        let (decision, verdict) = stages.decide(&input, &cx);
+        match verdict {
+            Verdict::Forward => {
+                match self.install(core, &input, key, &decision, packet.meta.tcp_flags) {
+                    Ok(flow) => self.carry(core, packet, flow.original(), hops),
+                    Err(reason) => core.drop(packet, reason),
+                }
+            }
+            Verdict::Answer(answer) => core.answer(packet, answer),
+            Verdict::Drop(reason) => core.drop(packet, reason),
+            Verdict::Continue | Verdict::Flood => core.drop(packet, DropReason::NotRoutable),
+        }
+    }
+
+    fn install_stub(
+        &mut self,
+        core: &mut Core,
+        input: &FlowInput,
+        key: FlowKey<F::Addresses>,
+        home: WorkerId,
+    ) {
+        let parts = Parts::of(input, &Decision::default(), &core.tables);
+        let cold = Cold { input: *input, parts, mapping: None, two_sided: false };
+        let side = NewSide { key, action: FlowAction::hand_over(home) };
+        let generation = core.tables.generation;
+        let installed = self.table.insert(cold, side, None, generation, core.tick);
+        // Without room the next packet asks again; it still arrives.
+        if let Some(flow) = installed {
+            let timeouts = &core.tables.nat.timeouts;
+            self.table.wheel.set(flow.0, core.tick, Tick::count(timeouts.udp));
+        }
+    }
+
+    /// Installs what was decided, or says why not and leaves everything as it was.
+    fn install(
+        &mut self,
+        core: &mut Core,
+        input: &FlowInput,
+        key: FlowKey<F::Addresses>,
+        decision: &Decision,
+        tcp_flags: u8,
+    ) -> Result<FlowId, DropReason> {
+        let started = core.started.get(input.ingress.index()).copied().unwrap_or(u32::MAX);
+        let installed = if started >= core.flows_per_port_max {
+            Err(DropReason::FlowShareFull)
+        } else {
+            self.install_pair(core, input, key, decision)
+        };
+        match installed {
+            Ok(flow) => {
+                let state = TcpState::first(input.protocol, tcp_flags);
+                self.table.set_tcp(flow, state);
+                let timeout = state.timeout(input.protocol, &core.tables.nat.timeouts);
+                self.table.wheel.set(flow.0, core.tick, Tick::count(timeout));
+                core.started[input.ingress.index()] += 1;
+                Ok(flow)
+            }
+            Err(reason) => {
+                if let Some(mapping) = decision.mapping {
+                    core.stages.nat.forget(mapping);
+                }
+                Err(reason)
+            }
+        }
+    }
+
+    fn install_pair(
+        &mut self,
+        core: &mut Core,
+        input: &FlowInput,
+        key: FlowKey<F::Addresses>,
+        decision: &Decision,
+    ) -> Result<FlowId, DropReason> {
+        let pair = pair::<F>(core, input, key, decision)?;
+        let reply = (pair.reply.key != key).then_some(pair.reply);
+        if let Some(reply) = &reply
+            && let Some(other) = self.table.find(&reply.key)
+        {
+            // Its tuple is ours now: a stub, or a flow that the tables have overtaken.
+            self.end(core, other.flow());
+        }
+        let parts = Parts::of(input, decision, &core.tables);
+        let mapping = decision.mapping;
+        let cold = Cold { input: *input, parts, mapping, two_sided: true };
+        let (generation, tick) = (core.tables.generation, core.tick);
+        let flow = self.table.insert(cold, pair.original, reply, generation, tick);
+        let flow = flow.ok_or(DropReason::FlowTableFull)?;
+        core.neighbours.hold(pair.original.action.adjacency);
+        core.neighbours.hold(pair.reply.action.adjacency);
+        if let Some(mapping) = mapping {
+            core.stages.nat.hold(mapping);
+        }
+        Ok(flow)
+    }
+
+    /// Ends a flow and gives back what it held.
+    pub(super) fn end(&mut self, core: &mut Core, flow: FlowId) {
+        let actions = [flow.original(), flow.reply()].map(|side| self.table.side(side).action);
+        let Some(cold) = self.table.remove(flow) else { return };
+        if !cold.two_sided {
+            return;
+        }
+        actions.iter().for_each(|action| core.neighbours.release(action.adjacency));
+        if let Some(mapping) = cold.mapping {
+            core.stages.nat.release(mapping);
+        }
+        if let Some(started) = core.started.get_mut(cold.input.ingress.index()) {
+            *started = started.saturating_sub(1);
+        }
+    }
+
+    /// Asks whether a flow's decision still holds. Cheap when the tables are the same; when they
+    /// are not but the parts used are, the flow is restamped; else the stages run again on the
+    /// input of its first packet.
+    fn revalidate(&mut self, core: &mut Core, side: SideId) -> Revalidated {
+        let flow = side.flow();
+        let generation = core.tables.generation as u32;
+        if self.table.side(side).generation == generation && core.cache {
+            return Revalidated::Kept;
+        }
+        let Some(cold) = self.table.cold(flow).copied() else { return Revalidated::Ended };
+        if core.cache && cold.parts.hold(&cold.input, &core.tables) {
+            self.restamp(flow, generation);
+            return Revalidated::Kept;
+        }
+        core.counters.worker.revalidated.add(1);
+        let home = steer::home(&cold.input, &core.tables, core.worker_count, core.seed);
+        if !cold.two_sided {
+            let same = self.table.side(flow.original()).action.worker == home.0 && home != core.id;
+            if same {
+                self.restamp(flow, generation);
+                return Revalidated::Kept;
+            }
+            self.end(core, flow);
+            return Revalidated::Ended;
+        }
+        let (stages, cx) = core.stages_and_cx();
+        let (decision, verdict) = stages.decide(&cold.input, &cx);
+        if verdict == Verdict::Forward
+            && home == core.id
+            && self.renew(core, flow, &cold, &decision)
+        {
+            self.restamp(flow, generation);
+            return Revalidated::Kept;
+        }
+        if let Some(mapping) = decision.mapping {
+            core.stages.nat.forget(mapping);
+        }
+        self.end(core, flow);
+        // Of a connection whose target moved or is forbidden now, the sender is told.
+        match cold.input.protocol {
+            protocol::TCP => Revalidated::Reset,
+            _ => Revalidated::Ended,
+        }
+    }
+
+    fn restamp(&mut self, flow: FlowId, generation: u32) {
+        self.table.side_mut(flow.original()).generation = generation;
+        self.table.side_mut(flow.reply()).generation = generation;
+    }
+
+    /// Gives a flow the actions of a new decision, if its tuples stay the same. False if not.
+    fn renew(&mut self, core: &mut Core, flow: FlowId, cold: &Cold, decision: &Decision) -> bool {
+        let sides = [flow.original(), flow.reply()];
+        let key = self.table.side(sides[0]).key();
+        let Ok(new) = pair::<F>(core, &cold.input, key, decision) else { return false };
+        let same_reply = self.table.side(sides[1]).matches(&new.reply.key);
+        if !same_reply || decision.mapping != cold.mapping {
+            return false;
+        }
+        for (side, new) in sides.into_iter().zip([new.original, new.reply]) {
+            let old = std::mem::replace(&mut self.table.side_mut(side).action, new.action);
+            core.neighbours.hold(new.action.adjacency);
+            core.neighbours.release(old.adjacency);
+        }
+        let parts = Parts::of(&cold.input, decision, &core.tables);
+        if let Some(cold) = self.table.cold_mut(flow) {
+            cold.parts = parts;
+        }
+        true
+    }
+
+    /// A packet of a valid flow: guards, state, edit, send.
+    fn carry(&mut self, core: &mut Core, mut packet: Packet, side: SideId, hops: u8) {
+        let Flows { table, .. } = self;
+        let action = table.side(side).action;
+        if action.kind == ActionKind::HandOver {
+            table.side_mut(side).last_seen = core.tick;
+            return core.hand_over(WorkerId(action.worker), packet, hops);
+        }
+        let l3 = usize::from(packet.meta.l3);
+        if F::ttl(packet.head(), l3) <= 1 {
+            let answer = Answer::Error(ErrorKind::TtlExceeded, DropReason::TtlExceeded);
+            return core.answer(packet, answer);
+        }
+        if !fits(&packet, action.mtu) {
+            return core.too_big(packet, action.mtu);
+        }
+        let resolved = core.neighbours.get(action.adjacency).filter(|known| known.resolved);
+        let Some(adjacency) = resolved.copied() else {
+            return core.wait(action.adjacency, packet);
+        };
+        let later = packet.meta.notes.any(Notes::LATER_FRAGMENT);
+        let state = table.side(side).tcp;
+        if !later && !state.keeps(packet.meta.tcp_flags) {
+            let flow = side.flow();
+            table.set_tcp(flow, state.after(packet.meta.tcp_flags, side.is_original()));
+        }
+        if packet.meta.notes.any(Notes::FIRST_FRAGMENT)
+            && let Some(datagram) = datagram_of::<F>(&packet)
+        {
+            self.fragments.note(datagram, table.side(side).key(), core.tick);
+        }
+        let entry = table.side_mut(side);
+        entry.last_seen = core.tick;
+        entry.packets = entry.packets.wrapping_add(1);
+        entry.bytes += packet.len() as u64;
+        execute::<F>(&mut packet, &action, &adjacency, !later);
+        core.send(adjacency.port, packet);
+    }
+
+    /// Fragments meet at a worker by their datagram first, because later ones have no ports.
+    fn route_fragment(&mut self, core: &mut Core, packet: Packet, hops: u8) {
+        let Some(datagram) = datagram_of::<F>(&packet) else {
+            return core.drop(packet, DropReason::Truncated);
+        };
+        if hops == 0 && core.worker_count > 1 {
+            let hash = self.fragments.steering_hash(&datagram) >> 32;
+            let to = WorkerId((hash * core.worker_count as u64 >> 32) as u8);
+            if to != core.id {
+                return core.hand_over(to, packet, hops);
+            }
+        }
+        if packet.meta.notes.any(Notes::FIRST_FRAGMENT) {
+            let Some(key) = key_of::<F>(&packet) else {
+                return core.drop(packet, DropReason::Truncated);
+            };
+            // Noted before the flow is known to exist: if it hands over, the rest follows it.
+            self.fragments.note(datagram, key, core.tick);
+            return self.route_key(core, packet, key, hops);
+        }
+        match self.fragments.flow_of(&datagram, core.tick) {
+            Some(key) if self.table.find(&key).is_some() => {
+                self.route_key(core, packet, key, hops);
+            }
+            _ => core.drop(packet, DropReason::FragmentUnattached),
+        }
+    }
+
+    /// Ends idle flows, at most `budget` looks. Returns true if there may be more.
+    pub(super) fn expire(&mut self, core: &mut Core, budget: usize) -> bool {
+        for _ in 0..budget {
+            let Some(id) = self.table.wheel.due(core.tick) else { return false };
+            let flow = FlowId(id);
+            let Some(cold) = self.table.cold(flow).copied() else { continue };
+            let timeouts = &core.tables.nat.timeouts;
+            let state = self.table.side(flow.original()).tcp;
+            let timeout = Tick::count(match cold.two_sided {
+                true => state.timeout(cold.input.protocol, timeouts),
+                false => timeouts.udp,
+            });
+            let idle = core.tick.since(self.table.last_seen(flow, core.tick));
+            if idle >= timeout {
+                core.counters.worker.flows_expired.add(1);
+                self.end(core, flow);
+            } else {
+                self.table.wheel.set(id, core.tick, timeout - idle);
+            }
+        }
+        true
+    }
+}
+
+/// What tells the datagram of a fragment.
+fn datagram_of<F: Edit>(packet: &Packet) -> Option<Datagram<F::Addresses>> {
+    let (l3, meta) = (usize::from(packet.meta.l3), &packet.meta);
+    let identification = if meta.notes.any(Notes::V6) {
+        // The fragment header ends where the next one begins; it is the last one that parsing
+        // followed in a later fragment, and nearly always in a first one.
+        let fragment = fragment_header(packet.head(), l3)?;
+        u32_at(header_at::<4>(packet.head(), fragment + 4)?, 0)
+    } else {
+        u32::from(u16_at(header_at::<2>(packet.head(), l3 + ipv4::IDENTIFICATION)?, 0))
+    };
+    Some(Datagram {
+        addresses: F::read(packet.head(), l3)?,
+        identification,
+        protocol: meta.protocol,
+        ingress: meta.ingress.0,
+    })
+}
+
+/// Where the fragment header of an IPv6 packet starts.
+fn fragment_header(head: &[u8], l3: usize) -> Option<usize> {
+    let mut next = *head.get(l3 + ipv6::NEXT_HEADER)?;
+    let mut offset = l3 + ipv6::HEADER_BYTES;
+    while next != ipv6::FRAGMENT {
+        let header = header_at::<2>(head, offset)?;
+        let unit = if next == ipv6::AUTHENTICATION { (4, 2) } else { (8, 1) };
+        next = header[0];
+        offset += (usize::from(header[1]) + unit.1) * unit.0;
+    }
+    Some(offset)
+}
+
+/// Compiles a decision to both directions.
+fn pair<F: Edit>(
+    core: &mut Core,
+    input: &FlowInput,
+    key: FlowKey<F::Addresses>,
+    decision: &Decision,
+) -> Result<Pair<F::Addresses>, DropReason> {
+    let (forward, back) = decision.forward.zip(decision.back).ok_or(DropReason::NoRoute)?;
+    let (source, destination) = (decision.source_of(input), decision.destination_of(input));
+    let network = decision.target.unwrap_or(NetworkId::NONE);
+    let answer = echo_answer(input.protocol, destination.port);
+    let reply = FlowInput {
+        ingress: forward.port(),
+        network,
+        source: destination.address,
+        destination: source.address,
+        source_port: answer.unwrap_or(destination.port),
+        destination_port: source.port,
+        ..*input
+    };
+    let out = FlowInput {
+        source: source.address,
+        destination: destination.address,
+        source_port: source.port,
+        destination_port: destination.port,
+        ..*input
+    };
+    let back_out = FlowInput {
+        source: input.destination,
+        destination: input.source,
+        source_port: answer.unwrap_or(input.destination_port),
+        destination_port: input.source_port,
+        ..*input
+    };
+    let reply_key = FlowKey::of::<F>(&reply);
+    let original = action::<F>(core, input, &out, forward)?;
+    let back = action::<F>(core, &reply, &back_out, back)?;
+    Ok(Pair {
+        original: NewSide { key, action: original },
+        reply: NewSide { key: reply_key, action: back },
+    })
+}
+
+/// The action that turns a packet of one input into one of another, sent to a next hop.
+fn action<F: Edit>(
+    core: &mut Core,
+    from: &FlowInput,
+    to: &FlowInput,
+    hop: NextHop,
+) -> Result<FlowAction<F::Addresses>, DropReason> {
+    use crate::wire::checksum::delta;
+    let adjacency: AdjacencyId = core.adjacency(hop)?;
+    let mtu = core.rule(hop.port()).ok_or(DropReason::PortGone)?.mtu;
+    let addresses = |input: &FlowInput| F::pack(input.source, input.destination);
+    let ports =
+        |input: &FlowInput| u32::from(input.source_port) << 16 | u32::from(input.destination_port);
+    let (old, new) = (F::bytes(addresses(from)), F::bytes(addresses(to)));
+    Ok(FlowAction {
+        addresses: addresses(to),
+        ports: ports(to),
+        adjacency,
+        address_delta: delta(&old, &new),
+        port_delta: delta(&ports(from).to_be_bytes(), &ports(to).to_be_bytes()),
+        mtu,
+        kind: ActionKind::Forward,
+        worker: 0,
+    })
+}
+
+impl Core {
+    /// True for a destination that is the gateway's own.
+    fn is_own(&self, input: &FlowInput) -> bool {
+        self.tables.uplink_with_address(input.destination).is_some()
+            || self
+                .tables
+                .network(input.network)
+                .is_some_and(|network| network.is_gateway(input.destination))
+    }
+
+    /// Lets a packet wait for its neighbour.
+    pub(super) fn wait(&mut self, adjacency: AdjacencyId, packet: Packet) {
+        let tick = self.tick;
+        if let Err((packet, reason)) = self.neighbours.wait(adjacency, packet, tick) {
+            match reason {
+                NoHold::Full => self.drop(packet, DropReason::HoldFull),
+                NoHold::Failed => self.unreachable(packet),
+            }
+        }
+    }
+
+    /// A packet whose next hop does not answer. Clients outside are not told: they would learn
+    /// which container addresses exist.
+    pub(super) fn unreachable(&mut self, packet: Packet) {
+        let reason = DropReason::NeighbourUnreachable;
+        match self.rule(packet.meta.ingress).is_some_and(|rule| rule.uplink) {
+            true => self.drop(packet, reason),
+            false => self.answer(packet, Answer::Error(ErrorKind::HostUnreachable, reason)),
+        }
+    }
+
+    /// A packet that is larger than its way out.
+    fn too_big(&mut self, packet: Packet, mtu: u16) {
+        // LIMIT: an IPv4 packet that may be fragmented is dropped; fragmenting it comes with the
+        // MTU stage.
+        let l3 = usize::from(packet.meta.l3);
+        let fragment = header_at::<2>(packet.head(), l3 + ipv4::FRAGMENT);
+        let may_fragment = !packet.meta.notes.any(Notes::V6)
+            && fragment.is_some_and(|field| u16_at(field, 0) & ipv4::DONT_FRAGMENT == 0);
+        match may_fragment {
+            true => self.drop(packet, DropReason::TooBig),
+            false => {
+                self.answer(packet, Answer::Error(ErrorKind::TooBig(mtu), DropReason::TooBig));
+            }
+        }
+    }
+}
+
+/// Ports of a flow's ingress that no longer exist hold no share.
+pub(super) const fn port_count_of(ports: usize) -> usize {
+    // Room for ports that a later snapshot adds; ids are 16 bits.
+    let grown = ports * 2 + 64;
+    if grown > PortId(u16::MAX).0 as usize { u16::MAX as usize } else { grown }
+}

@@ -1,0 +1,253 @@
+//! A worker: one thread's engine. It owns queues of ports, frames, flows and what it has learnt,
+//! and shares nothing but rings and counters.
+//!
+//! A *turn* receives a batch from each ready port, decides or repeats, sends, and does a bounded
+//! piece of upkeep. The caller owns the clock, the thread and the wait: a simulation turns a worker
+//! exactly as the runner does. Hard constraint: after [`Worker::new`] nothing on the packet path
+//! allocates, locks, logs, reads a clock or panics on input.
+
+mod answer;
+mod batch;
+mod bridging;
+mod core;
+mod discovery;
+mod flows;
+mod upkeep;
+mod view;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use self::batch::Lookups;
+use self::core::{Core, TokenBucket};
+use self::flows::Flows;
+use self::upkeep::Announcements;
+pub use self::view::FlowView;
+use crate::counters::Counters;
+use crate::egress::Egress;
+use crate::fdb::Fdb;
+use crate::flow::{V4, V6};
+use crate::frame::FramePool;
+use crate::hand_over::{HandOverRings, Message};
+use crate::id::{PortId, WorkerId};
+use crate::neighbour::{HELD_MAX, Neighbours};
+use crate::packet::Batch;
+use crate::pipeline::Stages;
+use crate::port::{Port, PortSet};
+use crate::stage::Nat;
+use crate::tables::Tables;
+use crate::time::Instant;
+
+/// Messages taken from each ring in a turn.
+const RING_BUDGET: usize = 64;
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct WorkerParts {
+    /// Its id.
+    pub id: WorkerId,
+    /// Its frames.
+    pub frames: FramePool,
+    /// Its counters; the control side keeps the other handle.
+    pub counters: Arc<Counters>,
+    /// Its ends of the hand-over rings; their number says how many workers there are.
+    pub rings: HandOverRings,
+    /// The first snapshot. Its limits size the worker's tables for good.
+    pub tables: Arc<Tables>,
+    /// Seed of the hashes. Every worker of one gateway has the same, or steering would disagree;
+    /// it should be unpredictable, or an attacker can fill one bucket.
+    pub seed: u64,
+    /// True (the default in production): flows repeat their decision. False: every packet is
+    /// decided anew, for the proof that both are equal.
+    pub cache: bool,
+    /// The time now.
+    pub now: Instant,
+}
+
+/// Something that the runner should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The device behind a port is gone. The worker keeps the port until it is detached, and uses
+    /// it no more.
+    PortDown(PortId),
+    /// A neighbour does not answer ARP or ND.
+    NeighbourFailed(PortId, IpAddr),
+}
+
+/// One thread's engine: bytes and time in, bytes out.
+pub struct Worker {
+    core: Core,
+    v4: Flows<V4>,
+    v6: Flows<V6>,
+    announcements: Announcements,
+    batch: Option<Box<Batch>>,
+    lookups: Option<Box<Lookups>>,
+    /// Where the next turn begins to visit ports, so that none is always last.
+    first_port: usize,
+    upkeep_at: Instant,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("id", &self.core.id).finish_non_exhaustive()
+    }
+}
+
+impl Worker {
+    /// Builds the worker and allocates everything it will ever need.
+    pub fn new(parts: WorkerParts) -> Worker {
+        let WorkerParts { id, frames, counters, rings, tables, seed, cache, now } = parts;
+        let limits = tables.limits.clone();
+        let worker_count = rings.worker_count();
+        let share = |total: u32| (total as usize).div_ceil(worker_count);
+        let (tick, ports) = (now.tick(), tables.ports.len());
+        let counted = flows::port_count_of(ports);
+        let fdb = Fdb::new(share(limits.fdb) + ports, limits.fdb_per_port, counted, seed);
+        let flows = share(limits.flows);
+        let neighbours = limits.neighbours as usize + counted;
+        let core = Core {
+            id,
+            worker_count,
+            seed,
+            cache,
+            counters,
+            frames,
+            rings,
+            rules: Vec::new(),
+            egress: Egress::default(),
+            stages: Stages::new(fdb, Nat::new(flows, seed)),
+            neighbours: Neighbours::new(neighbours, limits.held_per_neighbour, seed, tick),
+            floods: vec![TokenBucket::new(limits.floods_per_second); counted],
+            moves: TokenBucket::new(limits.floods_per_second / 10),
+            answers: TokenBucket::new((limits.answers_per_second / worker_count as u32).max(1)),
+            started: vec![0; counted],
+            flows_per_port_max: share(limits.flows_per_port) as u32,
+            events: ArrayVec::new(),
+            wakes: 0,
+            now,
+            tick,
+            released: Vec::with_capacity(HELD_MAX),
+            tables: tables.clone(),
+        };
+        let fragments = share(limits.fragments);
+        let mut worker = Worker {
+            core,
+            v4: Flows::new(flows, fragments, seed, tick),
+            v6: Flows::new(flows, fragments, seed, tick),
+            announcements: Announcements::default(),
+            batch: Some(Box::new(Batch::new())),
+            lookups: Some(Box::default()),
+            first_port: 0,
+            upkeep_at: now,
+        };
+        worker.adopt(tables);
+        worker
+    }
+
+    /// Gives the worker its queue of a port. Replaces an earlier one, which is returned.
+    pub fn attach(&mut self, id: PortId, port: Box<dyn Port>) -> Option<Box<dyn Port>> {
+        self.core.egress.attach(id, port)
+    }
+
+    /// Takes the worker's queue of a port away. Its frames have gone back to the pool.
+    pub fn detach(&mut self, id: PortId) -> Option<Box<dyn Port>> {
+        self.core.neighbours.take_held_by_port(id, &mut self.core.released);
+        for packet in std::mem::take(&mut self.core.released) {
+            self.core.drop(packet, crate::DropReason::EgressDown);
+        }
+        self.core.egress.detach(id, &mut self.core.frames)
+    }
+
+    /// Receives from ready ports, decides or repeats, sends. Bounded work; reads no clock, waits
+    /// for nothing. Ports that have nothing more leave `ready`. Returns the number of packets
+    /// handled, those handed over by other workers included; 0 means that there was nothing to do.
+    pub fn turn(&mut self, now: Instant, ready: &mut PortSet) -> usize {
+        self.core.now = now;
+        self.core.tick = now.tick();
+        self.core.counters.worker.turns.add(1);
+        let mut handled = self.take_handed_over();
+        handled += self.visit_ports(ready);
+        self.upkeep(now);
+        self.core.egress.flush(&mut self.core.frames, &self.core.counters);
+        handled
+    }
+
+    /// Visits each ready port once, beginning with another one every turn.
+    fn visit_ports(&mut self, ready: &mut PortSet) -> usize {
+        let start = self.first_port;
+        let first = ready.next_from(start).or_else(|| ready.next_from(0));
+        self.first_port = first.map_or(0, |first| first.index() + 1);
+        let mut handled = 0;
+        let mut from = start;
+        while let Some(port) = ready.next_from(from) {
+            handled += self.receive(port, ready);
+            from = port.index() + 1;
+        }
+        from = 0;
+        while let Some(port) = ready.next_from(from).filter(|port| port.index() < start) {
+            handled += self.receive(port, ready);
+            from = port.index() + 1;
+        }
+        handled
+    }
+
+    fn take_handed_over(&mut self) -> usize {
+        let mut handled = 0;
+        for from in 0..self.core.worker_count {
+            for _ in 0..RING_BUDGET {
+                let Some(message) = self.core.rings.receive(WorkerId(from as u8)) else { break };
+                match message {
+                    Message::Packet(packet, hops) => {
+                        self.route(packet, hops);
+                        handled += 1;
+                    }
+                    Message::Station { network, mac, port } => {
+                        self.core.stages.bridge.fdb.hear(network, mac, port, self.core.tick);
+                    }
+                    Message::Neighbour { port, address, mac } => {
+                        self.core.confirm_neighbour(port, address, mac);
+                    }
+                }
+            }
+        }
+        self.route_released();
+        handled
+    }
+
+    /// When to turn next though no packet came: announcements, neighbours, expiry. `None`: never.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let busy = !self.v4.table.wheel.is_empty()
+            || !self.v6.table.wheel.is_empty()
+            || self.core.neighbours.has_timers()
+            || self.announcements.pending()
+            || self.core.stages.bridge.fdb.count() > 0;
+        busy.then_some(self.upkeep_at)
+    }
+
+    /// Workers that were handed something since the last call, one bit each: if they sleep, wake
+    /// them.
+    pub fn take_wakes(&mut self) -> u64 {
+        std::mem::take(&mut self.core.wakes)
+    }
+
+    /// True if another worker has handed something over that waits: do not sleep.
+    pub fn waiting(&self) -> bool {
+        self.core.rings.waiting()
+    }
+
+    /// The next event for the runner.
+    pub fn take_event(&mut self) -> Option<Event> {
+        self.core.events.pop_at(0)
+    }
+
+    /// Frames of this worker, chunks and tails: in the pool, in its ports, and held. Frames in
+    /// rings are not counted: turn the workers until none is [`waiting`](Worker::waiting) first.
+    pub fn count_frames(&self) -> (usize, usize) {
+        let pool = self.core.frames.count();
+        let egress = self.core.egress.held_frames();
+        let held = self.core.neighbours.held_frames();
+        (pool.0 + egress.0 + held.0, pool.1 + egress.1 + held.1)
+    }
+}
