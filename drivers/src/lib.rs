@@ -1,1 +1,22 @@
-//! stub
+//! Portolan's packet I/O for Linux: drivers know the kernel, and nothing else does.
+//!
+//! A driver is an [`engine::Port`] over one queue of one device. The hard constraint: a packet
+//! costs one system call (or none) and no allocation, and it lands where the engine works on it.
+//! Frames come from one [`Region`], mapped once. Addresses, routes and namespaces are not set
+//! here, save for what a device needs to exist.
+//!
+//! `unsafe` is found in `sys/` only.
+
+#![deny(unsafe_code)]
+
+mod error;
+mod link;
+#[allow(unsafe_code)]
+mod sys;
+mod tap;
+mod vnet;
+
+pub use error::DriverError;
+pub use sys::region::Region;
+pub use tap::{QUEUE_LEN_DEFAULT, Tap, TapOptions, TapQueue};
+pub use vnet::{Lie, VNET_HEADER_BYTES, VnetHeader};

@@ -1,0 +1,130 @@
+//! Just enough rtnetlink to give a new device its MAC address, MTU, queue length and home.
+//!
+//! A `LinkSocket` speaks to one device of the namespace it was opened in, one request and one
+//! acknowledgement at a time, so each error belongs to one setting. The hard constraint: it never
+//! blocks; the kernel queues its answer before `send` returns. Addresses and routes are not for
+//! here: the gateway has a full netlink client.
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netdevice, recv, send,
+    socket_with,
+};
+
+/// `struct nlmsghdr` and `struct ifinfomsg`, in bytes.
+const HEADER_BYTES: usize = 16;
+const LINK_BYTES: usize = 16;
+
+/// A request to one device.
+#[derive(Debug)]
+pub(crate) struct LinkSocket {
+    socket: OwnedFd,
+    index: u32,
+}
+
+impl LinkSocket {
+    /// For the device of this name in the calling thread's namespace.
+    pub(crate) fn open(device: &str) -> Result<LinkSocket, Errno> {
+        // Protocol 0 of this family is NETLINK_ROUTE.
+        let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
+        let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+        let index = netdevice::name_to_index(&socket, device)?;
+        Ok(LinkSocket { socket, index })
+    }
+
+    /// Sets the MTU, in bytes.
+    pub(crate) fn set_mtu(&self, mtu: u16) -> Result<(), Errno> {
+        self.set(&[(libc::IFLA_MTU, &u32::from(mtu).to_ne_bytes())])
+    }
+
+    /// Sets the MAC address, in wire order.
+    pub(crate) fn set_mac(&self, mac: [u8; 6]) -> Result<(), Errno> {
+        self.set(&[(libc::IFLA_ADDRESS, &mac)])
+    }
+
+    /// Sets the length of the device's queues, in packets.
+    pub(crate) fn set_queue_len(&self, queue_len: u32) -> Result<(), Errno> {
+        self.set(&[(libc::IFLA_TXQLEN, &queue_len.to_ne_bytes())])
+    }
+
+    /// Moves the device to another namespace and renames it, in one step.
+    pub(crate) fn move_to(&self, namespace: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+        let descriptor = namespace.as_raw_fd().to_ne_bytes();
+        let name = [name.as_bytes(), &[0]].concat();
+        self.set(&[(libc::IFLA_NET_NS_FD, &descriptor), (libc::IFLA_IFNAME, &name)])
+    }
+
+    fn set(&self, attributes: &[(u16, &[u8])]) -> Result<(), Errno> {
+        send(&self.socket, &request(self.index, attributes), SendFlags::empty())?;
+        let mut answer = [0u8; 1024];
+        let (_, answer_len) = recv(&self.socket, answer.as_mut_slice(), RecvFlags::DONTWAIT)?;
+        acknowledged(&answer[..answer_len.min(answer.len())])
+    }
+}
+
+/// An RTM_NEWLINK message: [nlmsghdr | ifinfomsg | attribute | attribute …], all in native order
+/// and padded to 4 bytes.
+fn request(index: u32, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+    let mut message = vec![0u8; HEADER_BYTES + LINK_BYTES];
+    for (kind, value) in attributes {
+        message.extend_from_slice(&((4 + value.len()) as u16).to_ne_bytes());
+        message.extend_from_slice(&kind.to_ne_bytes());
+        message.extend_from_slice(value);
+        message.resize(message.len().next_multiple_of(4), 0);
+    }
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
+    let message_len = message.len() as u32;
+    message[0..4].copy_from_slice(&message_len.to_ne_bytes());
+    message[4..6].copy_from_slice(&libc::RTM_NEWLINK.to_ne_bytes());
+    message[6..8].copy_from_slice(&flags.to_ne_bytes());
+    message[HEADER_BYTES + 4..HEADER_BYTES + 8].copy_from_slice(&index.to_ne_bytes());
+    message
+}
+
+/// Reads an NLMSG_ERROR message, whose error is 0 when the request was done.
+fn acknowledged(answer: &[u8]) -> Result<(), Errno> {
+    let (Some(kind), Some(error)) = (answer.get(4..6), answer.get(HEADER_BYTES..HEADER_BYTES + 4))
+    else {
+        return Err(Errno::BADMSG);
+    };
+    if kind != (libc::NLMSG_ERROR as u16).to_ne_bytes() {
+        return Err(Errno::BADMSG);
+    }
+    let error = i32::from_ne_bytes(error.try_into().expect("four bytes were taken"));
+    match error {
+        0 => Ok(()),
+        -4095..0 => Err(Errno::from_raw_os_error(-error)),
+        _ => Err(Errno::BADMSG),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_padded_and_says_its_own_length() {
+        let message =
+            request(7, &[(libc::IFLA_IFNAME, b"eth0\0"), (libc::IFLA_MTU, &[1, 2, 3, 4])]);
+        assert_eq!(message.len(), 32 + 12 + 8);
+        assert_eq!(message[0..4], 52u32.to_ne_bytes());
+        assert_eq!(message[20..24], 7u32.to_ne_bytes());
+        assert_eq!(message[32..34], 9u16.to_ne_bytes());
+        assert_eq!(&message[36..44], b"eth0\0\0\0\0");
+    }
+
+    #[test]
+    fn an_answer_that_is_short_or_strange_is_an_error() {
+        assert_eq!(acknowledged(&[]), Err(Errno::BADMSG));
+        assert_eq!(acknowledged(&[0; 36]), Err(Errno::BADMSG));
+        let mut answer = [0u8; 36];
+        answer[4..6].copy_from_slice(&2u16.to_ne_bytes());
+        assert_eq!(acknowledged(&answer), Ok(()));
+        answer[16..20].copy_from_slice(&(-17i32).to_ne_bytes());
+        assert_eq!(acknowledged(&answer), Err(Errno::EXIST));
+        answer[16..20].copy_from_slice(&i32::MIN.to_ne_bytes());
+        assert!(acknowledged(&answer).is_err());
+    }
+}

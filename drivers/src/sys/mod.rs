@@ -1,0 +1,7 @@
+//! The only home of `unsafe`: memory that the kernel gives, and calls whose arguments it reads raw.
+//!
+//! Each file wraps its unsafe calls in types and functions that cannot be misused from safe code,
+//! and says at each block who upholds what.
+
+pub(crate) mod ioctl;
+pub(crate) mod region;

@@ -1,0 +1,532 @@
+//! TAP devices: the kernel's end is a network interface, ours a descriptor per queue.
+//!
+//! Every read and write carries a vnet header in front of the Ethernet frame, so segments of up to
+//! 64 KiB come and go uncut and partial checksums stay partial. A packet is read straight into
+//! frames and written straight out of them, the vnet header in the head's headroom:
+//!
+//! [head: headroom … | vnet header 12 | Ethernet … ] [tail: what the head did not hold]
+//!
+//! The hard constraint: one system call per packet, no allocation, and never a frame kept: what
+//! `rx` did not fill and what `tx` sent is in the pool again when they return, so a queue can be
+//! dropped at any time and no frame is lost. (A spare tail kept per queue would also cost 66 KiB for
+//! each idle device.)
+//!
+//! A descriptor opened inside a namespace keeps that namespace alive: its socket belongs to it. A
+//! device whose death with its namespace is to be noticed is therefore made in our own namespace
+//! and moved: [`Tap::create_in`].
+//!
+//! What this does not do: addresses, routes, setting the link up.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use engine::frame::{Frame, FramePool, HEADROOM_BYTES};
+use engine::{Batch, Caps, MacAddress, Packet, Port};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, readv, write, writev};
+
+use crate::error::DriverError;
+use crate::link::LinkSocket;
+use crate::sys::ioctl;
+use crate::vnet::{VNET_HEADER_BYTES, VnetHeader};
+
+/// Packets that the kernel queues towards us, per queue, before it drops. The kernel's own default
+/// for a TAP is 1,000; a TAP never pushes back on its sender, so with super-frames that is 64 MB of
+/// standing queue, and every one of them adds to the delay of all others. Too low, and a burst
+/// that comes while a worker sleeps or is preempted is cut off.
+pub const QUEUE_LEN_DEFAULT: u32 = 512;
+
+/// The most queues that the kernel gives one device (`MAX_TAP_QUEUES`, drivers/net/tun.c).
+const QUEUE_COUNT_MAX: usize = 256;
+
+/// The control device.
+const TUN_DEVICE: &str = "/dev/net/tun";
+
+/// What a device that is to be moved is called meanwhile; the kernel puts a number in.
+const NAME_PATTERN: &str = "portolan%d";
+
+const ATTACH_FLAGS: i32 =
+    libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+
+/// `IFF_TUN_EXCL`: refuse to join a device that exists, which may be somebody else's.
+const EXCLUSIVE_FLAG: i32 = libc::IFF_TUN_EXCL;
+
+/// Partial checksums, and TCP super-frames of both families, also with CWR set: our cutter knows
+/// that only the first segment carries it.
+const OFFLOAD_TCP: u32 =
+    libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+
+/// UDP super-frames; the kernel takes both bits or none, and knows them since 6.2.
+const OFFLOAD_UDP: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+/// What a device is to be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TapOptions {
+    /// Its name, at most 15 bytes.
+    pub name: String,
+    /// How many queues, from 1 to 256: one per worker.
+    pub queues: usize,
+    /// Largest IP packet, in bytes, from 68 to 65,521.
+    pub mtu: u16,
+    /// MAC address of the kernel's end; `None` lets the kernel choose one at random.
+    pub mac: Option<MacAddress>,
+    /// Packets that the kernel queues towards us, per queue; at least 1.
+    pub queue_len: u32,
+}
+
+impl TapOptions {
+    /// A device with one queue, an MTU of 1500, any MAC address and [`QUEUE_LEN_DEFAULT`].
+    pub fn new(name: impl Into<String>) -> TapOptions {
+        let queue_len = QUEUE_LEN_DEFAULT;
+        TapOptions { name: name.into(), queues: 1, mtu: 1500, mac: None, queue_len }
+    }
+
+    fn check(&self) -> Result<(), DriverError> {
+        check_name(&self.name)?;
+        if self.queues == 0 || self.queues > QUEUE_COUNT_MAX {
+            return Err(self.refused("queues", &self.queues, "1 to 256"));
+        }
+        if self.queue_len == 0 {
+            return Err(self.refused("queue_len", &self.queue_len, "at least 1 packet"));
+        }
+        if let Some(mac) = self.mac.filter(|mac| mac.is_group() || mac.0 == 0) {
+            return Err(self.refused("mac", &mac, "a unicast address that is not zero"));
+        }
+        Ok(())
+    }
+
+    fn refused(
+        &self,
+        option: &'static str,
+        value: &dyn ToString,
+        expected: &'static str,
+    ) -> DriverError {
+        let (device, value) = (self.name.clone(), value.to_string());
+        DriverError::BadOption { device, option, value, expected }
+    }
+}
+
+/// The kernel's rules for a device name (`dev_valid_name`, net/core/dev.c), and none of its patterns.
+fn check_name(name: &str) -> Result<(), DriverError> {
+    let reason = if name.is_empty() {
+        "it is empty"
+    } else if name.len() >= ioctl::NAME_BYTES {
+        "it is longer than 15 bytes"
+    } else if name == "." || name == ".." {
+        "it is a folder's name"
+    } else if name
+        .bytes()
+        .any(|byte| matches!(byte, b'/' | b':' | b'%') || !byte.is_ascii_graphic())
+    {
+        "only visible ASCII characters other than / : % are allowed"
+    } else {
+        return Ok(());
+    };
+    Err(DriverError::BadName { device: name.to_owned(), reason })
+}
+
+/// A device, just made, with all its queues. The device goes when its last queue is dropped.
+#[derive(Debug)]
+pub struct Tap {
+    name: String,
+    caps: Caps,
+    files: Vec<OwnedFd>,
+}
+
+impl Tap {
+    /// Makes the device in the calling thread's network namespace, link down. As long as a queue
+    /// is open that namespace stays alive, even without processes and name.
+    ///
+    /// # Errors
+    /// Each of [`DriverError`] except `Region`.
+    pub fn create(options: &TapOptions) -> Result<Tap, DriverError> {
+        create(TUN_DEVICE, options, None)
+    }
+
+    /// Makes the device in the calling thread's namespace under a passing name and moves it to
+    /// `namespace` (an open `/run/netns/…` or `/proc/…/ns/net`), where it has its own name, link
+    /// down. When that namespace is destroyed the device dies with it and the queues notice.
+    ///
+    /// # Errors
+    /// Each of [`DriverError`] except `Region`.
+    pub fn create_in(options: &TapOptions, namespace: BorrowedFd<'_>) -> Result<Tap, DriverError> {
+        create(TUN_DEVICE, options, Some(namespace))
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the device can do; `uso` is false on kernels before 6.2.
+    pub fn caps(&self) -> Caps {
+        self.caps
+    }
+
+    /// The queues, one per worker.
+    pub fn into_queues(self) -> Vec<TapQueue> {
+        let caps = self.caps;
+        let queue = |file| TapQueue { file, caps, alive: true, rejected: 0 };
+        self.files.into_iter().map(queue).collect()
+    }
+}
+
+fn create(
+    tun_device: &str,
+    options: &TapOptions,
+    namespace: Option<BorrowedFd<'_>>,
+) -> Result<Tap, DriverError> {
+    options.check()?;
+    let device = options.name.as_str();
+    let first = open(tun_device, device)?;
+    let asked_name = if namespace.is_some() { NAME_PATTERN } else { device };
+    let name = ioctl::attach(first.as_fd(), asked_name, (ATTACH_FLAGS | EXCLUSIVE_FLAG) as u16)
+        .map_err(|errno| device_error(device, "making the device", errno))?;
+    let mut files = vec![first];
+    for _ in 1..options.queues {
+        let file = open(tun_device, device)?;
+        ioctl::attach(file.as_fd(), &name, ATTACH_FLAGS as u16)
+            .map_err(|errno| device_error(device, "adding a queue", errno))?;
+        files.push(file);
+    }
+    // The header's size belongs to the descriptor's device as the offloads do; setting it on each
+    // descriptor costs nothing and depends on no kernel's opinion about that.
+    for file in &files {
+        ioctl::set_vnet_header_bytes(file.as_fd(), VNET_HEADER_BYTES)
+            .map_err(|errno| device_error(device, "setting the vnet header's size", errno))?;
+    }
+    let uso = set_offload(files[0].as_fd())
+        .map_err(|errno| device_error(device, "setting its offloads", errno))?;
+    configure(options, &name, namespace)?;
+    let caps = Caps { checksum: true, tso: true, uso, mtu: options.mtu };
+    Ok(Tap { name: device.to_owned(), caps, files })
+}
+
+fn open(tun_device: &str, device: &str) -> Result<OwnedFd, DriverError> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open(tun_device, flags, Mode::empty()).map_err(|errno| match errno {
+        Errno::NOENT | Errno::NODEV | Errno::NXIO | Errno::NOTDIR => DriverError::NoTunDevice {
+            device: device.to_owned(),
+            path: tun_device.to_owned(),
+            source: errno.into(),
+        },
+        errno => device_error(device, "opening /dev/net/tun", errno),
+    })
+}
+
+/// Sets the offloads explicitly, all of them at once. True if UDP super-frames are among them.
+fn set_offload(file: BorrowedFd<'_>) -> Result<bool, Errno> {
+    match ioctl::set_offload(file, OFFLOAD_TCP | OFFLOAD_UDP) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL) => ioctl::set_offload(file, OFFLOAD_TCP).map(|()| false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Gives the device what it needs before it goes up, and moves it last.
+fn configure(
+    options: &TapOptions,
+    name: &str,
+    namespace: Option<BorrowedFd<'_>>,
+) -> Result<(), DriverError> {
+    let device = options.name.as_str();
+    let link = LinkSocket::open(name).map_err(|errno| device_error(device, "finding it", errno))?;
+    link.set_mtu(options.mtu).map_err(|errno| match errno {
+        Errno::INVAL => options.refused("mtu", &options.mtu, "68 to 65521 bytes"),
+        errno => device_error(device, "setting its mtu", errno),
+    })?;
+    if let Some(mac) = options.mac {
+        link.set_mac(mac.bytes())
+            .map_err(|errno| device_error(device, "setting its mac address", errno))?;
+    }
+    link.set_queue_len(options.queue_len)
+        .map_err(|errno| device_error(device, "setting its queue length", errno))?;
+    if let Some(namespace) = namespace {
+        link.move_to(namespace, device)
+            .map_err(|errno| device_error(device, "moving it to its namespace", errno))?;
+    }
+    Ok(())
+}
+
+fn device_error(device: &str, operation: &'static str, errno: Errno) -> DriverError {
+    let device = device.to_owned();
+    let source = io::Error::from(errno);
+    let hint = match errno {
+        Errno::PERM | Errno::ACCESS => {
+            return DriverError::NoPermission { device, operation, source };
+        }
+        Errno::BUSY | Errno::EXIST => return DriverError::NameInUse { device, source },
+        Errno::INVAL => "the kernel is too old or lacks TUN with multi-queue and vnet header",
+        Errno::BADF => "the descriptor of the namespace is not open",
+        Errno::NOMEM | Errno::NOBUFS => "give the machine more memory or ask for fewer queues",
+        Errno::MFILE | Errno::NFILE => "raise the limit of open files (LimitNOFILE)",
+        Errno::NODEV => "the device vanished: does another program manage it?",
+        _ => "see the kernel's log",
+    };
+    DriverError::Device { device, operation, hint, source }
+}
+
+/// One queue of a TAP. As a descriptor it is polled for input; reads and writes on it carry a vnet
+/// header of [`VNET_HEADER_BYTES`](crate::VNET_HEADER_BYTES) and then the Ethernet frame.
+#[derive(Debug)]
+pub struct TapQueue {
+    file: OwnedFd,
+    caps: Caps,
+    alive: bool,
+    rejected: u64,
+}
+
+impl AsFd for TapQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// What became of a packet to be sent.
+enum Sent {
+    /// Sent, or refused by the kernel and counted: either way it is done with.
+    Done,
+    /// The device takes nothing now.
+    Stop,
+}
+
+impl Port for TapQueue {
+    fn rx(&mut self, frames: &mut FramePool, batch: &mut Batch) {
+        let mut tail = frames.take_tail();
+        while self.alive && !batch.is_full() {
+            let Some(mut head) = frames.take_chunk() else { break };
+            let Some(read_bytes) = self.read(&mut head, tail.as_mut()) else {
+                frames.give(head);
+                break;
+            };
+            match received(head, &mut tail, read_bytes) {
+                Ok(packet) => batch.push(packet),
+                Err(head) => {
+                    self.rejected += 1;
+                    frames.give(head);
+                }
+            }
+            if tail.is_none() {
+                tail = frames.take_tail();
+            }
+        }
+        if let Some(tail) = tail {
+            frames.give(tail);
+        }
+    }
+
+    fn tx(&mut self, frames: &mut FramePool, out: &mut Batch) {
+        let mut done_count = 0;
+        for packet in out.iter_mut() {
+            match self.send(packet) {
+                Sent::Done => done_count += 1,
+                Sent::Stop => break,
+            }
+        }
+        for packet in out.drain(..done_count) {
+            packet.recycle(frames);
+        }
+    }
+
+    fn flush(&mut self, _frames: &mut FramePool) {}
+
+    fn caps(&self) -> Caps {
+        self.caps
+    }
+
+    fn alive(&self) -> bool {
+        self.alive
+    }
+
+    fn take_rejected(&mut self) -> u64 {
+        std::mem::take(&mut self.rejected)
+    }
+}
+
+impl TapQueue {
+    /// Reads one packet; `None` when none waits. The second frame catches what the head does not
+    /// hold. Without one, a single byte does: the packet is seen to be too long and is refused,
+    /// while ordinary ones still pass.
+    #[inline]
+    fn read(&mut self, head: &mut Frame, tail: Option<&mut Frame>) -> Option<usize> {
+        let mut excess = [0u8; 1];
+        let rest = tail.map_or(excess.as_mut_slice(), Frame::bytes_mut);
+        let front = &mut head.bytes_mut()[HEADROOM_BYTES - VNET_HEADER_BYTES..];
+        let mut slices = [IoSliceMut::new(front), IoSliceMut::new(rest)];
+        match readv(&self.file, &mut slices) {
+            Ok(read_bytes) => Some(read_bytes),
+            Err(errno) => {
+                self.note(errno);
+                None
+            }
+        }
+    }
+
+    /// Writes one packet.
+    #[inline]
+    fn send(&mut self, packet: &mut Packet) -> Sent {
+        if !self.alive {
+            return Sent::Stop;
+        }
+        let header = VnetHeader::of(packet).to_bytes();
+        let result = if packet.tail().is_empty() {
+            let bytes = packet.head_with_headroom_mut(VNET_HEADER_BYTES);
+            bytes[..VNET_HEADER_BYTES].copy_from_slice(&header);
+            write(&self.file, bytes)
+        } else {
+            let slices = [&header[..], packet.head(), packet.tail()].map(IoSlice::new);
+            writev(&self.file, &slices)
+        };
+        match result {
+            Ok(_) => Sent::Done,
+            Err(errno) => self.not_sent(errno),
+        }
+    }
+
+    #[cold]
+    fn not_sent(&mut self, errno: Errno) -> Sent {
+        match errno {
+            // No room or no memory now, or the link is down (EIO): the next packet would fare the
+            // same. The worker counts what is left.
+            Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::IO | Errno::INTR => Sent::Stop,
+            Errno::BADFD => {
+                self.note(errno);
+                Sent::Stop
+            }
+            // This packet is refused (EINVAL: its vnet header does not fit it); the next may pass.
+            _ => {
+                self.rejected += 1;
+                Sent::Done
+            }
+        }
+    }
+
+    /// EBADFD: the descriptor is attached to no device any more. Everything else passes.
+    fn note(&mut self, errno: Errno) {
+        if errno == Errno::BADFD {
+            self.alive = false;
+        }
+    }
+}
+
+/// Makes a packet of what was read, or gives the head back. Takes the tail if it was reached.
+#[inline]
+fn received(head: Frame, tail: &mut Option<Frame>, read_bytes: usize) -> Result<Packet, Frame> {
+    /// Bytes of an Ethernet header: what is shorter is no frame.
+    const ETHERNET_HEADER_BYTES: usize = 14;
+
+    let head_bytes_max = head.bytes().len() - HEADROOM_BYTES;
+    let packet_bytes = match read_bytes.checked_sub(VNET_HEADER_BYTES) {
+        Some(bytes) if bytes >= ETHERNET_HEADER_BYTES => bytes,
+        _ => return Err(head),
+    };
+    let head_bytes = packet_bytes.min(head_bytes_max);
+    let header = head.bytes()[HEADROOM_BYTES - VNET_HEADER_BYTES..]
+        .first_chunk()
+        .expect("a chunk is longer than its headroom");
+    let Ok(offload) = VnetHeader::from_bytes(header).offload(head_bytes, packet_bytes) else {
+        return Err(head);
+    };
+    let rest = if packet_bytes > head_bytes {
+        match tail.take() {
+            Some(tail) => Some(tail),
+            None => return Err(head),
+        }
+    } else {
+        None
+    };
+    let mut packet = Packet::new(head, HEADROOM_BYTES, head_bytes);
+    if let Some(tail) = rest {
+        packet.set_tail(tail, packet_bytes - head_bytes);
+    }
+    packet.offload = offload;
+    Ok(packet)
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::Offload;
+    use engine::frame::{FrameSize, heap_frames};
+
+    use super::*;
+
+    fn frame(size: FrameSize) -> Frame {
+        heap_frames(1, size).remove(0)
+    }
+
+    #[test]
+    fn a_missing_control_device_says_how_to_get_it() {
+        let error = create("/dev/net/no-such-tun", &TapOptions::new("x0"), None).unwrap_err();
+        assert!(matches!(error, DriverError::NoTunDevice { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("modprobe tun") && text.contains("mknod"), "{text}");
+        assert!(text.contains("/dev/net/no-such-tun") && text.contains("x0"), "{text}");
+    }
+
+    #[test]
+    fn a_missing_permission_says_whom_to_ask() {
+        let error = device_error("x0", "making the device", Errno::PERM);
+        assert!(matches!(error, DriverError::NoPermission { .. }));
+        assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
+    }
+
+    #[test]
+    fn names_that_the_kernel_would_not_take_are_refused_with_the_rule() {
+        let long = "abcdefghijklmnop";
+        for name in ["", ".", "..", "a/b", "a:b", "a b", "tap%d", "é", "a\nb", "a\0b", long] {
+            let error = create("/dev/null", &TapOptions::new(name), None).unwrap_err();
+            assert!(matches!(error, DriverError::BadName { .. }), "{name:?}: {error:?}");
+        }
+        assert!(check_name(&long[..15]).is_ok());
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused_before_the_kernel_is_asked() {
+        let good = TapOptions::new("x0");
+        let bad = [
+            TapOptions { queues: 0, ..good.clone() },
+            TapOptions { queues: 257, ..good.clone() },
+            TapOptions { queue_len: 0, ..good.clone() },
+            TapOptions { mac: Some(MacAddress::BROADCAST), ..good.clone() },
+            TapOptions { mac: Some(MacAddress(0)), ..good },
+        ];
+        for options in bad {
+            let error = create("/dev/null", &options, None).unwrap_err();
+            assert!(matches!(error, DriverError::BadOption { .. }), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_packet_that_fits_leaves_the_tail() {
+        let mut tail = Some(frame(FrameSize::Tail));
+        let packet = received(frame(FrameSize::Chunk), &mut tail, 12 + 1792).unwrap();
+        assert_eq!((packet.head().len(), packet.tail().len()), (1792, 0));
+        assert_eq!(packet.offload, Offload::None);
+        assert!(tail.is_some());
+    }
+
+    #[test]
+    fn a_longer_packet_takes_the_tail() {
+        let mut tail = Some(frame(FrameSize::Tail));
+        let packet = received(frame(FrameSize::Chunk), &mut tail, 12 + 1793).unwrap();
+        assert_eq!((packet.head().len(), packet.tail().len()), (1792, 1));
+        assert!(tail.is_none());
+    }
+
+    #[test]
+    fn what_is_too_short_or_too_long_gives_its_head_back() {
+        for read_bytes in [0, 11, 12, 25, 12 + 1793] {
+            assert!(received(frame(FrameSize::Chunk), &mut None, read_bytes).is_err());
+        }
+        assert!(received(frame(FrameSize::Chunk), &mut None, 26).is_ok());
+    }
+
+    #[test]
+    fn a_lying_header_keeps_the_tail_too() {
+        let mut head = frame(FrameSize::Chunk);
+        head.bytes_mut()[HEADROOM_BYTES - VNET_HEADER_BYTES + 1] = 3;
+        let mut tail = Some(frame(FrameSize::Tail));
+        assert!(received(head, &mut tail, 5000).is_err());
+        assert!(tail.is_some());
+    }
+}
