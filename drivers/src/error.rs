@@ -38,8 +38,8 @@ pub enum DriverError {
     },
     /// Another device has the name.
     #[error(
-        "the name {device} is in use in this network namespace: choose another name, or remove \
-         the device with `ip link delete {device}`"
+        "the name {device} is in use in the device's network namespace: choose another name, or \
+         remove the other device there with `ip link delete {device}`"
     )]
     NameInUse {
         /// The name.

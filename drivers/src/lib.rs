@@ -19,4 +19,4 @@ mod vnet;
 pub use error::DriverError;
 pub use sys::region::Region;
 pub use tap::{QUEUE_LEN_DEFAULT, Tap, TapOptions, TapQueue};
-pub use vnet::{Lie, VNET_HEADER_BYTES, VnetHeader};
+pub use vnet::VNET_HEADER_BYTES;

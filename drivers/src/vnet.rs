@@ -1,7 +1,7 @@
 //! The vnet header: what a TAP says about each packet, and what we say back.
 //!
-//! `struct virtio_net_hdr_mrg_rxbuf` (linux/virtio_net.h), 12 bytes, in native order as a TAP has it
-//! unless told otherwise:
+//! `struct virtio_net_hdr_mrg_rxbuf` (linux/virtio_net.h), 12 bytes, in native order as a TAP has
+//! it unless told otherwise:
 //!
 //! [flags 1 | gso_type 1 | hdr_len 2 | gso_size 2 | csum_start 2 | csum_offset 2 | num_buffers 2]
 //!
@@ -37,7 +37,7 @@ const ETHERNET_HEADER_BYTES: usize = 14;
 
 /// Why a vnet header was not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lie {
+pub(crate) enum Lie {
     /// A kind of super-frame that was never asked for, legacy UFO among them.
     Kind,
     /// A super-frame with segments of no byte.
@@ -52,25 +52,25 @@ pub enum Lie {
 
 /// A vnet header, field by field.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct VnetHeader {
+pub(crate) struct VnetHeader {
     /// `VIRTIO_NET_HDR_F_*`
-    pub flags: u8,
+    pub(crate) flags: u8,
     /// `VIRTIO_NET_HDR_GSO_*`
-    pub gso_type: u8,
+    pub(crate) gso_type: u8,
     /// Bytes of all headers of a super-frame: a hint.
-    pub header_bytes: u16,
+    pub(crate) header_bytes: u16,
     /// Payload bytes of a segment.
-    pub segment_bytes: u16,
+    pub(crate) segment_bytes: u16,
     /// Where summing begins, from the Ethernet header's first byte.
-    pub checksum_start: u16,
+    pub(crate) checksum_start: u16,
     /// From there to the checksum.
-    pub checksum_offset: u16,
+    pub(crate) checksum_offset: u16,
 }
 
 impl VnetHeader {
     /// Reads the twelve bytes. `num_buffers` means nothing on a TAP.
     #[inline]
-    pub fn from_bytes(bytes: &[u8; VNET_HEADER_BYTES]) -> VnetHeader {
+    pub(crate) fn from_bytes(bytes: &[u8; VNET_HEADER_BYTES]) -> VnetHeader {
         let field = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
         VnetHeader {
             flags: bytes[0],
@@ -84,7 +84,7 @@ impl VnetHeader {
 
     /// Writes the twelve bytes.
     #[inline]
-    pub fn to_bytes(self) -> [u8; VNET_HEADER_BYTES] {
+    pub(crate) fn to_bytes(self) -> [u8; VNET_HEADER_BYTES] {
         let mut bytes = [0; VNET_HEADER_BYTES];
         bytes[0] = self.flags;
         bytes[1] = self.gso_type;
@@ -98,7 +98,7 @@ impl VnetHeader {
     /// What the header says, once believed. `head_bytes` of the packet's `packet_bytes` lie in its
     /// head, where all headers must be.
     #[inline]
-    pub fn offload(self, head_bytes: usize, packet_bytes: usize) -> Result<Offload, Lie> {
+    pub(crate) fn offload(self, head_bytes: usize, packet_bytes: usize) -> Result<Offload, Lie> {
         let partial = self.flags & FLAG_NEEDS_CHECKSUM != 0;
         if self.gso_type == GSO_NONE {
             // A checksum that was found right (DATA_VALID), or one as on the wire: nothing to do.
@@ -152,7 +152,7 @@ impl VnetHeader {
 
     /// The header to send a packet with.
     #[inline]
-    pub fn of(packet: &Packet) -> VnetHeader {
+    pub(crate) fn of(packet: &Packet) -> VnetHeader {
         match packet.offload {
             Offload::None => VnetHeader::default(),
             Offload::NeedsChecksum { start, offset } => VnetHeader {

@@ -10,6 +10,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use common::{
@@ -133,6 +134,17 @@ fn an_mtu_that_no_device_can_have_is_refused() {
         assert!(error.to_string().contains("68 to 65521"), "{error}");
     }
     assert!(!namespace.ip("link show").contains("eth0"));
+}
+
+#[test]
+fn a_file_that_is_no_namespace_is_refused_and_nothing_stays_behind() {
+    let namespace = Namespace::new();
+    let error = namespace.enter(|| {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        Tap::create_in(&options("eth0"), file.as_fd()).unwrap_err()
+    });
+    assert!(error.to_string().contains("/run/netns/NAME"), "{error}");
+    assert_eq!(namespace.ip("-oneline link show").lines().count(), 1, "only lo");
 }
 
 #[test]
