@@ -149,8 +149,8 @@ impl Tap {
     }
 
     /// Makes the device in the calling thread's namespace under a passing name and moves it to
-    /// `namespace` (an open `/run/netns/NAME` or `/proc/PID/ns/net`), where it has its own name, link
-    /// down. When that namespace is destroyed the device dies with it, which ends `alive`.
+    /// `namespace` (an open `/run/netns/NAME` or `/proc/PID/ns/net`), where it has its own name,
+    /// link down. When that namespace is destroyed the device dies too, which ends `alive`.
     ///
     /// # Errors
     /// Each of [`DriverError`] except `Region`.
