@@ -1,1 +1,102 @@
-//! stub
+//! Portolan's config: text in, a checked [`Config`] out, and from it the engine's tables.
+//!
+//! `text → schema → check → Config → compile → engine::Tables`. Each step is a module that knows
+//! its neighbours' types and nothing else: `reader` and `schema` know TOML and places, `check` knows
+//! the rules and collects **every** error, `model` is what is left when there are none, `compile`
+//! knows the engine. The one hard constraint: no input panics, and a config that is refused changes
+//! nothing.
+//!
+//! What is deliberately absent: no system call but reading the file, so a config is checked on any
+//! machine; no randomness and no clock, so the same text always compiles to the same tables.
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod compile;
+mod default_route;
+mod diagnostic;
+mod ids;
+mod ipam;
+mod mac;
+mod model;
+mod names;
+mod nearest;
+mod publish;
+mod reader;
+mod report;
+mod schema;
+mod values;
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use toml::de::DeTable;
+
+pub use compile::compile;
+pub use diagnostic::{Diagnostic, Severity};
+pub use model::{
+    Attach, Attachment, Config, Endpoint, Gateway, Idle, MacPolicy, Network, Publish, Route,
+    Subnet, Uplink, Workers,
+};
+pub use names::{INTERFACE_NAME_BYTES_MAX, InterfaceName, NAME_BYTES_MAX, NetnsName};
+
+use report::Report;
+use schema::Document;
+
+/// Largest config file, in bytes. It bounds what a wrong path (a disk, a log) may cost; 10,000
+/// endpoints written out take about 2 MB.
+pub const FILE_BYTES_MAX: usize = 64 << 20;
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, in the order of the file.
+    pub fn load(path: &Path) -> Result<Config, Vec<Diagnostic>> {
+        let name = path.display().to_string();
+        let bytes = std::fs::read(path)
+            .map_err(|error| vec![Diagnostic::of_file(&name, format!("cannot read: {error}"))])?;
+        match String::from_utf8(bytes) {
+            Ok(text) => Config::parse(&name, &text),
+            Err(error) => {
+                let valid = error.utf8_error().valid_up_to();
+                let text = String::from_utf8_lossy(error.as_bytes());
+                let mut report = Report::new(&name, &text);
+                report.syntax_error(valid..valid, "this is not UTF-8");
+                Err(report.into_diagnostics())
+            }
+        }
+    }
+
+    /// Checks a text. `file_name` is what diagnostics call it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, in the order of the text. Where the text is no TOML, only
+    /// that is reported: what it means is not known then.
+    pub fn parse(file_name: &str, text: &str) -> Result<Config, Vec<Diagnostic>> {
+        if text.len() > FILE_BYTES_MAX {
+            let bytes = text.len();
+            let message = format!("{bytes} bytes are too many, {FILE_BYTES_MAX} go");
+            return Err(vec![Diagnostic::of_file(file_name, message)]);
+        }
+        let mut report = Report::new(file_name, text);
+        let (table, errors) = DeTable::parse_recoverable(text);
+        for error in &errors {
+            report.syntax_error(error.span().unwrap_or_default(), error.message());
+        }
+        if !errors.is_empty() {
+            return Err(report.into_diagnostics());
+        }
+        let report = RefCell::new(report);
+        let document: Document = reader::read(&table, &report);
+        let mut report = report.into_inner();
+        let mut config = check::check(&document, &mut report);
+        let is_refused = report.has_errors();
+        let diagnostics = report.into_diagnostics();
+        if is_refused {
+            return Err(diagnostics);
+        }
+        config.warnings = diagnostics;
+        Ok(config)
+    }
+}

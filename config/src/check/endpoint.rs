@@ -1,0 +1,415 @@
+//! `[endpoint.NAME]`: attachments to networks, their addresses, names and default routes.
+//!
+//! Three passes over all endpoints: what is fixed is reserved first, then the rest is allocated in
+//! the order of the file, then follows what depends on addresses. So a fixed address never loses to
+//! an allocated one, wherever it stands.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use engine::{MacAddress, PortId};
+use ipnet::IpNet;
+
+use super::interface::{self, Interfaces};
+use super::network::Networks;
+use super::publish;
+use super::subnet;
+use super::uplink::Uplinks;
+use super::{entries, flag, not_in_this_version, number, unknown_name};
+use crate::default_route::{Candidate, choose};
+use crate::ipam::Pool;
+use crate::mac;
+use crate::model::{Attach, Attachment, Endpoint, MacPolicy, Network};
+use crate::names::{InterfaceName, check_name};
+use crate::reader::{Field, Named};
+use crate::report::{PlaceId, Report};
+use crate::schema::{self, EndpointNetwork};
+use crate::values::{Address, Mac};
+
+/// The device of an endpoint that the file does not name.
+const INTERFACE_DEFAULT: &str = "eth0";
+
+/// Checks all endpoints.
+pub(super) fn check(
+    tables: &Field<Named<schema::Endpoint>>,
+    networks: &Networks,
+    uplinks: &Uplinks,
+    interfaces: &mut Interfaces,
+    report: &mut Report,
+) -> Vec<Endpoint> {
+    let mut drafts: Vec<Draft<'_>> = entries(tables, report)
+        .into_iter()
+        .filter_map(|(name, at, table)| {
+            Some(Draft { name, at, table: table?, attach: None, members: Vec::new() })
+        })
+        .collect();
+    let mut addresses = Addresses::new(networks);
+    for draft in &mut drafts {
+        draft.read_attach(report);
+        draft.read_members(networks, report);
+        draft.claim_interfaces(interfaces, report);
+        draft.reserve(&mut addresses, report);
+    }
+    for draft in &mut drafts {
+        draft.allocate(&mut addresses, report);
+    }
+    let mut endpoints = Vec::with_capacity(drafts.len());
+    let mut macs = HashMap::new();
+    let mut publishing = publish::Checker::new(uplinks);
+    for draft in &drafts {
+        let attachments = draft.attachments(networks, &mut macs, report);
+        let publish = publishing.check(draft.name, draft.table, &attachments, report);
+        let attach = draft.attach.clone();
+        endpoints.extend(attach.map(|attach| Endpoint {
+            name: draft.name.to_owned(),
+            attach,
+            attachments,
+            publish,
+        }));
+    }
+    publishing.report_clashes(report);
+    endpoints
+}
+
+/// An endpoint that is being checked.
+struct Draft<'d> {
+    name: &'d str,
+    at: PlaceId,
+    table: &'d schema::Endpoint,
+    attach: Option<Attach>,
+    members: Vec<Member<'d>>,
+}
+
+/// One of its networks.
+struct Member<'d> {
+    at: PlaceId,
+    table: &'d EndpointNetwork,
+    /// Index in the list of networks; `None`: unknown or faulty, which has been reported.
+    network_index: Option<usize>,
+    interface: Option<InterfaceName>,
+    ipv4: Option<IpNet>,
+    ipv6: Option<IpNet>,
+}
+
+impl<'d> Draft<'d> {
+    fn read_attach(&mut self, report: &mut Report) {
+        if self.table.attach.is_absent() {
+            let problem = report.error(self.at, "attach is missing");
+            problem.hint("such as attach = { netns = \"web\", create = true }");
+        }
+        let Some((at, attach)) = self.table.attach.given() else { return };
+        not_in_this_version(&attach.tap, "a TAP device left in the host is", report);
+        not_in_this_version(&attach.xdp, "AF_XDP on an existing device is", report);
+        if attach.netns.is_absent() && attach.tap.is_absent() && attach.xdp.is_absent() {
+            report.error(at, "netns is missing").hint("name the endpoint's network namespace");
+        }
+        if let Some(netns) = interface::netns(&attach.netns, report) {
+            self.attach = Some(Attach::Netns { netns, create: flag(&attach.create, false) });
+        }
+    }
+
+    fn read_members(&mut self, networks: &Networks, report: &mut Report) {
+        if self.table.network.value().is_some_and(Vec::is_empty) || self.table.network.is_absent() {
+            let message = format!("endpoint {} is in no network", self.name);
+            let problem = report.error(self.table.network.place().unwrap_or(self.at), message);
+            problem.hint(format!("add [[endpoint.{}.network]] with a name", self.name));
+        }
+        let mut seen = HashSet::new();
+        for (index, field) in self.table.network.value().into_iter().flatten().enumerate() {
+            let Some((at, table)) = field.given() else { continue };
+            let name = network_name(at, table, networks, report);
+            if let (Some(name), Some(at)) = (name, table.name.place())
+                && !seen.insert(name)
+            {
+                report.error(at, format!("endpoint {} is in network {name} twice", self.name));
+            }
+            for alias in table.aliases.value().into_iter().flatten() {
+                if let Some((at, alias)) = alias.given()
+                    && let Err(message) = check_name(alias)
+                {
+                    report.error(at, message);
+                }
+            }
+            self.members.push(Member {
+                at,
+                table,
+                network_index: name.and_then(|name| networks.by_name.get(name).copied().flatten()),
+                interface: self.interface(index, table, report),
+                ipv4: None,
+                ipv6: None,
+            });
+        }
+    }
+
+    /// Name of the device of the network with this index.
+    fn interface(
+        &self,
+        index: usize,
+        table: &EndpointNetwork,
+        report: &mut Report,
+    ) -> Option<InterfaceName> {
+        let attach = self.table.attach.value().filter(|_| index == 0);
+        let first = attach.map(|attach| &attach.interface);
+        if !table.interface.is_absent() {
+            if let (Some(at), Some(Field::Given(_, other))) = (table.interface.place(), first)
+                && table.interface.value() != Some(other)
+            {
+                report.error(at, format!("attach names this interface {other:?}"));
+            }
+            return interface::name(&table.interface, report);
+        }
+        match first {
+            Some(field @ (Field::Given(..) | Field::Wrong(_))) => interface::name(field, report),
+            _ if index == 0 => InterfaceName::new(INTERFACE_DEFAULT).ok(),
+            _ => InterfaceName::new(&format!("eth{index}")).ok(),
+        }
+    }
+
+    fn claim_interfaces(&self, interfaces: &mut Interfaces, report: &mut Report) {
+        let Some(Attach::Netns { netns, .. }) = &self.attach else { return };
+        for member in &self.members {
+            if let Some(interface) = &member.interface {
+                let at = member.table.interface.place().unwrap_or(member.at);
+                interfaces.claim(Some(netns), interface, at, report);
+            }
+        }
+    }
+
+    fn reserve(&mut self, addresses: &mut Addresses<'_>, report: &mut Report) {
+        for member in &mut self.members {
+            let Some(index) = member.network_index else { continue };
+            let (ip, ip6) = (&member.table.ip, &member.table.ip6);
+            member.ipv4 = addresses.reserve(index, ip, false, self.name, report);
+            member.ipv6 = addresses.reserve(index, ip6, true, self.name, report);
+        }
+    }
+
+    fn allocate(&mut self, addresses: &mut Addresses<'_>, report: &mut Report) {
+        for member in &mut self.members {
+            let Some(index) = member.network_index else { continue };
+            if member.table.ip.is_absent() {
+                member.ipv4 = addresses.take_lowest(index, false, member.at, self.name, report);
+            }
+            if member.table.ip6.is_absent() {
+                member.ipv6 = addresses.take_lowest(index, true, member.at, self.name, report);
+            }
+        }
+    }
+
+    /// What follows from the addresses. Attachments to faulty networks are left out.
+    fn attachments(
+        &self,
+        networks: &Networks,
+        macs: &mut HashMap<(usize, MacAddress), String>,
+        report: &mut Report,
+    ) -> Vec<Attachment> {
+        let sound = |member: &Member<'d>| {
+            let network = networks.list.get(member.network_index?)?;
+            Some((network, member.network_index?, member.interface.clone()?))
+        };
+        let mut attachments = Vec::with_capacity(self.members.len());
+        let mut candidates = Vec::with_capacity(self.members.len());
+        for member in &self.members {
+            let Some((network, network_index, interface)) = sound(member) else { continue };
+            let attachment = self.attachment(member, network, interface, report);
+            let holder = format!("network {}'s gateway", network.name);
+            let key = (network_index, network.gateway_mac);
+            macs.entry(key).or_insert(holder);
+            let own = format!("endpoint {}", self.name);
+            if let Some(other) = macs.insert((network_index, attachment.mac), own) {
+                let at = member.table.mac.place().unwrap_or(member.at);
+                let message = format!(
+                    "{} is the MAC address of {other} in network {} already",
+                    attachment.mac, network.name
+                );
+                report.error(at, message);
+            }
+            candidates.push(candidate(&attachment, network));
+            attachments.push(attachment);
+        }
+        for v6 in [false, true] {
+            let Some(index) = choose(&candidates, v6) else { continue };
+            let gateway = candidates[index].gateway(v6);
+            let chosen = &mut attachments[index];
+            *if v6 { &mut chosen.default_route_v6 } else { &mut chosen.default_route_v4 } = gateway;
+        }
+        attachments
+    }
+
+    fn attachment(
+        &self,
+        member: &Member<'d>,
+        network: &Network,
+        interface: InterfaceName,
+        report: &mut Report,
+    ) -> Attachment {
+        let table = member.table;
+        let bounds = i64::from(i32::MIN)..=i64::from(i32::MAX);
+        let gw_priority = number(&table.gw_priority, bounds, "", report).unwrap_or(0) as i32;
+        let aliases = table.aliases.value().into_iter().flatten();
+        Attachment {
+            network: network.name.clone(),
+            port: PortId(0),
+            interface,
+            mac: self.mac(member, network, report),
+            ipv4: member.ipv4.and_then(|net| match net {
+                IpNet::V4(net) => Some(net),
+                IpNet::V6(_) => None,
+            }),
+            ipv6: member.ipv6.and_then(|net| match net {
+                IpNet::V6(net) => Some(net),
+                IpNet::V4(_) => None,
+            }),
+            default_route_v4: None,
+            default_route_v6: None,
+            mtu: network.mtu,
+            aliases: aliases.filter_map(|alias| alias.value().cloned()).collect(),
+            gw_priority,
+            anti_spoofing: flag(&table.anti_spoofing, true),
+        }
+    }
+
+    fn mac(&self, member: &Member<'d>, network: &Network, report: &mut Report) -> MacAddress {
+        if let Some((at, &Mac(mac))) = member.table.mac.given() {
+            if mac.is_group() || mac == MacAddress::default() {
+                report.error(at, format!("{mac} is no address of a single station"));
+            }
+            return mac;
+        }
+        let names = ["endpoint", self.name, &network.name];
+        match network.mac_policy {
+            MacPolicy::Derived => mac::derived_or_hashed(member.ipv4.map(|net| net.addr()), &names),
+            MacPolicy::Random => mac::hashed(&names),
+        }
+    }
+}
+
+/// The name of a member's network, if there is one of this name.
+fn network_name<'d>(
+    at: PlaceId,
+    table: &'d EndpointNetwork,
+    networks: &Networks,
+    report: &mut Report,
+) -> Option<&'d str> {
+    if table.name.is_absent() {
+        report.error(at, "name is missing").hint("name the network");
+    }
+    let (at, name) = table.name.given()?;
+    if networks.by_name.contains_key(name) {
+        return Some(name);
+    }
+    if name == "none" || name == "host" {
+        report.error(at, format!("network {name:?} is not in this version"));
+    } else {
+        unknown_name(at, "network", name, networks.by_name.keys().map(String::as_str), report);
+    }
+    None
+}
+
+fn candidate<'n>(attachment: &Attachment, network: &'n Network) -> Candidate<'n> {
+    let gateway_of = |address: Option<IpAddr>| {
+        let address = address?;
+        let subnet = network.subnets.iter().find(|subnet| subnet.prefix.contains(&address))?;
+        Some(subnet.gateway).filter(|_| !network.internal)
+    };
+    Candidate {
+        network: &network.name,
+        gw_priority: attachment.gw_priority,
+        gateway_v4: gateway_of(attachment.ipv4_address().map(IpAddr::V4)),
+        gateway_v6: gateway_of(attachment.ipv6_address().map(IpAddr::V6)),
+    }
+}
+
+/// Addresses of all networks, by network index.
+struct Addresses<'n> {
+    networks: &'n [Network],
+    pools: Vec<Vec<Pool<String>>>,
+}
+
+impl<'n> Addresses<'n> {
+    fn new(networks: &'n Networks) -> Addresses<'n> {
+        let pools_of = |network: &Network| {
+            let pool = |subnet: &crate::model::Subnet| {
+                let mut pool = Pool::new(subnet.prefix, subnet.range);
+                let holder = format!("network {}'s gateway", network.name);
+                pool.reserve(subnet.gateway, holder).expect("the pool is new");
+                pool
+            };
+            network.subnets.iter().map(pool).collect()
+        };
+        let pools = networks.list.iter().map(pools_of).collect();
+        Addresses { networks: &networks.list, pools }
+    }
+
+    /// The subnets of one family of a network, for messages.
+    fn subnets(&self, network_index: usize, v6: bool) -> String {
+        let subnets = self.networks[network_index].subnets.iter();
+        let family = subnets.filter(|subnet| subnet.gateway.is_ipv6() == v6);
+        let texts: Vec<String> = family.map(|subnet| subnet.prefix.to_string()).collect();
+        texts.join(", ")
+    }
+
+    /// Takes the address that the file gives.
+    fn reserve(
+        &mut self,
+        network_index: usize,
+        field: &Field<Address>,
+        v6: bool,
+        endpoint: &str,
+        report: &mut Report,
+    ) -> Option<IpNet> {
+        let (at, &Address(address)) = field.given()?;
+        let name = &self.networks[network_index].name;
+        if address.is_ipv6() != v6 {
+            let (family, other) = if v6 { ("IPv6", "ip") } else { ("IPv4", "ip6") };
+            let problem = report.error(at, format!("{address} is no {family} address"));
+            problem.hint(format!("the key for it is {other}"));
+            return None;
+        }
+        let pools = &mut self.pools[network_index];
+        let Some(pool) = pools.iter_mut().find(|pool| pool.prefix().contains(&address)) else {
+            let subnets = self.subnets(network_index, v6);
+            if subnets.is_empty() {
+                let family = if v6 { "IPv6" } else { "IPv4" };
+                report.error(at, format!("network {name} has no {family} subnet"));
+            } else {
+                let message =
+                    format!("{address} is outside of network {name}'s subnets ({subnets})");
+                report.error(at, message);
+            }
+            return None;
+        };
+        let prefix = pool.prefix();
+        subnet::check_usable(prefix, address, at, report)?;
+        if let Err(holder) = pool.reserve(address, format!("endpoint {endpoint}")) {
+            let message = format!("{address} is the address of {holder} already");
+            report.error(at, message);
+            return None;
+        }
+        IpNet::new(address, prefix.prefix_len()).ok()
+    }
+
+    /// Takes the lowest free address of a family, of the first subnet that has one.
+    fn take_lowest(
+        &mut self,
+        network_index: usize,
+        v6: bool,
+        at: PlaceId,
+        endpoint: &str,
+        report: &mut Report,
+    ) -> Option<IpNet> {
+        let pools = self.pools[network_index].iter_mut();
+        let mut pools = pools.filter(|pool| matches!(pool.prefix(), IpNet::V6(_)) == v6).peekable();
+        pools.peek()?;
+        let taken = pools.find_map(|pool| {
+            let address = pool.take_lowest(format!("endpoint {endpoint}"))?;
+            IpNet::new(address, pool.prefix().prefix_len()).ok()
+        });
+        if taken.is_none() {
+            let name = &self.networks[network_index].name;
+            let subnets = self.subnets(network_index, v6);
+            report.error(at, format!("network {name} has no free address left in {subnets}"));
+        }
+        taken
+    }
+}

@@ -1,0 +1,159 @@
+//! From what a file says to what it means: every rule of a config, with every error in one run.
+//!
+//! Each part of the file has its checker, and each checker goes on after an error: a faulty value
+//! is replaced by its default or left out, and nothing that follows from it is reported again. The
+//! [`Config`] that comes out is whole only when the report holds no error: the caller asks.
+
+mod endpoint;
+mod interface;
+mod nat;
+mod network;
+mod publish;
+mod settings;
+mod subnet;
+mod uplink;
+
+use std::ops::RangeInclusive;
+
+use crate::ids;
+use crate::model::Config;
+use crate::names;
+use crate::nearest::nearest;
+use crate::reader::{Field, Named};
+use crate::report::{PlaceId, Report};
+use crate::schema::Document;
+use crate::values::{Later, Number};
+
+/// Most ports and most networks: half of what ids can number, so that the ids of those that a
+/// reload removes rest for one generation. More would need wider ids in the engine.
+const ID_COUNT_MAX: usize = 32_767;
+
+/// Checks a document; what is wrong goes into the report.
+pub(crate) fn check(document: &Document, report: &mut Report) -> Config {
+    not_in_this_version(&document.policy, "policy rules are", report);
+    not_in_this_version(&document.import, "imports from other dialects are", report);
+    let gateway = settings::gateway(document.gateway.value(), report);
+    let limits = settings::limits(document.limits.value(), report);
+    let nat = nat::check(document.nat.value(), report);
+
+    let mut interfaces = interface::Interfaces::default();
+    let mut claims = Vec::new();
+    let uplinks = uplink::check(&document.uplink, &mut interfaces, &mut claims, report);
+    let networks = network::check(&document.network, &uplinks, &mut claims, report);
+    subnet::report_overlaps(&mut claims, report);
+    let endpoints =
+        endpoint::check(&document.endpoint, &networks, &uplinks, &mut interfaces, report);
+
+    let mut config = Config {
+        gateway,
+        uplinks: uplinks.list,
+        networks: networks.list,
+        endpoints,
+        nat,
+        limits,
+        warnings: Vec::new(),
+    };
+    let port_count = ids::port_count(&config);
+    if port_count > ID_COUNT_MAX || config.networks.len() > ID_COUNT_MAX {
+        let networks = config.networks.len();
+        let message = format!(
+            "{port_count} ports and {networks} networks are too many, {ID_COUNT_MAX} of each go"
+        );
+        report.error(PlaceId::ROOT, message);
+    } else {
+        ids::assign_first(&mut config);
+    }
+    config
+}
+
+/// The named tables of one kind whose names are sound, in the order of the file.
+fn entries<'d, T>(
+    tables: &'d Field<Named<T>>,
+    report: &mut Report,
+) -> Vec<(&'d str, PlaceId, Option<&'d T>)> {
+    let Some(Named(tables)) = tables.value() else { return Vec::new() };
+    let mut entries = Vec::with_capacity(tables.len());
+    for (name, table) in tables {
+        let (at, name) = name.given().expect("every key is text");
+        if let Err(message) = names::check_name(name) {
+            report.error(at, message);
+        }
+        entries.push((name.as_str(), at, table.value()));
+    }
+    entries
+}
+
+/// Refuses a key whose feature comes later. `what` is a subject with its verb.
+fn not_in_this_version(field: &Field<Later>, what: &str, report: &mut Report) {
+    if let Some(at) = field.place() {
+        report.error(at, format!("{what} not in this version"));
+    }
+}
+
+/// A boolean or its default.
+fn flag(field: &Field<bool>, default: bool) -> bool {
+    field.value().copied().unwrap_or(default)
+}
+
+/// A number within bounds.
+fn number(
+    field: &Field<Number>,
+    bounds: RangeInclusive<i64>,
+    unit: &str,
+    report: &mut Report,
+) -> Option<i64> {
+    let (at, &Number(number)) = field.given()?;
+    if bounds.contains(&number) {
+        return Some(number);
+    }
+    let (min, max) = bounds.into_inner();
+    report.error(at, format!("{number} is out of bounds: {min} to {max}{unit}"));
+    None
+}
+
+/// An MTU. RFC 8200 section 5: a link that carries IPv6 has at least 1280 bytes; RFC 791: every
+/// IPv4 host takes 576.
+fn mtu(field: &Field<Number>, v6: bool, report: &mut Report) -> Option<u16> {
+    let (min, unit) = if v6 { (1_280, " bytes, as it carries IPv6") } else { (576, " bytes") };
+    number(field, min..=65_535, unit, report).map(|mtu| mtu as u16)
+}
+
+/// One of a few words. Those without a meaning are of a later version.
+fn word<T: Copy>(
+    field: &Field<String>,
+    meanings: &[(&str, Option<T>)],
+    report: &mut Report,
+) -> Option<T> {
+    let (at, given) = field.given()?;
+    match meanings.iter().find(|(word, _)| word == given) {
+        Some((_, Some(meaning))) => Some(*meaning),
+        Some((_, None)) => {
+            report.error(at, format!("{given:?} is not in this version"));
+            None
+        }
+        None => {
+            let words = meanings.iter().filter(|(_, meaning)| meaning.is_some());
+            let known: Vec<&str> = words.map(|(word, _)| *word).collect();
+            let expected = known.join(", ");
+            let problem = report.error(at, format!("unknown word {given:?}, expected {expected}"));
+            if let Some(near) = nearest(given, known) {
+                problem.hint(format!("did you mean {near:?}?"));
+            }
+            None
+        }
+    }
+}
+
+/// Reports a name that nothing has.
+fn unknown_name<'n>(
+    at: PlaceId,
+    kind: &str,
+    name: &str,
+    known: impl IntoIterator<Item = &'n str>,
+    report: &mut Report,
+) {
+    let problem = report.error(at, format!("there is no {kind} {name:?}"));
+    if let Some(near) = nearest(name, known) {
+        problem.hint(format!("did you mean {near:?}?"));
+    }
+}

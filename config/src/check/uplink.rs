@@ -1,0 +1,259 @@
+//! `[uplink.NAME]`: the ways out.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use engine::{PortId, UplinkId};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::interface::{self, Interfaces};
+use super::subnet::{self, Claim};
+use super::{entries, flag, mtu, word};
+use crate::mac;
+use crate::model::{Route, Uplink};
+use crate::names::InterfaceName;
+use crate::reader::{Field, Named};
+use crate::report::{PlaceId, Report};
+use crate::schema;
+use crate::values::{Address, Prefix, UplinkAddresses};
+
+/// MTU of an uplink that the file says nothing about, in bytes: Ethernet's.
+pub(super) const MTU_DEFAULT: u16 = 1_500;
+
+/// What is known about uplinks.
+#[derive(Debug)]
+pub(super) struct Uplinks {
+    /// All names in the file.
+    pub(super) names: Vec<String>,
+    /// Those without an error.
+    pub(super) list: Vec<Uplink>,
+}
+
+impl Uplinks {
+    /// True if some uplink has this address as its own.
+    pub(super) fn own(&self, address: IpAddr) -> bool {
+        let mut addresses = self.list.iter().flat_map(|uplink| &uplink.addresses);
+        addresses.any(|own| own.addr() == address)
+    }
+
+    /// True if an uplink was left out for an error, so that its addresses are not known.
+    pub(super) fn are_incomplete(&self) -> bool {
+        self.list.len() < self.names.len()
+    }
+}
+
+/// Checks all uplinks.
+pub(super) fn check(
+    tables: &Field<Named<schema::Uplink>>,
+    interfaces: &mut Interfaces,
+    claims: &mut Vec<Claim>,
+    report: &mut Report,
+) -> Uplinks {
+    let mut uplinks = Uplinks { names: Vec::new(), list: Vec::new() };
+    for (name, at, table) in entries(tables, report) {
+        if !uplinks.names.is_empty() {
+            let first = &uplinks.names[0];
+            let message =
+                format!("LIMIT: one uplink in this version, and {first} is there already");
+            report.error(at, message);
+        }
+        uplinks.names.push(name.to_owned());
+        let Some(table) = table else { continue };
+        uplinks.list.extend(Checker { name, at, table, report }.check(interfaces, claims));
+    }
+    uplinks
+}
+
+/// Checks one uplink.
+struct Checker<'c> {
+    name: &'c str,
+    at: PlaceId,
+    table: &'c schema::Uplink,
+    report: &'c mut Report,
+}
+
+impl Checker<'_> {
+    fn check(&mut self, interfaces: &mut Interfaces, claims: &mut Vec<Claim>) -> Option<Uplink> {
+        self.driver();
+        let netns = interface::netns(&self.table.netns, self.report);
+        let interface = self.interface();
+        if let (Some(interface), Some(at)) = (&interface, self.table.interface.place()) {
+            interfaces.claim(netns.as_ref(), interface, at, self.report);
+        }
+        let create_netns = flag(&self.table.create, false);
+        if create_netns && self.table.netns.is_absent() {
+            let at = self.table.create.place().expect("a flag that is set has a place");
+            self.report.error(at, "there is no netns to create").hint("name it by the key netns");
+        }
+        let own = self.addresses();
+        claims.extend(own.iter().map(|&(at, address)| Claim {
+            prefix: address.trunc(),
+            at,
+            owner: format!("uplink {}", self.name),
+            shared: true,
+        }));
+        let addresses: Vec<IpNet> = own.iter().map(|(_, address)| *address).collect();
+        let host_addresses = self.host_addresses(&addresses);
+        let routes = self.routes(&addresses);
+        let v6 = addresses.iter().any(|address| matches!(address, IpNet::V6(_)));
+        let mtu = mtu(&self.table.mtu, v6, self.report).unwrap_or(MTU_DEFAULT);
+        Some(Uplink {
+            name: self.name.to_owned(),
+            id: UplinkId(0),
+            port: PortId(0),
+            interface: interface?,
+            netns,
+            create_netns,
+            mac: mac::derived_or_hashed(addresses.iter().map(IpNet::addr), &["uplink", self.name]),
+            host_mac: mac::hashed(&["uplink", self.name, "host"]),
+            addresses: Some(addresses).filter(|addresses| !addresses.is_empty())?,
+            host_addresses,
+            routes,
+            mtu,
+        })
+    }
+
+    fn driver(&mut self) {
+        if self.table.driver.is_absent() {
+            self.report.error(self.at, "driver is missing").hint("write driver = \"tap\"");
+        }
+        word(&self.table.driver, &[("tap", Some(())), ("xdp", None)], self.report);
+    }
+
+    fn interface(&mut self) -> Option<InterfaceName> {
+        if self.table.interface.is_absent() {
+            let problem = self.report.error(self.at, "interface is missing");
+            problem.hint("name the device that is to be created");
+        }
+        interface::name(&self.table.interface, self.report)
+    }
+
+    fn addresses(&mut self) -> Vec<(PlaceId, IpNet)> {
+        match self.table.addresses.given() {
+            Some((at, UplinkAddresses::Word(word))) if word == "host" => {
+                self.report.error(at, "sharing the host's addresses is not in this version");
+                Vec::new()
+            }
+            Some((at, UplinkAddresses::Word(word))) => {
+                let message = format!(
+                    "expected a list of addresses with their prefix lengths, found {word:?}"
+                );
+                self.report.error(at, message).hint(format!("write [{word:?}]"));
+                Vec::new()
+            }
+            Some((at, UplinkAddresses::List(list))) => {
+                if list.is_empty() {
+                    self.report.error(at, "an uplink has at least one address of its own");
+                }
+                self.address_list(list, &[])
+            }
+            None => {
+                if self.table.addresses.is_absent() {
+                    let problem = self.report.error(self.at, "addresses is missing");
+                    problem.hint("give the gateway's own on it, such as [\"192.0.2.10/24\"]");
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// Host addresses of one list, none of them twice and none of them in `others`.
+    fn address_list(&mut self, list: &[Field<Prefix>], others: &[IpNet]) -> Vec<(PlaceId, IpNet)> {
+        let mut seen: HashSet<IpAddr> = others.iter().map(IpNet::addr).collect();
+        let mut addresses = Vec::with_capacity(list.len());
+        for field in list {
+            let Some((at, &Prefix(net))) = field.given() else { continue };
+            if subnet::check_ordinary(net, at, self.report).is_none()
+                || subnet::check_usable(net, net.addr(), at, self.report).is_none()
+            {
+                continue;
+            }
+            if seen.insert(net.addr()) {
+                addresses.push((at, net));
+            } else {
+                self.report.error(at, format!("{} is an address of the uplink twice", net.addr()));
+            }
+        }
+        addresses
+    }
+
+    fn host_addresses(&mut self, own: &[IpNet]) -> Vec<IpNet> {
+        let Some(list) = self.table.host_addresses.value() else { return Vec::new() };
+        let addresses = self.address_list(list, own);
+        for &(at, net) in &addresses {
+            if !own.is_empty() && !own.iter().any(|own| own.contains(&net.addr())) {
+                let message = format!("{} is in no subnet of the uplink's addresses", net.addr());
+                self.report.warning(at, message);
+            }
+        }
+        addresses.into_iter().map(|(_, net)| net).collect()
+    }
+
+    fn routes(&mut self, own: &[IpNet]) -> Vec<Route> {
+        let mut routes = Vec::new();
+        let mut seen = HashSet::new();
+        let defaults = [
+            (&self.table.gateway, IpNet::V4(Ipv4Net::default()), "IPv4"),
+            (&self.table.gateway6, IpNet::V6(Ipv6Net::default()), "IPv6"),
+        ];
+        for (field, to, family) in defaults {
+            let Some((at, &Address(via))) = field.given() else { continue };
+            if via.is_ipv6() != matches!(to, IpNet::V6(_)) {
+                let key = if via.is_ipv6() { "gateway6" } else { "gateway" };
+                let problem = self.report.error(at, format!("{via} is no {family} address"));
+                problem.hint(format!("the key for it is {key}"));
+                continue;
+            }
+            self.check_next_hop(via, at, own);
+            seen.insert(to);
+            routes.push(Route { to, via: Some(via) });
+        }
+        for field in self.table.routes.value().map_or(&[][..], Vec::as_slice) {
+            let Some((at, route)) = field.given() else { continue };
+            routes.extend(self.route(at, route, own, &mut seen));
+        }
+        routes
+    }
+
+    fn route(
+        &mut self,
+        at: PlaceId,
+        route: &schema::Route,
+        own: &[IpNet],
+        seen: &mut HashSet<IpNet>,
+    ) -> Option<Route> {
+        if route.to.is_absent() {
+            self.report.error(at, "to is missing").hint("give the destinations of the route");
+        }
+        let (to_at, &Prefix(to)) = route.to.given()?;
+        let to = subnet::check_host_bits(to, to_at, self.report)?;
+        let via = match route.via.given() {
+            None => None,
+            Some((via_at, &Address(via))) => {
+                if via.is_ipv6() != matches!(to, IpNet::V6(_)) {
+                    self.report.error(via_at, format!("{via} is not of the family of {to}"));
+                    return None;
+                }
+                self.check_next_hop(via, via_at, own);
+                Some(via)
+            }
+        };
+        if !seen.insert(to) {
+            self.report.error(to_at, format!("there is a route to {to} already"));
+            return None;
+        }
+        Some(Route { to, via })
+    }
+
+    /// A next hop is a neighbour on the uplink's own link.
+    fn check_next_hop(&mut self, via: IpAddr, at: PlaceId, own: &[IpNet]) {
+        let link_local = matches!(via, IpAddr::V6(via) if via.is_unicast_link_local());
+        if own.iter().any(|own| own.addr() == via) {
+            self.report.error(at, format!("{via} is the gateway's own address"));
+        } else if !own.is_empty() && !link_local && !own.iter().any(|own| own.contains(&via)) {
+            let subnets: Vec<String> = own.iter().map(|own| own.trunc().to_string()).collect();
+            let message = format!("{via} is in no subnet of the uplink ({})", subnets.join(", "));
+            self.report.error(at, message);
+        }
+    }
+}

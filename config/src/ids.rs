@@ -1,0 +1,136 @@
+//! Hands out ids of ports, networks and uplinks.
+//!
+//! Without running tables: in the order of the file, uplinks' ports first. With them: whatever has
+//! the same name keeps its id. An id that the running tables use is not given to somebody else in
+//! the same step, so nothing that workers learnt about the one is taken for the other.
+
+use std::collections::HashMap;
+
+use engine::{NetworkId, PortId, Tables, UplinkId};
+
+use crate::model::Config;
+
+/// Name of an endpoint's port in one network.
+pub(crate) fn port_name(endpoint: &str, network: &str) -> String {
+    format!("{endpoint}/{network}")
+}
+
+/// Number of ports that a config needs.
+pub(crate) fn port_count(config: &Config) -> usize {
+    let attachments: usize =
+        config.endpoints.iter().map(|endpoint| endpoint.attachments.len()).sum();
+    config.uplinks.len() + attachments
+}
+
+/// Ids of one kind while they are handed out.
+struct Numbering {
+    by_name: HashMap<String, usize>,
+    is_used: Vec<bool>,
+    next: usize,
+}
+
+impl Numbering {
+    /// `running` has the names by id, `None` where an id is free.
+    fn new<'t>(running: impl Iterator<Item = Option<&'t str>>) -> Numbering {
+        let mut by_name = HashMap::new();
+        let mut is_used = Vec::new();
+        for (id, name) in running.enumerate() {
+            is_used.push(name.is_some());
+            if let Some(name) = name {
+                by_name.insert(name.to_owned(), id);
+            }
+        }
+        Numbering { by_name, is_used, next: 0 }
+    }
+
+    fn id_of(&mut self, name: &str) -> u16 {
+        let id = self.by_name.get(name).copied().unwrap_or_else(|| {
+            while self.is_used.get(self.next) == Some(&true) {
+                self.next += 1;
+            }
+            self.next += 1;
+            self.next - 1
+        });
+        // At most twice what the checker lets through: the running ones and as many new ones.
+        let id = u16::try_from(id).expect("the checker bounds the number of ids");
+        assert!(id != u16::MAX, "the highest network id stands for none");
+        id
+    }
+}
+
+/// All ids of a config, in the order of its parts.
+#[derive(Debug)]
+pub(crate) struct Ids {
+    pub(crate) uplinks: Vec<(UplinkId, PortId)>,
+    pub(crate) networks: Vec<NetworkId>,
+    /// Per endpoint, per attachment.
+    pub(crate) attachments: Vec<Vec<PortId>>,
+}
+
+/// The ids of a config beside the running tables.
+pub(crate) fn of(config: &Config, running: Option<&Tables>) -> Ids {
+    let empty = Tables::empty();
+    let running = running.unwrap_or(&empty);
+    let port_names = running.ports.iter().map(|port| port.as_ref().map(|port| &*port.name));
+    let mut ports = Numbering::new(port_names);
+    let network_names = running.networks.iter().map(|part| part.as_ref().map(|part| &*part.name));
+    let mut networks = Numbering::new(network_names);
+    let uplink_names = running.uplinks.iter().map(|part| part.as_ref().map(|part| &*part.name));
+    let mut uplinks = Numbering::new(uplink_names);
+    Ids {
+        uplinks: config
+            .uplinks
+            .iter()
+            .map(|uplink| {
+                (UplinkId(uplinks.id_of(&uplink.name)), PortId(ports.id_of(&uplink.name)))
+            })
+            .collect(),
+        networks: config
+            .networks
+            .iter()
+            .map(|network| NetworkId(networks.id_of(&network.name)))
+            .collect(),
+        attachments: config
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                let port = |network: &str| PortId(ports.id_of(&port_name(&endpoint.name, network)));
+                endpoint
+                    .attachments
+                    .iter()
+                    .map(|attachment| &*attachment.network)
+                    .map(port)
+                    .collect()
+            })
+            .collect(),
+    }
+}
+
+impl Config {
+    /// Sets the ids to those that `compile` gives beside the same running tables, so that devices
+    /// can be matched with ports before the swap.
+    pub fn adopt_ids(&mut self, running: &Tables) {
+        let ids = of(self, Some(running));
+        set(self, &ids);
+    }
+}
+
+/// Sets the ids of a config that was just checked.
+pub(crate) fn assign_first(config: &mut Config) {
+    let ids = of(config, None);
+    set(config, &ids);
+}
+
+fn set(config: &mut Config, ids: &Ids) {
+    for (uplink, &(id, port)) in config.uplinks.iter_mut().zip(&ids.uplinks) {
+        (uplink.id, uplink.port) = (id, port);
+    }
+    for (network, &id) in config.networks.iter_mut().zip(&ids.networks) {
+        network.id = id;
+    }
+    for (endpoint, ports) in config.endpoints.iter_mut().zip(&ids.attachments) {
+        for (attachment, &port) in endpoint.attachments.iter_mut().zip(ports) {
+            attachment.port = port;
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Addresses of one subnet: which are usable, which are taken, which is the lowest free one.
+//!
+//! Both families are numbers of up to 128 bits here, so there is one piece of arithmetic. A pool
+//! never gives an address twice, and none outside of its range. It keeps nothing across starts:
+//! leases that outlive the process are not its concern.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+/// First and last address of a subnet that a host may have.
+///
+/// IPv4: all but network and broadcast address, and both of a /31 (RFC 3021). IPv6: all but the
+/// subnet-router anycast address (RFC 4291 2.6.1), and both of a /127 (RFC 6164). A /32 or /128 has
+/// its single one.
+pub(crate) fn usable(prefix: IpNet) -> (IpAddr, IpAddr) {
+    let (first, last) = (number(prefix.network()), number(prefix.broadcast()));
+    let host_bits = prefix.max_prefix_len() - prefix.prefix_len();
+    let v6 = matches!(prefix, IpNet::V6(_));
+    match (host_bits, v6) {
+        (0 | 1, _) => (address(first, v6), address(last, v6)),
+        (_, true) => (address(first + 1, v6), address(last, v6)),
+        (_, false) => (address(first + 1, v6), address(last - 1, v6)),
+    }
+}
+
+/// True if a host of the subnet may have this address.
+pub(crate) fn is_usable(prefix: IpNet, address: IpAddr) -> bool {
+    let (first, last) = usable(prefix);
+    prefix.contains(&address) && (first..=last).contains(&address)
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+fn address(number: u128, v6: bool) -> IpAddr {
+    if v6 {
+        IpAddr::V6(Ipv6Addr::from_bits(number))
+    } else {
+        IpAddr::V4(Ipv4Addr::from_bits(number as u32))
+    }
+}
+
+/// The addresses of one subnet. `H` says who holds one.
+#[derive(Clone, Debug)]
+pub(crate) struct Pool<H> {
+    prefix: IpNet,
+    /// Everything in the range below this is taken.
+    next: u128,
+    /// Last address of the range that can be given.
+    last: u128,
+    taken: HashMap<u128, H>,
+}
+
+impl<H> Pool<H> {
+    /// A pool that allocates from `range`, a part of `prefix`.
+    pub(crate) fn new(prefix: IpNet, range: IpNet) -> Pool<H> {
+        let (first, last) = usable(prefix);
+        Pool {
+            prefix,
+            next: number(first).max(number(range.network())),
+            last: number(last).min(number(range.broadcast())),
+            taken: HashMap::new(),
+        }
+    }
+
+    /// The subnet.
+    pub(crate) fn prefix(&self) -> IpNet {
+        self.prefix
+    }
+
+    /// Takes an address of the subnet, in the range or not. If it is held already, says by whom.
+    pub(crate) fn reserve(&mut self, address: IpAddr, holder: H) -> Result<(), &H> {
+        debug_assert!(
+            self.prefix.contains(&address),
+            "the caller has found the pool by its prefix"
+        );
+        use std::collections::hash_map::Entry;
+        match self.taken.entry(number(address)) {
+            Entry::Vacant(entry) => {
+                entry.insert(holder);
+                Ok(())
+            }
+            Entry::Occupied(entry) => Err(entry.into_mut()),
+        }
+    }
+
+    /// Takes the lowest free address of the range; `None`: there is none left.
+    pub(crate) fn take_lowest(&mut self, holder: H) -> Option<IpAddr> {
+        while self.next <= self.last {
+            let candidate = self.next;
+            // The last address of all has no next one: emptying the range ends the search too.
+            match candidate.checked_add(1) {
+                Some(next) => self.next = next,
+                None => self.last = candidate - 1,
+            }
+            if let std::collections::hash_map::Entry::Vacant(entry) = self.taken.entry(candidate) {
+                entry.insert(holder);
+                return Some(address(candidate, matches!(self.prefix, IpNet::V6(_))));
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn all_of(prefix: &str, range: &str) -> Vec<String> {
+        let mut pool = Pool::new(net(prefix), net(range));
+        std::iter::from_fn(|| pool.take_lowest(())).map(|address| address.to_string()).collect()
+    }
+
+    #[test]
+    fn short_subnets_give_what_they_have() {
+        assert_eq!(all_of("10.1.0.0/30", "10.1.0.0/30"), ["10.1.0.1", "10.1.0.2"]);
+        assert_eq!(all_of("10.1.0.0/31", "10.1.0.0/31"), ["10.1.0.0", "10.1.0.1"]);
+        assert_eq!(all_of("10.1.0.7/32", "10.1.0.7/32"), ["10.1.0.7"]);
+        assert_eq!(all_of("fd00::/126", "fd00::/126"), ["fd00::1", "fd00::2", "fd00::3"]);
+        assert_eq!(all_of("fd00::/127", "fd00::/127"), ["fd00::", "fd00::1"]);
+        assert_eq!(all_of("fd00::7/128", "fd00::7/128"), ["fd00::7"]);
+        let end = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe/127";
+        assert_eq!(all_of(end, end).len(), 2);
+        assert_eq!(all_of("255.255.255.254/31", "255.255.255.254/31").len(), 2);
+    }
+
+    #[test]
+    fn a_range_bounds_what_is_given_but_not_what_is_reserved() {
+        assert_eq!(all_of("10.1.0.0/24", "10.1.0.0/31"), ["10.1.0.1"]);
+        assert_eq!(all_of("10.1.0.0/24", "10.1.0.254/31"), ["10.1.0.254"]);
+        let mut pool = Pool::new(net("10.1.0.0/24"), net("10.1.0.128/30"));
+        assert_eq!(pool.reserve("10.1.0.5".parse().unwrap(), "web"), Ok(()));
+        assert_eq!(pool.reserve("10.1.0.5".parse().unwrap(), "db"), Err(&"web"));
+        assert_eq!(pool.take_lowest("db").unwrap().to_string(), "10.1.0.128");
+    }
+
+    proptest! {
+        #[test]
+        fn addresses_are_unique_usable_and_the_lowest_free(
+            length in 20u8..=32,
+            reserved in prop::collection::btree_set(0u32..4096, 0..40),
+            count in 0usize..200,
+        ) {
+            let prefix = IpNet::new("10.16.0.0".parse().unwrap(), length).unwrap();
+            let base = 0x0a10_0000u32;
+            let mut pool = Pool::new(prefix, prefix);
+            let mut taken = BTreeSet::new();
+            for offset in reserved {
+                let address = IpAddr::V4((base + offset).into());
+                if is_usable(prefix, address) {
+                    prop_assert!(pool.reserve(address, ()).is_ok());
+                    taken.insert(address);
+                }
+            }
+            let (first, last) = usable(prefix);
+            for _ in 0..count {
+                let lowest = (number(first)..=number(last))
+                    .map(|number| address(number, false))
+                    .find(|address| !taken.contains(address));
+                prop_assert_eq!(pool.take_lowest(()), lowest);
+                taken.extend(lowest);
+            }
+        }
+    }
+}

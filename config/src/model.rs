@@ -1,0 +1,268 @@
+//! A config that has been checked: what the gateway sets up, and what compiles to tables.
+//!
+//! Values of these types come from [`Config::parse`](crate::Config::parse) alone (the structs are
+//! `non_exhaustive`), so whoever holds one may rely on its rules: names exist and are unique,
+//! addresses lie in their subnets, ports do not clash. Defaults are filled in and addresses are
+//! allocated.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use engine::limits::{Limits, NatSettings};
+use engine::tables::Protocol;
+use engine::{MacAddress, NetworkId, PortId, UplinkId};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::diagnostic::Diagnostic;
+use crate::names::{InterfaceName, NetnsName};
+
+/// A whole config.
+///
+/// Its ids are those of a first compile. A reload keeps ids by name:
+/// [`Config::adopt_ids`] takes those of the running tables over.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Settings of the daemon itself.
+    pub gateway: Gateway,
+    /// Ways out, in the order of the file. LIMIT: one at most, until routes choose among several.
+    pub uplinks: Vec<Uplink>,
+    /// Networks, in the order of the file.
+    pub networks: Vec<Network>,
+    /// Endpoints, in the order of the file.
+    pub endpoints: Vec<Endpoint>,
+    /// Behaviour of address translation; its epoch is for `compile` to set.
+    pub nat: NatSettings,
+    /// Sizes of everything that can fill up.
+    pub limits: Limits,
+    /// What is allowed but probably not meant.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Config {
+    /// The network with this name.
+    pub fn network(&self, name: &str) -> Option<&Network> {
+        self.networks.iter().find(|network| network.name == name)
+    }
+
+    /// The uplink with this name.
+    pub fn uplink(&self, name: &str) -> Option<&Uplink> {
+        self.uplinks.iter().find(|uplink| uplink.name == name)
+    }
+
+    /// The endpoint with this name.
+    pub fn endpoint(&self, name: &str) -> Option<&Endpoint> {
+        self.endpoints.iter().find(|endpoint| endpoint.name == name)
+    }
+}
+
+/// Settings of the daemon itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Gateway {
+    /// Which workers run.
+    pub workers: Workers,
+    /// What a worker does when nothing waits.
+    pub idle: Idle,
+    /// Folder of leases and runtime networks.
+    pub state: PathBuf,
+    /// Socket of the API.
+    pub api: PathBuf,
+    /// Where the Prometheus text is served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Which workers run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// One on each CPU that the process may use.
+    Auto,
+    /// So many, at least 1 and at most `engine::id::WORKER_COUNT_MAX`.
+    Count(u8),
+    /// One on each of these CPUs, in this order; none twice, at least one.
+    Cpus(Vec<u16>),
+}
+
+/// What a worker does when nothing waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// It polls on.
+    Busy,
+    /// It polls on for a while and sleeps then.
+    Adaptive,
+    /// It sleeps.
+    Interrupt,
+}
+
+/// A way out: a TAP device whose kernel's end is a neighbour of the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Uplink {
+    /// Its name.
+    pub name: String,
+    /// Its id in the tables.
+    pub id: UplinkId,
+    /// Its port in the tables.
+    pub port: PortId,
+    /// The device, to be created.
+    pub interface: InterfaceName,
+    /// The namespace of the kernel's end; `None`: the gateway's own.
+    pub netns: Option<NetnsName>,
+    /// True: that namespace is ours to make and remove.
+    pub create_netns: bool,
+    /// The gateway's MAC address on it.
+    pub mac: MacAddress,
+    /// The MAC address of the kernel's end, which differs from `mac`.
+    pub host_mac: MacAddress,
+    /// The gateway's own addresses, each with its subnet's length; at least one.
+    pub addresses: Vec<IpNet>,
+    /// Addresses of the kernel's end.
+    pub host_addresses: Vec<IpNet>,
+    /// Default and static routes, without those to the uplink's own subnets.
+    pub routes: Vec<Route>,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+}
+
+/// A route by an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Destinations; host bits zero.
+    pub to: IpNet,
+    /// Next hop, on the uplink's own link; `None`: the destination is there itself.
+    pub via: Option<IpAddr>,
+}
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// Its id in the tables.
+    pub id: NetworkId,
+    /// Its subnets; at least one.
+    pub subnets: Vec<Subnet>,
+    /// The gateway's MAC address in it.
+    pub gateway_mac: MacAddress,
+    /// No way out and no publishing.
+    pub internal: bool,
+    /// Members reach each other at any port.
+    pub icc: bool,
+    /// What leaves takes the uplink's address.
+    pub masquerade: bool,
+    /// Where members' MAC addresses come from.
+    pub mac_policy: MacPolicy,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// Name of the uplink that its traffic leaves by; `None`: there is none, or it is internal.
+    pub uplink: Option<String>,
+}
+
+/// A subnet of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// The prefix; host bits zero.
+    pub prefix: IpNet,
+    /// The gateway's address in it.
+    pub gateway: IpAddr,
+    /// Where addresses are allocated from; the prefix itself if the file says nothing.
+    pub range: IpNet,
+}
+
+/// Where members' MAC addresses come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MacPolicy {
+    /// 02:42 and the IPv4 address, as Docker did up to 27; without one, as `Random`.
+    Derived,
+    /// Hashed from the names: looks random, and is the same at every start.
+    Random,
+}
+
+/// A container, VM or namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Endpoint {
+    /// Its name.
+    pub name: String,
+    /// How it is connected.
+    pub attach: Attach,
+    /// One per network, in the order of the file; at least one.
+    pub attachments: Vec<Attachment>,
+    /// Its published ports, one entry per address family.
+    pub publish: Vec<Publish>,
+}
+
+/// How an endpoint is connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// By TAP devices that are moved into a namespace and addressed there.
+    Netns {
+        /// The namespace.
+        netns: NetnsName,
+        /// True: the namespace is ours to make and remove.
+        create: bool,
+    },
+}
+
+/// An endpoint in one network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Attachment {
+    /// Name of the network.
+    pub network: String,
+    /// Its port in the tables.
+    pub port: PortId,
+    /// The device in the endpoint.
+    pub interface: InterfaceName,
+    /// Its MAC address.
+    pub mac: MacAddress,
+    /// Its IPv4 address with its subnet's length.
+    pub ipv4: Option<Ipv4Net>,
+    /// Its IPv6 address with its subnet's length.
+    pub ipv6: Option<Ipv6Net>,
+    /// Next hop of the endpoint's IPv4 default route, if this attachment gives it.
+    pub default_route_v4: Option<IpAddr>,
+    /// Next hop of the endpoint's IPv6 default route, if this attachment gives it.
+    pub default_route_v6: Option<IpAddr>,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// Other names in the network.
+    pub aliases: Vec<String>,
+    /// Priority in the choice of the default route.
+    pub gw_priority: i32,
+    /// Frames from other MAC or IP addresses are dropped.
+    pub anti_spoofing: bool,
+}
+
+impl Attachment {
+    /// The IPv4 address without its length.
+    pub fn ipv4_address(&self) -> Option<Ipv4Addr> {
+        self.ipv4.map(|net| net.addr())
+    }
+
+    /// The IPv6 address without its length.
+    pub fn ipv6_address(&self) -> Option<Ipv6Addr> {
+        self.ipv6.map(|net| net.addr())
+    }
+}
+
+/// A published range of ports, for one address family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Publish {
+    /// The address that it is published on; `None`: every uplink address of the target's family.
+    pub host: Option<IpAddr>,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// First published port.
+    pub host_port: u16,
+    /// How many, at least 1.
+    pub port_count: u16,
+    /// First port at the endpoint.
+    pub target_port: u16,
+    /// The endpoint's address.
+    pub target: IpAddr,
+    /// Name of the network by which the endpoint is reached.
+    pub network: String,
+}

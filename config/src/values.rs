@@ -1,0 +1,264 @@
+//! The single values of the schema: text and numbers that mean something.
+//!
+//! A value knows how it is written and says what was expected instead. Whether it makes sense where
+//! it stands is for `check` to say.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use engine::MacAddress;
+use ipnet::IpNet;
+use serde::de::{self, Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
+
+use crate::reader::Field;
+
+/// A whole number; its range is the checker's to know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Number(pub(crate) i64);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Number, D::Error> {
+        struct NumberVisitor;
+
+        impl Visitor<'_> for NumberVisitor {
+            type Value = Number;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number")
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Number, E> {
+                Ok(Number(number))
+            }
+        }
+
+        deserializer.deserialize_any(NumberVisitor)
+    }
+}
+
+/// Anything at all: the value of a key that a later version will know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Later;
+
+impl<'de> Deserialize<'de> for Later {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Later, D::Error> {
+        // A date has no form in serde; for a value that is not looked at that is no matter.
+        let _ = IgnoredAny::deserialize(deserializer);
+        Ok(Later)
+    }
+}
+
+/// A value written as text.
+struct TextVisitor<T> {
+    expected: &'static str,
+    parse: fn(&str) -> Option<T>,
+}
+
+impl<T> Visitor<'_> for TextVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        let wrong = || E::custom(format_args!("expected {}, found {text:?}", self.expected));
+        (self.parse)(text).ok_or_else(wrong)
+    }
+}
+
+/// An address and a prefix length. Host bits are kept: for some keys they are the point.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Prefix(pub(crate) IpNet);
+
+impl<'de> Deserialize<'de> for Prefix {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Prefix, D::Error> {
+        deserializer.deserialize_any(TextVisitor {
+            expected: "an address with its prefix length, such as \"10.1.0.0/24\"",
+            parse: |text| text.parse().ok().map(Prefix),
+        })
+    }
+}
+
+/// An address.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Address(pub(crate) IpAddr);
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
+        deserializer.deserialize_any(TextVisitor {
+            expected: "an address, such as \"10.1.0.10\"",
+            parse: |text| text.parse().ok().map(Address),
+        })
+    }
+}
+
+/// A MAC address.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mac(pub(crate) MacAddress);
+
+impl<'de> Deserialize<'de> for Mac {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Mac, D::Error> {
+        deserializer.deserialize_any(TextVisitor {
+            expected: "a MAC address, such as \"02:42:0a:01:00:0a\"",
+            parse: |text| text.parse().ok().map(Mac),
+        })
+    }
+}
+
+/// A time span.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Period(pub(crate) Duration);
+
+impl<'de> Deserialize<'de> for Period {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Period, D::Error> {
+        deserializer.deserialize_any(TextVisitor {
+            expected: "a duration, such as \"2h4m\" or \"90s\"",
+            parse: |text| duration(text).map(Period),
+        })
+    }
+}
+
+/// Reads `2h4m`: numbers with their units, d, h, m, s or ms, each unit at most once, long ones first.
+fn duration(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, u64); 5] =
+        [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+    let mut rest = text;
+    let mut unit_from = 0;
+    let mut sum_ms = 0u64;
+    while !rest.is_empty() {
+        let digits_bytes = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (digits, tail) = rest.split_at(digits_bytes);
+        let unit_bytes = tail.bytes().take_while(u8::is_ascii_alphabetic).count();
+        let (unit, tail) = tail.split_at(unit_bytes);
+        let index = UNITS.iter().position(|(name, _)| *name == unit)?;
+        if index < unit_from {
+            return None;
+        }
+        unit_from = index + 1;
+        let number: u64 = digits.parse().ok()?;
+        sum_ms = sum_ms.checked_add(number.checked_mul(UNITS[index].1)?)?;
+        rest = tail;
+    }
+    (!text.is_empty()).then(|| Duration::from_millis(sum_ms))
+}
+
+/// Ports from the first to the last, both included.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PortRange {
+    pub(crate) min: u16,
+    pub(crate) max: u16,
+}
+
+impl<'de> Deserialize<'de> for PortRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PortRange, D::Error> {
+        deserializer.deserialize_any(TextVisitor {
+            expected: "a range of ports, such as \"32768-65535\"",
+            parse: |text| {
+                let (min, max) = text.split_once('-')?;
+                let (min, max) = (min.parse().ok()?, max.parse().ok()?);
+                (min <= max).then_some(PortRange { min, max })
+            },
+        })
+    }
+}
+
+/// Which workers run.
+#[derive(Clone, Debug)]
+pub(crate) enum Workers {
+    /// "auto", or another word that is wrong.
+    Word(String),
+    /// So many.
+    Count(i64),
+    /// One on each of these CPUs.
+    Cpus(Vec<Field<Number>>),
+}
+
+impl<'de> Deserialize<'de> for Workers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Workers, D::Error> {
+        struct WorkersVisitor;
+
+        impl<'de> Visitor<'de> for WorkersVisitor {
+            type Value = Workers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of CPU ids, a count, or \"auto\"")
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<Workers, E> {
+                Ok(Workers::Word(word.to_owned()))
+            }
+
+            fn visit_i64<E: de::Error>(self, count: i64) -> Result<Workers, E> {
+                Ok(Workers::Count(count))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Workers, A::Error> {
+                let mut cpus = Vec::new();
+                while let Some(cpu) = seq.next_element()? {
+                    cpus.push(cpu);
+                }
+                Ok(Workers::Cpus(cpus))
+            }
+        }
+
+        deserializer.deserialize_any(WorkersVisitor)
+    }
+}
+
+/// The gateway's own addresses on an uplink.
+#[derive(Clone, Debug)]
+pub(crate) enum UplinkAddresses {
+    /// "host", or another word that is wrong.
+    Word(String),
+    /// These.
+    List(Vec<Field<Prefix>>),
+}
+
+impl<'de> Deserialize<'de> for UplinkAddresses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AddressesVisitor;
+
+        impl<'de> Visitor<'de> for AddressesVisitor {
+            type Value = UplinkAddresses;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of addresses with their prefix lengths")
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<UplinkAddresses, E> {
+                Ok(UplinkAddresses::Word(word.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut list = Vec::new();
+                while let Some(address) = seq.next_element()? {
+                    list.push(address);
+                }
+                Ok(UplinkAddresses::List(list))
+            }
+        }
+
+        deserializer.deserialize_any(AddressesVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_numbers_with_units_from_long_to_short() {
+        let seconds = |text: &str| duration(text).map(|duration| duration.as_secs_f64());
+        assert_eq!(seconds("2h4m"), Some(7_440.0));
+        assert_eq!(seconds("1d12h"), Some(129_600.0));
+        assert_eq!(seconds("90s"), Some(90.0));
+        assert_eq!(seconds("1s500ms"), Some(1.5));
+        for text in ["", "5", "m", "4m2h", "1m1m", "5 m", "-5m", "1.5h", "99999999999999999999s"] {
+            assert_eq!(seconds(text), None, "{text}");
+        }
+        assert_eq!(duration("18446744073709551615d"), None);
+        assert_eq!(duration("5µ"), None);
+    }
+}
