@@ -32,8 +32,13 @@ pub fn compile(config: &Config, previous: Option<&Tables>) -> Tables {
     let ports = share(compiler.ports(), &previous.ports, |part| part.id.index());
     let networks = share(compiler.networks(), &previous.networks, |part| part.id.index());
     let uplinks = share(compiler.uplinks(), &previous.uplinks, |part| part.id.index());
+    let plan = match same_plan(&networks, &uplinks, previous) {
+        true => previous.plan,
+        false => generation,
+    };
     Tables {
         generation,
+        plan,
         ports,
         networks,
         uplinks,
@@ -46,6 +51,25 @@ pub fn compile(config: &Config, previous: Option<&Tables>) -> Tables {
             Arc::new(config.limits.clone())
         },
     }
+}
+
+/// True if subnets, the gateway's own addresses and "internal" are where they were: what a decision
+/// about an address that nobody here has depends on.
+fn same_plan(
+    networks: &[Option<Arc<Network>>],
+    uplinks: &[Option<Arc<Uplink>>],
+    previous: &Tables,
+) -> bool {
+    let subnets = |networks: &[Option<Arc<Network>>]| -> Vec<_> {
+        let each = networks.iter().flatten();
+        each.map(|network| (network.id, network.subnets.clone(), network.internal)).collect()
+    };
+    let addresses = |uplinks: &[Option<Arc<Uplink>>]| -> Vec<_> {
+        let each = uplinks.iter().flatten();
+        each.map(|uplink| (uplink.id, uplink.port, uplink.addresses.clone())).collect()
+    };
+    subnets(networks) == subnets(&previous.networks)
+        && addresses(uplinks) == addresses(&previous.uplinks)
 }
 
 /// A part of the tables that carries its epoch.

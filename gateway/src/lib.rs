@@ -1,1 +1,25 @@
-//! stub
+//! Portolan's gateway: everything that touches the world around the engine.
+//!
+//! Namespaces and devices, the threads that run the engine's workers, the supervisor that starts
+//! and stops them, and the demo that proves on this machine that it all works. The engine decides
+//! about packets; nothing in this crate looks into one. The one hard constraint: whatever is made
+//! here (devices, addresses, namespaces) is gone when its owner is dropped, on every path.
+
+#![forbid(unsafe_code)]
+
+pub mod check;
+pub mod daemon;
+pub mod demo;
+pub mod devices;
+mod error;
+mod idle;
+pub mod netlink;
+pub mod netns;
+pub mod runner;
+pub mod supervisor;
+pub mod traffic;
+mod waker;
+
+pub use error::{Error, Place};
+pub use idle::IdlePolicy;
+pub use waker::Waker;

@@ -1,2 +1,118 @@
-//! stub
-fn main() {}
+//! The command line `portolan`.
+//!
+//! Parses arguments, sets up the log, calls the library, turns the outcome into an exit code: 0 all
+//! is well, 1 it is not, 2 the command line is wrong. Decides nothing else.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
+use config::Config;
+use gateway::{check, daemon, demo};
+
+/// Portolan: networks for containers, VMs and namespaces, in user space
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// What is logged on stderr, such as `debug` or `gateway=debug`
+    #[arg(long, global = true, value_name = "FILTER", default_value = "info")]
+    log: String,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway in the foreground until SIGTERM
+    Run {
+        /// The config file
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Say whether config files are valid
+    Check {
+        /// The config files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// How findings are printed
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+    },
+    /// Prove on this machine that it works: makes namespaces, runs traffic, removes everything
+    Demo {
+        /// How many workers; absent: one per CPU
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=64))]
+        workers: Option<u8>,
+        /// How long each throughput is measured
+        #[arg(long, value_name = "SECONDS", default_value = "2",
+              value_parser = clap::value_parser!(u64).range(1..=3600))]
+        seconds: u64,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = start_log(&arguments.log).and_then(|()| dispatch(arguments.command));
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "portolan: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_log(filter: &str) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .with_context(|| format!("`--log {filter}` is no log filter"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    Ok(())
+}
+
+/// Carries a command out. False: it did its work, and the answer is no.
+fn dispatch(command: Command) -> anyhow::Result<bool> {
+    match command {
+        Command::Run { config } => {
+            let config = match Config::load(&config) {
+                Ok(config) => config,
+                Err(diagnostics) => {
+                    let mut log = std::io::stderr().lock();
+                    for diagnostic in diagnostics {
+                        writeln!(log, "{diagnostic:#}")?;
+                    }
+                    return Ok(false);
+                }
+            };
+            for warning in &config.warnings {
+                tracing::warn!("{warning}");
+            }
+            daemon::run(&config)?;
+            Ok(true)
+        }
+        Command::Check { files, format } => {
+            let format = match format {
+                Format::Text => check::Format::Text,
+                Format::Json => check::Format::Json,
+            };
+            let (mut out, mut log) = (std::io::stdout().lock(), std::io::stderr().lock());
+            Ok(check::run(&files, format, &mut out, &mut log)?)
+        }
+        Command::Demo { workers, seconds } => {
+            Ok(demo::run(&demo::DemoOptions { workers, seconds })?)
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! `portolan run`: one gateway in the foreground until SIGTERM or SIGINT.
+//!
+//! Prints `ready` alone on a line on stderr once packets flow, and tells systemd. The one hard
+//! constraint: signals are caught before anything is made, so that no moment exists in which one
+//! ends the process and leaves a namespace behind.
+
+use std::io::{self, Write};
+use std::thread;
+
+use config::Config;
+use crossbeam::channel::{Receiver, bounded};
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::error::Error;
+use crate::supervisor::Gateway;
+
+/// Runs until told to end.
+///
+/// # Errors
+/// The gateway could not be started, or a worker failed. Devices and namespaces are gone all the
+/// same.
+pub fn run(config: &Config) -> Result<(), Error> {
+    let end = end_signals()?;
+    let mut gateway = Gateway::start(config)?;
+    let ports = gateway.tables().ports.iter().flatten().count();
+    tracing::info!(workers = gateway.worker_count(), ports, "packets flow");
+    // Nobody may be reading: that is no reason not to serve.
+    let _ = writeln!(io::stderr(), "ready");
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let served = gateway.serve(&end);
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    let stopped = gateway.stop();
+    tracing::info!("devices, namespaces and addresses are removed");
+    served.and(stopped)
+}
+
+/// A channel that gets each SIGTERM and SIGINT from now on.
+pub(crate) fn end_signals() -> Result<Receiver<i32>, Error> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])
+        .map_err(|source| Error::Thread { purpose: "signals", source })?;
+    let (sender, receiver) = bounded(1);
+    let forward = move || {
+        for signal in signals.forever() {
+            tracing::info!(signal, "ending");
+            // A second signal finds the channel full: the end is on its way already.
+            let _ = sender.try_send(signal);
+        }
+    };
+    let thread = thread::Builder::new().name("signals".into()).spawn(forward);
+    thread.map_err(|source| Error::Thread { purpose: "signals", source })?;
+    Ok(receiver)
+}

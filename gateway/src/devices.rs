@@ -1,0 +1,224 @@
+//! Makes every device that a config asks for, and the namespaces that it says are ours to make.
+//!
+//! A TAP lives for as long as one of its queues is open, and takes its addresses and routes along
+//! when it goes; a namespace that we made is unmounted when its guard is dropped. So whatever step
+//! fails, dropping what exists so far undoes all of it, and nothing here deletes by name. The one
+//! hard constraint: a device is made under a passing name in our own namespace and *moved*, because
+//! a queue opened inside a namespace would keep that namespace alive.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use config::{Attach, Attachment, Config, Uplink};
+use drivers::{Tap, TapOptions, TapQueue};
+use engine::PortId;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::error::{Error, Place};
+use crate::netlink::{LinkSettings, Netlink};
+use crate::netns::{self, Namespace};
+
+/// Per-interface IPv6 settings, written before the link goes up. The gateway sends no router
+/// advertisements and gives each address out once, so soliciting and probing would only delay the
+/// first packet and wake idle workers. Link-local addresses stay, derived from the MAC, which is
+/// what anti-spoofing expects.
+const IPV6_SETTINGS: [(&str, &str); 5] = [
+    ("accept_ra", "0"),
+    ("autoconf", "0"),
+    ("router_solicitations", "0"),
+    ("dad_transmits", "0"),
+    ("addr_gen_mode", "0"),
+];
+
+/// All devices of a gateway, by the port that each is, and the namespaces that were made for them.
+pub struct Devices {
+    // Dropped in this order: first the devices, then the namespaces they were in.
+    queues: Vec<(PortId, Vec<TapQueue>)>,
+    namespaces: Vec<Namespace>,
+}
+
+impl Devices {
+    /// Makes all devices, each with one queue per worker, addressed and up.
+    ///
+    /// # Errors
+    /// The first step that fails; everything made before it is undone.
+    pub fn make(config: &Config, worker_count: usize) -> Result<Devices, Error> {
+        let mut maker = Maker {
+            devices: Devices { queues: Vec::new(), namespaces: Vec::new() },
+            places: HashMap::new(),
+            worker_count,
+        };
+        for uplink in &config.uplinks {
+            maker.make_uplink(uplink)?;
+        }
+        for endpoint in &config.endpoints {
+            let Attach::Netns { netns, create } = &endpoint.attach;
+            for attachment in &endpoint.attachments {
+                maker.make_attachment(netns.as_str(), *create, attachment)?;
+            }
+        }
+        Ok(maker.devices)
+    }
+
+    /// Hands the queues over: of every port the one of worker 0, of worker 1, and so on.
+    pub fn take_queues(&mut self) -> Vec<Vec<(PortId, TapQueue)>> {
+        let mut by_worker: Vec<Vec<(PortId, TapQueue)>> = Vec::new();
+        for (port, queues) in self.queues.drain(..) {
+            by_worker.resize_with(by_worker.len().max(queues.len()), Vec::new);
+            for (worker, queue) in queues.into_iter().enumerate() {
+                by_worker[worker].push((port, queue));
+            }
+        }
+        by_worker
+    }
+
+    /// Paths of the namespaces that were made, and go when this is dropped.
+    pub fn made_namespaces(&self) -> impl Iterator<Item = &Path> {
+        self.namespaces.iter().filter(|namespace| namespace.is_made()).map(Namespace::path)
+    }
+}
+
+/// A namespace while devices are made in it. `path` is `None` for the one that we run in.
+struct Workplace {
+    path: Option<PathBuf>,
+    file: Option<File>,
+    netlink: Netlink,
+}
+
+/// What a device gets besides its queues.
+struct Plan<'a> {
+    port: PortId,
+    device: &'a str,
+    options: TapOptions,
+    addresses: Vec<IpNet>,
+    routes: Vec<(IpNet, std::net::IpAddr)>,
+}
+
+struct Maker {
+    devices: Devices,
+    /// By the path of the namespace. Dropped when all is made: an open netlink socket would keep
+    /// its namespace alive.
+    places: HashMap<Option<PathBuf>, Workplace>,
+    worker_count: usize,
+}
+
+impl Maker {
+    fn make_uplink(&mut self, uplink: &Uplink) -> Result<(), Error> {
+        let netns = uplink.netns.as_ref().map(|netns| (netns.as_str(), uplink.create_netns));
+        let device = uplink.interface.as_str();
+        let mut options = TapOptions::new(device);
+        (options.mtu, options.mac) = (uplink.mtu, Some(uplink.host_mac));
+        let addresses = uplink.host_addresses.clone();
+        self.make(netns, Plan { port: uplink.port, device, options, addresses, routes: Vec::new() })
+    }
+
+    fn make_attachment(
+        &mut self,
+        netns: &str,
+        create: bool,
+        attachment: &Attachment,
+    ) -> Result<(), Error> {
+        let device = attachment.interface.as_str();
+        let mut options = TapOptions::new(device);
+        (options.mtu, options.mac) = (attachment.mtu, Some(attachment.mac));
+        let ipv4 = attachment.ipv4.map(IpNet::V4);
+        let ipv6 = attachment.ipv6.map(IpNet::V6);
+        let routes = [
+            (IpNet::V4(Ipv4Net::default()), attachment.default_route_v4),
+            (IpNet::V6(Ipv6Net::default()), attachment.default_route_v6),
+        ];
+        let plan = Plan {
+            port: attachment.port,
+            device,
+            options,
+            addresses: ipv4.into_iter().chain(ipv6).collect(),
+            routes: routes.into_iter().filter_map(|(to, via)| Some((to, via?))).collect(),
+        };
+        self.make(Some((netns, create)), plan)
+    }
+
+    /// Makes one device: TAP, settings, up, addresses, routes; in this order.
+    fn make(&mut self, netns: Option<(&str, bool)>, mut plan: Plan<'_>) -> Result<(), Error> {
+        plan.options.queues = self.worker_count;
+        let workplace = self.enter(netns)?;
+        let (device, place) = (plan.device, Place(workplace.path.clone()));
+        if workplace.netlink.link_index(device)?.is_some() {
+            return Err(Error::DeviceExists { device: device.into(), place });
+        }
+        let tap = match &workplace.file {
+            Some(file) => Tap::create_in(&plan.options, file.as_fd()),
+            None => Tap::create(&plan.options),
+        };
+        let tap = tap.map_err(|source| Error::Device { place, source })?;
+        let path = workplace.path.as_deref();
+        netns::within_optional(path, || set_ipv6(device))?;
+        let up = LinkSettings { up: true, ..LinkSettings::default() };
+        workplace.netlink.set_link(device, up)?;
+        for address in plan.addresses {
+            workplace.netlink.add_address(device, address)?;
+        }
+        for (to, via) in plan.routes {
+            workplace.netlink.add_route(device, to, Some(via))?;
+        }
+        let caps = tap.caps();
+        tracing::debug!(port = plan.port.0, device, ?path, ?caps, "device made");
+        self.devices.queues.push((plan.port, tap.into_queues()));
+        Ok(())
+    }
+
+    /// The workplace of a namespace, made on first use.
+    fn enter(&mut self, netns: Option<(&str, bool)>) -> Result<&Workplace, Error> {
+        let path = netns.map(|(name, _)| netns::path_of(name));
+        if !self.places.contains_key(&path) {
+            let workplace = self.open(netns, path.clone())?;
+            self.places.insert(path.clone(), workplace);
+        }
+        Ok(&self.places[&path])
+    }
+
+    fn open(
+        &mut self,
+        netns: Option<(&str, bool)>,
+        path: Option<PathBuf>,
+    ) -> Result<Workplace, Error> {
+        let mut made = false;
+        if let Some((name, create)) = netns {
+            if create && !netns::exists(name) {
+                self.devices.namespaces.push(Namespace::create(name)?);
+                made = true;
+            } else if create {
+                tracing::warn!(name, "namespace exists already: it is used, and left at the end");
+            }
+        }
+        let file = match &path {
+            Some(path) => Some(
+                File::open(path)
+                    .map_err(|source| Error::NamespaceMissing { path: path.clone(), source })?,
+            ),
+            None => None,
+        };
+        let netlink = Netlink::open(path.as_deref())?;
+        if made {
+            let up = LinkSettings { up: true, ..LinkSettings::default() };
+            netlink.set_link("lo", up)?;
+        }
+        Ok(Workplace { path, file, netlink })
+    }
+}
+
+/// Writes [`IPV6_SETTINGS`] for a device of the calling thread's namespace. A kernel without IPv6
+/// has none of them, and in a container they may be read-only: the device works all the same.
+fn set_ipv6(device: &str) {
+    for (key, value) in IPV6_SETTINGS {
+        let path = format!("/proc/sys/net/ipv6/conf/{device}/{key}");
+        match std::fs::write(&path, value) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path, value, %error, "setting not made");
+            }
+            _ => {}
+        }
+    }
+}

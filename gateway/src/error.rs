@@ -1,0 +1,144 @@
+//! What can go wrong while the gateway is set up, run or taken down.
+//!
+//! Each variant names the operation and what it was done to; the cause goes in the same line,
+//! because an operator reads one line of a journal. The packet path has no errors: it counts drops.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// Where something happened: a namespace by its path, or the one that the daemon runs in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place(pub Option<PathBuf>);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(path) => write!(f, "namespace {}", path.display()),
+            None => f.write_str("the host's namespace"),
+        }
+    }
+}
+
+/// Set-up errors of the gateway.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The process may not do what a gateway must.
+    #[error("missing {missing}: run portolan as root, or grant it these capabilities")]
+    Privileges {
+        /// Capabilities that are not there.
+        missing: String,
+    },
+    /// A namespace that the config names does not exist.
+    #[error(
+        "{} cannot be opened: {source}; create it first, or set `create = true`", path.display()
+    )]
+    NamespaceMissing {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A namespace of this name is there already, and not ours.
+    #[error("namespace {} exists already: remove it, or choose another name", path.display())]
+    NamespaceExists {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// A step of making, entering or removing a namespace.
+    #[error("cannot {action} namespace {}: {source}", path.display())]
+    Namespace {
+        /// What was done.
+        action: &'static str,
+        /// To this namespace.
+        path: PathBuf,
+        /// Why it went wrong.
+        source: io::Error,
+    },
+    /// A thread could not be started.
+    #[error("cannot start a thread for {purpose}: {source}")]
+    Thread {
+        /// What for.
+        purpose: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The netlink socket could not be opened.
+    #[error("cannot open a netlink socket in {place}: {source}")]
+    NetlinkSocket {
+        /// Where.
+        place: Place,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused a change of a device.
+    #[error("cannot {action} on {device} in {place}: {reason}")]
+    Netlink {
+        /// What was asked for.
+        action: String,
+        /// Of this device.
+        device: String,
+        /// Where.
+        place: Place,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// A device of this name is there already.
+    #[error("device {device} exists already in {place}: remove it, or choose another name")]
+    DeviceExists {
+        /// Its name.
+        device: String,
+        /// Where.
+        place: Place,
+    },
+    /// The driver could not make a device.
+    #[error("in {place}: {source}")]
+    Device {
+        /// Where.
+        place: Place,
+        /// What the driver says.
+        source: drivers::DriverError,
+    },
+    /// Packet memory could not be had.
+    #[error(transparent)]
+    Memory(drivers::DriverError),
+    /// The runner's own descriptors.
+    #[error("cannot {action} of worker {worker}: {source}")]
+    Runner {
+        /// What was done.
+        action: &'static str,
+        /// At this worker.
+        worker: u8,
+        /// Why.
+        source: io::Error,
+    },
+    /// A CPU of the config that is not there.
+    #[error("cpu {cpu} is not available to this process: choose from {available:?} in `workers`")]
+    Cpu {
+        /// The CPU asked for.
+        cpu: usize,
+        /// Those that there are.
+        available: Vec<usize>,
+    },
+    /// The kernel gives no random numbers.
+    #[error("cannot get random numbers from the kernel: {0}")]
+    Random(io::Error),
+    /// A worker met a bug of ours.
+    #[error("worker {worker} panicked: {message}; this is a bug, please report it")]
+    Panicked {
+        /// Its id.
+        worker: u8,
+        /// What the panic said.
+        message: String,
+    },
+    /// A worker did not answer in time.
+    #[error("worker {worker} did not {action} within {seconds} s")]
+    Unresponsive {
+        /// Its id.
+        worker: u8,
+        /// What it was asked.
+        action: &'static str,
+        /// How long was waited.
+        seconds: u64,
+    },
+}

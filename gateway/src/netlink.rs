@@ -1,0 +1,251 @@
+//! Links, addresses and routes of one namespace, as plain calls that return when the kernel has
+//! answered.
+//!
+//! The only file that knows rtnetlink and its runtime. The one hard constraint: the socket must be
+//! opened by a thread *in* the namespace; afterwards it stays there and any thread may use it.
+//! rtnetlink's own namespace helper forks the process and is never used. Devices of type TAP are
+//! not made here: netlink cannot.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use engine::MacAddress;
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
+use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
+use netlink_packet_route::route::RouteScope;
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use tokio::runtime::Runtime;
+
+use crate::error::{Error, Place};
+use crate::netns;
+
+/// A netlink connection into one namespace.
+pub struct Netlink {
+    runtime: Runtime,
+    handle: Handle,
+    place: Place,
+}
+
+/// What a link is set to; what is `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinkSettings {
+    /// Its MAC address.
+    pub mac: Option<MacAddress>,
+    /// Largest IP packet in bytes.
+    pub mtu: Option<u16>,
+    /// Packets that its transmit queue holds.
+    pub queue_len: Option<u32>,
+    /// Takes it up.
+    pub up: bool,
+}
+
+impl fmt::Display for LinkSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("set the link")?;
+        if let Some(mac) = self.mac {
+            write!(f, ", mac {mac}")?;
+        }
+        if let Some(mtu) = self.mtu {
+            write!(f, ", mtu {mtu}")?;
+        }
+        if let Some(queue_len) = self.queue_len {
+            write!(f, ", queue of {queue_len}")?;
+        }
+        f.write_str(if self.up { ", up" } else { "" })
+    }
+}
+
+impl Netlink {
+    /// Connects to a namespace; `None` is the one that the calling thread is in.
+    ///
+    /// # Errors
+    /// The namespace is not there, or no socket can be had.
+    pub fn open(namespace: Option<&Path>) -> Result<Netlink, Error> {
+        let place = Place(namespace.map(PathBuf::from));
+        let opened = netns::within_optional(namespace, || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+            let (connection, handle, _) = {
+                let _entered = runtime.enter();
+                rtnetlink::new_connection()?
+            };
+            runtime.spawn(connection);
+            Ok((runtime, handle))
+        })?;
+        let (runtime, handle) =
+            opened.map_err(|source| Error::NetlinkSocket { place: place.clone(), source })?;
+        Ok(Netlink { runtime, handle, place })
+    }
+
+    /// The index of a link, or `None` if there is no such link.
+    ///
+    /// # Errors
+    /// The kernel refuses the question.
+    pub fn link_index(&self, device: &str) -> Result<Option<u32>, Error> {
+        let mut found = self.handle.link().get().match_name(device.to_owned()).execute();
+        match self.runtime.block_on(found.try_next()) {
+            Ok(link) => Ok(link.map(|link| link.header.index)),
+            Err(error) if is_no_device(&error) => Ok(None),
+            Err(error) => Err(self.refused("look for the link".into(), device, &error)),
+        }
+    }
+
+    /// Names of all links.
+    ///
+    /// # Errors
+    /// The kernel refuses the question.
+    pub fn link_names(&self) -> Result<Vec<String>, Error> {
+        let links = self.handle.link().get().execute().try_collect::<Vec<_>>();
+        let links = self.runtime.block_on(links);
+        let links = links.map_err(|error| self.refused("list links".into(), "all", &error))?;
+        let name = |attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        };
+        Ok(links
+            .into_iter()
+            .filter_map(|link| link.attributes.into_iter().find_map(name))
+            .collect())
+    }
+
+    /// Sets a link's MAC address, MTU and queue, and takes it up.
+    ///
+    /// # Errors
+    /// There is no such link, or the kernel refuses.
+    pub fn set_link(&self, device: &str, settings: LinkSettings) -> Result<(), Error> {
+        let mut message = LinkMessageBuilder::<LinkUnspec>::new().index(self.index_of(device)?);
+        if let Some(mac) = settings.mac {
+            message = message.address(mac.bytes().to_vec());
+        }
+        if let Some(mtu) = settings.mtu {
+            message = message.mtu(u32::from(mtu));
+        }
+        if let Some(queue_len) = settings.queue_len {
+            message = message.txqueuelen(queue_len);
+        }
+        if settings.up {
+            message = message.up();
+        }
+        let request = self.handle.link().set(message.build());
+        let result = self.runtime.block_on(request.execute());
+        result.map_err(|error| self.refused(settings.to_string(), device, &error))
+    }
+
+    /// Takes a link away.
+    ///
+    /// # Errors
+    /// There is no such link, or the kernel refuses.
+    pub fn delete_link(&self, device: &str) -> Result<(), Error> {
+        let request = self.handle.link().del(self.index_of(device)?);
+        let result = self.runtime.block_on(request.execute());
+        result.map_err(|error| self.refused("delete the link".into(), device, &error))
+    }
+
+    /// Gives a link an address and the prefix's route. IPv6 addresses are usable at once: the
+    /// gateway hands out each address once, so there is nothing for duplicate detection to find.
+    ///
+    /// # Errors
+    /// There is no such link, the address is there already, or the kernel refuses.
+    pub fn add_address(&self, device: &str, address: IpNet) -> Result<(), Error> {
+        let (index, length) = (self.index_of(device)?, address.prefix_len());
+        let mut request = self.handle.address().add(index, address.addr(), length);
+        if address.addr().is_ipv6() {
+            let message = request.message_mut();
+            message.header.flags |= AddressHeaderFlags::Nodad;
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        let result = self.runtime.block_on(request.execute());
+        result.map_err(|error| self.refused(format!("add address {address}"), device, &error))
+    }
+
+    /// Adds a route out of a link; the prefix of length 0 is the default route.
+    ///
+    /// # Errors
+    /// There is no such link, the next hop is not reachable, or the kernel refuses.
+    pub fn add_route(&self, device: &str, to: IpNet, via: Option<IpAddr>) -> Result<(), Error> {
+        let action = || match via {
+            Some(via) => format!("add route to {to} via {via}"),
+            None => format!("add route to {to}"),
+        };
+        let unroutable = || Error::Netlink {
+            action: action(),
+            device: device.into(),
+            place: self.place.clone(),
+            reason: "an IPv6 prefix cannot be reached by an IPv4 next hop".into(),
+        };
+        let index = self.index_of(device)?;
+        let message = match (to, via) {
+            (IpNet::V4(to), via) => {
+                let message = RouteMessageBuilder::<Ipv4Addr>::new()
+                    .output_interface(index)
+                    .destination_prefix(to.network(), to.prefix_len());
+                match via {
+                    Some(IpAddr::V4(via)) => message.gateway(via).build(),
+                    Some(IpAddr::V6(via)) => message.via(via).build(),
+                    None => message.scope(RouteScope::Link).build(),
+                }
+            }
+            (IpNet::V6(to), via) => {
+                let message = RouteMessageBuilder::<Ipv6Addr>::new()
+                    .output_interface(index)
+                    .destination_prefix(to.network(), to.prefix_len());
+                match via {
+                    Some(IpAddr::V6(via)) => message.gateway(via).build(),
+                    Some(IpAddr::V4(_)) => return Err(unroutable()),
+                    None => message.build(),
+                }
+            }
+        };
+        let result = self.runtime.block_on(self.handle.route().add(message).execute());
+        result.map_err(|error| self.refused(action(), device, &error))
+    }
+
+    /// The MAC address that ARP or ND found for a neighbour.
+    ///
+    /// # Errors
+    /// The kernel refuses the question.
+    pub fn neighbour_mac(&self, neighbour: IpAddr) -> Result<Option<MacAddress>, Error> {
+        let all = self.handle.neighbours().get().execute().try_collect::<Vec<_>>();
+        let all = self.runtime.block_on(all);
+        let all = all.map_err(|error| self.refused("list neighbours".into(), "all", &error))?;
+        let wanted = match neighbour {
+            IpAddr::V4(address) => NeighbourAddress::Inet(address),
+            IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+        };
+        let is_it = |entry: &NeighbourAttribute| matches!(entry, NeighbourAttribute::Destination(address) if *address == wanted);
+        let mac = |entry: &NeighbourAttribute| match entry {
+            NeighbourAttribute::LinkLayerAddress(bytes) => {
+                <[u8; 6]>::try_from(bytes.as_slice()).ok().map(MacAddress::new)
+            }
+            _ => None,
+        };
+        let found = all.iter().find(|neighbour| neighbour.attributes.iter().any(is_it));
+        Ok(found.and_then(|neighbour| neighbour.attributes.iter().find_map(mac)))
+    }
+
+    fn index_of(&self, device: &str) -> Result<u32, Error> {
+        self.link_index(device)?.ok_or_else(|| Error::Netlink {
+            action: "find the link".into(),
+            device: device.into(),
+            place: self.place.clone(),
+            reason: "no such device; was it removed meanwhile?".into(),
+        })
+    }
+
+    fn refused(&self, action: String, device: &str, error: &rtnetlink::Error) -> Error {
+        let reason = match error {
+            rtnetlink::Error::NetlinkError(message) => message.to_io().to_string(),
+            other => other.to_string(),
+        };
+        Error::Netlink { action, device: device.into(), place: self.place.clone(), reason }
+    }
+}
+
+fn is_no_device(error: &rtnetlink::Error) -> bool {
+    let no_device = rustix::io::Errno::NODEV.raw_os_error();
+    matches!(error, rtnetlink::Error::NetlinkError(message)
+        if message.to_io().raw_os_error() == Some(no_device))
+}

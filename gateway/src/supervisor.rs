@@ -1,0 +1,465 @@
+//! Starts a gateway from a config and ends it again: the only writer of its state.
+//!
+//! Owns the config's tables, the devices and the workers' threads. It sleeps on a channel; packets
+//! never pass here. The one hard constraint: whatever ends the gateway (a signal, an error, a
+//! worker's panic, an unwinding caller), the workers end first, then the devices, then the
+//! namespaces, and none of them is left.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use config::{Config, Idle, Workers};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, select, unbounded};
+use drivers::Region;
+use engine::frame::{Frame, FrameBalancer, FramePool};
+use engine::hand_over::HandOverRings;
+use engine::id::WORKER_COUNT_MAX;
+use engine::worker::{Event, WorkerParts};
+use engine::{Counters, PortId, Tables, WorkerId};
+use rustix::thread::CapabilitySet;
+
+use crate::devices::Devices;
+use crate::error::Error;
+use crate::idle::IdlePolicy;
+use crate::runner::{self, Clock, Command, Ended, Report, RunnerParts};
+use crate::waker::Waker;
+
+/// Chunks of a worker besides those that a sum below names: 16 batches of 64 in flight and as many
+/// again for bursts of answers and floods.
+const CHUNKS_PER_WORKER: usize = 4_096;
+
+/// Chunks more per port, so that a full batch from each can wait at once.
+const CHUNKS_PER_PORT: usize = 64;
+
+/// Most chunks reserved for packets that wait for neighbours. More may wait by the limits, but an
+/// attack on unresolvable neighbours must not size our memory.
+const CHUNKS_HELD_MAX: usize = 4_096;
+
+/// Tails of a worker: four batches of super-frames. 17 MiB, mapped but untouched until used.
+const TAILS_PER_WORKER: usize = 256;
+
+/// How long workers may take to start or end, in seconds. Building the flow table for millions of
+/// flows takes about one; a worker that takes longer hangs.
+const PATIENCE_S: u64 = 20;
+
+/// A running gateway.
+pub struct Gateway {
+    workers: Vec<WorkerHandle>,
+    wakers: Arc<[Waker]>,
+    reports: Receiver<Report>,
+    tables: Arc<Tables>,
+    balancer: Arc<FrameBalancer>,
+    frame_counts: (usize, usize),
+    // Dropped after the workers have ended.
+    devices: Devices,
+    _region: Region,
+}
+
+struct WorkerHandle {
+    id: WorkerId,
+    commands: Sender<Command>,
+    counters: Arc<Counters>,
+    /// `None` once joined.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Gateway {
+    /// Makes the devices, starts the workers, and returns when packets flow.
+    ///
+    /// # Errors
+    /// The first step that fails; everything made before it is undone.
+    pub fn start(config: &Config) -> Result<Gateway, Error> {
+        check_privileges()?;
+        raise_descriptor_limit();
+        Gateway::assemble(config)
+    }
+
+    /// As `start`; a config without devices needs no rights.
+    fn assemble(config: &Config) -> Result<Gateway, Error> {
+        let cpus = choose_cpus(&config.gateway.workers)?;
+        let worker_count = cpus.len();
+        let tables = Arc::new(config::compile(config, None));
+        let frame_counts = frame_counts(&tables, worker_count);
+        let devices = Devices::make(config, worker_count)?;
+        let (region, chunks, tails) =
+            Region::new(frame_counts.0, frame_counts.1).map_err(Error::Memory)?;
+        let wakers: Result<Arc<[_]>, _> = cpus.iter().map(|_| Waker::new()).collect();
+        let wakers = wakers.map_err(|source| Error::Runner {
+            action: "make the bell",
+            worker: 0,
+            source,
+        })?;
+        let (sender, reports) = unbounded();
+        let mut gateway = Gateway {
+            workers: Vec::new(),
+            wakers,
+            reports,
+            tables,
+            balancer: FrameBalancer::new(frame_counts.0, frame_counts.1),
+            frame_counts,
+            devices,
+            _region: region,
+        };
+        let idle = match config.gateway.idle {
+            Idle::Busy => IdlePolicy::Busy,
+            Idle::Adaptive => IdlePolicy::Adaptive,
+            Idle::Interrupt => IdlePolicy::Interrupt,
+        };
+        gateway.start_workers(&cpus, (chunks, tails), idle, &sender)?;
+        // From here on the workers hold the only senders, so their end is seen.
+        drop(sender);
+        gateway.await_ready()?;
+        Ok(gateway)
+    }
+
+    fn start_workers(
+        &mut self,
+        cpus: &[usize],
+        (chunks, tails): (Vec<Frame>, Vec<Frame>),
+        idle: IdlePolicy,
+        reports: &Sender<Report>,
+    ) -> Result<(), Error> {
+        let seed = random_seed()?;
+        let clock = Clock::start();
+        let mut chunks = Shares::new(chunks, cpus.len());
+        let mut tails = Shares::new(tails, cpus.len());
+        let mut queues = self.devices.take_queues().into_iter();
+        let rings = HandOverRings::mesh(cpus.len(), self.tables.limits.hand_over as usize);
+        for (index, (rings, &cpu)) in rings.into_iter().zip(cpus).enumerate() {
+            let id = WorkerId(index as u8);
+            let counters = Counters::new(self.tables.ports.len().max(1));
+            let (commands, receiver) = unbounded();
+            let worker = WorkerParts {
+                id,
+                frames: FramePool::new(chunks.next(), tails.next(), self.balancer.clone()),
+                counters: counters.clone(),
+                rings,
+                tables: self.tables.clone(),
+                seed,
+                cache: true,
+                now: clock.now(),
+            };
+            let thread = runner::spawn(RunnerParts {
+                worker,
+                queues: queues.next().unwrap_or_default(),
+                cpu,
+                idle,
+                wakers: self.wakers.clone(),
+                clock,
+                commands: receiver,
+                reports: reports.clone(),
+            })?;
+            self.workers.push(WorkerHandle { id, commands, counters, thread: Some(thread) });
+        }
+        Ok(())
+    }
+
+    /// How many workers run.
+    pub fn worker_count(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Counters, per worker.
+    pub fn counters(&self) -> impl Iterator<Item = &Counters> {
+        self.workers.iter().map(|worker| &*worker.counters)
+    }
+
+    /// The tables in force.
+    pub fn tables(&self) -> &Arc<Tables> {
+        &self.tables
+    }
+
+    /// The namespaces and devices that it made.
+    pub fn devices(&self) -> &Devices {
+        &self.devices
+    }
+
+    /// Serves until something arrives on `end`, or a worker fails.
+    ///
+    /// # Errors
+    /// A worker panicked or cannot go on.
+    pub fn serve<T>(&mut self, end: &Receiver<T>) -> Result<(), Error> {
+        loop {
+            select! {
+                recv(end) -> _ => return Ok(()),
+                recv(self.reports) -> report => match report {
+                    Ok(report) => self.note(report)?,
+                    // All workers are gone without a word, which `note` would have told.
+                    Err(_) => return Ok(()),
+                },
+            }
+        }
+    }
+
+    /// Ends the workers, then removes devices and namespaces.
+    ///
+    /// # Errors
+    /// A worker had failed before, or does not end.
+    pub fn stop(mut self) -> Result<(), Error> {
+        self.stop_workers()
+    }
+
+    fn await_ready(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + Duration::from_secs(PATIENCE_S);
+        let mut waiting: HashSet<WorkerId> = self.workers.iter().map(|worker| worker.id).collect();
+        while let Some(&worker) = waiting.iter().next() {
+            match self.reports.recv_deadline(deadline) {
+                Ok(Report::Ready(id)) => {
+                    waiting.remove(&id);
+                }
+                Ok(report) => self.note(report)?,
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    return Err(Error::Unresponsive {
+                        worker: worker.0,
+                        action: "start",
+                        seconds: PATIENCE_S,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note of a report; a worker's end that nobody asked for is an error.
+    fn note(&self, report: Report) -> Result<(), Error> {
+        match report {
+            Report::Event(_, Event::PortDown(port)) => {
+                let port = self.port_name(port);
+                tracing::warn!(port, "port down: its device is gone, with its namespace perhaps");
+            }
+            Report::Event(_, Event::NeighbourFailed(port, address)) => {
+                let port = self.port_name(port);
+                tracing::warn!(port, %address, "neighbour does not answer arp or nd");
+            }
+            Report::AttachFailed(worker, port, error) => {
+                let port = self.port_name(port);
+                tracing::error!(worker = worker.0, port, %error, "port not attached");
+            }
+            // The last handle of an old snapshot is dropped here, not on the packet path.
+            Report::Adopted(_, _) | Report::Ready(_) | Report::Ended(_, Ended::Stopped(..)) => {}
+            Report::Ended(_, Ended::Failed(error)) => return Err(error),
+            Report::Ended(worker, Ended::Panicked(message)) => {
+                return Err(Error::Panicked { worker: worker.0, message });
+            }
+        }
+        Ok(())
+    }
+
+    fn port_name(&self, port: PortId) -> &str {
+        self.tables.port(port).map_or("unknown", |port| &port.name)
+    }
+
+    /// Ends all workers and joins their threads. The first failure is returned when all have ended.
+    fn stop_workers(&mut self) -> Result<(), Error> {
+        for worker in &self.workers {
+            // A worker that has ended already takes no commands.
+            let _ = worker.commands.send(Command::Stop);
+            self.wakers[worker.id.index()].wake();
+        }
+        let deadline = Instant::now() + Duration::from_secs(PATIENCE_S);
+        let mut result = Ok(());
+        let mut frames = Some(self.balancer.count());
+        for index in 0..self.workers.len() {
+            let Some(thread) = self.workers[index].thread.take() else { continue };
+            let ended = wait_until(deadline, || thread.is_finished());
+            if !ended {
+                // Its queues cannot be closed under it; the process's end will do it.
+                let (worker, action) = (self.workers[index].id.0, "end");
+                result = Err(Error::Unresponsive { worker, action, seconds: PATIENCE_S });
+                frames = None;
+                continue;
+            }
+            // The thread catches its panics and reports them.
+            let _ = thread.join();
+        }
+        for report in self.reports.try_iter().collect::<Vec<_>>() {
+            if let Report::Ended(_, Ended::Stopped(chunks, tails)) = report {
+                frames = frames.map(|sum| (sum.0 + chunks, sum.1 + tails));
+            }
+            if let Err(error) = self.note(report) {
+                (result, frames) = (result.and(Err(error)), None);
+            }
+        }
+        if !self.workers.is_empty() && frames.is_some_and(|frames| frames != self.frame_counts) {
+            tracing::error!(?frames, expected = ?self.frame_counts, "frames were lost: a bug");
+        }
+        self.workers.clear();
+        result
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop_workers() {
+            tracing::error!(%error, "while the gateway was stopped");
+        }
+    }
+}
+
+fn wait_until(deadline: Instant, condition: impl Fn() -> bool) -> bool {
+    while !condition() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    true
+}
+
+/// A gateway makes namespaces and devices.
+fn check_privileges() -> Result<(), Error> {
+    let needed = CapabilitySet::NET_ADMIN | CapabilitySet::SYS_ADMIN;
+    let ours = rustix::thread::capabilities(None);
+    let effective = ours.map_or(CapabilitySet::empty(), |sets| sets.effective);
+    let missing = needed - effective;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.iter_names().map(|(name, _)| format!("CAP_{name}")).collect::<Vec<_>>();
+    Err(Error::Privileges { missing: names.join(" and ") })
+}
+
+/// One descriptor per port and worker: a thousand endpoints pass the usual soft limit of 1,024.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // What the hard limit does not allow shows as an error of the device that finds no descriptor.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+/// The CPU of each worker. More workers than CPUs share them in turn.
+fn choose_cpus(workers: &Workers) -> Result<Vec<usize>, Error> {
+    // Asked before any thread is pinned: a pinned thread sees one CPU only.
+    let available: Vec<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    pick_cpus(workers, available)
+}
+
+fn pick_cpus(workers: &Workers, available: Vec<usize>) -> Result<Vec<usize>, Error> {
+    let count = match workers {
+        Workers::Auto => available.len().clamp(1, WORKER_COUNT_MAX),
+        Workers::Count(count) => usize::from(*count),
+        Workers::Cpus(cpus) => {
+            let cpus: Vec<usize> = cpus.iter().map(|&cpu| usize::from(cpu)).collect();
+            return match cpus.iter().find(|cpu| !available.contains(cpu)) {
+                Some(&cpu) => Err(Error::Cpu { cpu, available }),
+                None => Ok(cpus),
+            };
+        }
+    };
+    Ok(available
+        .iter()
+        .copied()
+        .chain(available.is_empty().then_some(0))
+        .cycle()
+        .take(count)
+        .collect())
+}
+
+/// Chunks and tails of the whole gateway: per worker what it has in flight, what may wait for
+/// neighbours, and what its hand-over rings hold.
+fn frame_counts(tables: &Tables, worker_count: usize) -> (usize, usize) {
+    let limits = &tables.limits;
+    let held = limits.neighbours as usize * limits.held_per_neighbour as usize;
+    let rings = limits.hand_over as usize * (worker_count - 1);
+    let per_worker = CHUNKS_PER_WORKER
+        + CHUNKS_PER_PORT * tables.ports.len()
+        + held.min(CHUNKS_HELD_MAX) / worker_count
+        + rings;
+    (per_worker * worker_count, TAILS_PER_WORKER * worker_count)
+}
+
+/// Unpredictable, so that nobody outside can aim at one hash bucket.
+fn random_seed() -> Result<u64, Error> {
+    let mut bytes = [0; 8];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(8) => Ok(u64::from_ne_bytes(bytes)),
+        Ok(_) => Err(Error::Random(std::io::ErrorKind::UnexpectedEof.into())),
+        Err(errno) => Err(Error::Random(errno.into())),
+    }
+}
+
+/// Deals frames out in equal shares; the first ones get what is left over.
+struct Shares<T> {
+    rest: Vec<T>,
+    left: usize,
+}
+
+impl<T> Shares<T> {
+    fn new(all: Vec<T>, count: usize) -> Shares<T> {
+        Shares { rest: all, left: count }
+    }
+
+    fn next(&mut self) -> Vec<T> {
+        let share = self.rest.len().div_ceil(self.left.max(1));
+        self.left = self.left.saturating_sub(1);
+        self.rest.split_off(self.rest.len() - share)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        Config::parse("test.toml", text).unwrap()
+    }
+
+    #[test]
+    fn a_gateway_without_devices_starts_and_stops_with_any_number_of_workers() {
+        for workers in [1, 2, 4] {
+            let config = config(&format!("[gateway]\nworkers = {workers}\n"));
+            let mut gateway = Gateway::assemble(&config).unwrap();
+            assert_eq!((gateway.worker_count(), gateway.counters().count()), (workers, workers));
+            let (sender, end) = unbounded();
+            sender.send(()).unwrap();
+            gateway.serve(&end).unwrap();
+            gateway.stop().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_panic_of_one_worker_ends_the_gateway_with_its_message() {
+        let mut gateway = Gateway::assemble(&config("[gateway]\nworkers = 2\n")).unwrap();
+        gateway.workers[1].commands.send(Command::Panic).unwrap();
+        gateway.wakers[1].wake();
+        let (_sender, end) = unbounded::<()>();
+        let error = gateway.serve(&end).unwrap_err();
+        assert!(
+            matches!(&error, Error::Panicked { worker: 1, message } if message.contains("told"))
+        );
+        gateway.stop().unwrap();
+    }
+
+    #[test]
+    fn more_workers_than_cpus_share_them_in_turn() {
+        assert_eq!(pick_cpus(&Workers::Count(3), vec![0, 1]).unwrap(), [0, 1, 0]);
+        assert_eq!(pick_cpus(&Workers::Auto, vec![2, 5]).unwrap(), [2, 5]);
+        assert_eq!(pick_cpus(&Workers::Auto, vec![]).unwrap(), [0]);
+    }
+
+    #[test]
+    fn a_cpu_that_is_not_there_is_named() {
+        let error = pick_cpus(&Workers::Cpus(vec![1, 7]), vec![0, 1]).unwrap_err();
+        assert!(error.to_string().starts_with("cpu 7 is not available"), "{error}");
+        assert_eq!(pick_cpus(&Workers::Cpus(vec![1]), vec![0, 1]).unwrap(), [1]);
+    }
+
+    #[test]
+    fn shares_are_equal_and_nothing_is_left_over() {
+        let mut shares = Shares::new((0..7).collect(), 3);
+        assert_eq!([shares.next().len(), shares.next().len(), shares.next().len()], [3, 2, 2]);
+        assert!(shares.rest.is_empty());
+    }
+
+    #[test]
+    fn every_worker_has_frames_for_its_rings_and_ports() {
+        let tables = Tables::empty();
+        let (chunks, tails) = frame_counts(&tables, 4);
+        let rings = 4 * 3 * tables.limits.hand_over as usize;
+        assert!(chunks >= 4 * CHUNKS_PER_WORKER + rings);
+        assert_eq!(tails, 4 * TAILS_PER_WORKER);
+    }
+}
