@@ -1,0 +1,223 @@
+//! The legs: what lies between the two ends, built in namespaces of their own.
+//!
+//! ```text
+//! bridge/portolan      client [tap] Portolan [tap] server
+//! bridge/kernel        client [veth] bridge [veth] server
+//! bridge/copier        client [tap] thread [tap] server
+//! masquerade/portolan  client [tap] Portolan, NAT [tap] outside
+//! masquerade/kernel    client [veth] routing, nftables NAT [veth] outside
+//! ```
+//!
+//! The hard constraint: the legs differ in the middle only. The ends have the same addresses, MTU
+//! and sockets, and a leg that is not measured takes no CPU time: the copier runs only while it is
+//! measured, Portolan and the kernel sleep without packets.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use drivers::{Tap, TapOptions};
+
+use super::copier::Copier;
+use super::error::Error;
+use super::namespace::Namespace;
+use super::portolan::Portolan;
+use super::report::Leg;
+use super::traffic::{Ends, Rates, Traffic, Window, measure};
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 2);
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 3);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 1);
+/// The masquerading gateway's address outside (TEST-NET-1, RFC 5737).
+const OUTSIDE_GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// The outside server's address.
+const OUTSIDE_SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+/// How Portolan is started and where the user-space legs run.
+pub(super) struct Placement<'a> {
+    /// Portolan's binary.
+    pub(super) binary: Option<&'a Path>,
+    /// CPUs of its workers; the copier gets the last.
+    pub(super) worker_cpus: &'a [usize],
+    /// Portolan's idle policy.
+    pub(super) idle: &'a str,
+    /// Set by a signal.
+    pub(super) interrupted: &'a AtomicBool,
+}
+
+/// A leg that is up. Fields are dropped in order: first the machine in the middle, so that
+/// Portolan removes its own devices, then the namespaces.
+pub(super) struct Built {
+    pub(super) leg: Leg,
+    middle: Middle,
+    client: Namespace,
+    server: Namespace,
+}
+
+/// What lies between the ends.
+enum Middle {
+    Portolan { _running: Portolan },
+    Kernel { _namespace: Namespace },
+    Copier { sides: [OwnedFd; 2], cpu: usize },
+}
+
+impl Built {
+    /// Builds one leg; on an error nothing stays.
+    pub(super) fn build(leg: Leg, placement: &Placement) -> Result<Built, Error> {
+        let end =
+            |role: &str| Namespace::create(&format!("{}-{role}", leg.name().replace('/', "-")));
+        let client = end("client")?;
+        let server = end("server")?;
+        let middle = match leg {
+            Leg::BridgePortolan | Leg::MasqueradePortolan => {
+                let config = match leg {
+                    Leg::BridgePortolan => bridge_config(placement, &client, &server),
+                    _ => masquerade_config(placement, &client, &server),
+                };
+                let binary = placement.binary.expect("Portolan's legs are built with a binary");
+                let running = Portolan::start(binary, &config, placement.interrupted)?;
+                Middle::Portolan { _running: running }
+            }
+            Leg::BridgeKernel => {
+                let namespace = end("middle")?;
+                kernel_bridge(&client, &namespace, &server)?;
+                Middle::Kernel { _namespace: namespace }
+            }
+            Leg::MasqueradeKernel => {
+                let namespace = end("middle")?;
+                kernel_masquerade(&client, &namespace, &server)?;
+                Middle::Kernel { _namespace: namespace }
+            }
+            Leg::BridgeCopier => {
+                let cpu = *placement.worker_cpus.last().expect("there is at least one worker");
+                Middle::Copier { sides: [tap(&client, CLIENT)?, tap(&server, SERVER)?], cpu }
+            }
+        };
+        Ok(Built { leg, middle, client, server })
+    }
+
+    /// Measures one traffic on this leg.
+    pub(super) fn measure(&self, traffic: Traffic, window: Window) -> Result<Rates, Error> {
+        let _copier = match &self.middle {
+            Middle::Copier { sides: [left, right], cpu } => {
+                let same = |side: &OwnedFd| {
+                    side.try_clone().map_err(Error::system("duplicate a TAP's descriptor"))
+                };
+                Some(Copier::start([same(left)?, same(right)?], *cpu))
+            }
+            Middle::Portolan { .. } | Middle::Kernel { .. } => None,
+        };
+        let (server_address, source_seen) = match self.leg {
+            Leg::BridgePortolan | Leg::BridgeKernel | Leg::BridgeCopier => (SERVER, CLIENT),
+            Leg::MasqueradePortolan | Leg::MasqueradeKernel => (OUTSIDE_SERVER, OUTSIDE_GATEWAY),
+        };
+        let (client, server) = (&self.client, &self.server);
+        let ends = Ends { path: self.leg.name(), client, server, server_address, source_seen };
+        measure(traffic, &ends, window)
+    }
+}
+
+/// A TAP inside the namespace, with Portolan's own header and offloads, addressed and up.
+fn tap(namespace: &Namespace, address: Ipv4Addr) -> Result<OwnedFd, Error> {
+    let tap = namespace.inside(|| Tap::create(&TapOptions::new("eth0")))?.map_err(Error::Tap)?;
+    let [queue] = &tap.into_queues()[..] else { unreachable!("the options ask for one queue") };
+    let side = queue
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(Error::system("duplicate a TAP's descriptor"))?;
+    namespace.ip(&format!("address add {address}/24 dev eth0"))?;
+    namespace.ip("link set eth0 up")?;
+    Ok(side)
+}
+
+fn kernel_bridge(client: &Namespace, middle: &Namespace, server: &Namespace) -> Result<(), Error> {
+    middle.ip("link add bridge type bridge")?;
+    middle.ip("link set bridge up")?;
+    for (end, port, address) in [(client, "client", CLIENT), (server, "server", SERVER)] {
+        veth(middle, port, end, address)?;
+        middle.ip(&format!("link set {port} master bridge"))?;
+    }
+    Ok(())
+}
+
+fn kernel_masquerade(
+    client: &Namespace,
+    middle: &Namespace,
+    outside: &Namespace,
+) -> Result<(), Error> {
+    veth(middle, "inside", client, CLIENT)?;
+    veth(middle, "outside", outside, OUTSIDE_SERVER)?;
+    middle.ip(&format!("address add {GATEWAY}/24 dev inside"))?;
+    middle.ip(&format!("address add {OUTSIDE_GATEWAY}/24 dev outside"))?;
+    client.ip(&format!("route add default via {GATEWAY}"))?;
+    middle.set("net/ipv4/ip_forward", "1")?;
+    middle.nft(
+        "table ip nat {\n\
+           chain postrouting {\n\
+             type nat hook postrouting priority srcnat;\n\
+             oifname \"outside\" masquerade\n\
+           }\n\
+         }\n",
+    )
+}
+
+/// A veth pair: `port` in the middle, `eth0` with the address in the end's namespace, both up.
+fn veth(middle: &Namespace, port: &str, end: &Namespace, address: Ipv4Addr) -> Result<(), Error> {
+    middle.ip(&format!("link add {port} type veth peer name eth0 netns {}", end.name()))?;
+    middle.ip(&format!("link set {port} up"))?;
+    end.ip(&format!("address add {address}/24 dev eth0"))?;
+    end.ip("link set eth0 up")
+}
+
+fn bridge_config(placement: &Placement, client: &Namespace, server: &Namespace) -> String {
+    [
+        gateway_config(placement),
+        network_config("internal = true\n"),
+        endpoint_config("client", client, CLIENT),
+        endpoint_config("server", server, SERVER),
+    ]
+    .concat()
+}
+
+fn masquerade_config(placement: &Placement, client: &Namespace, outside: &Namespace) -> String {
+    let uplink = format!(
+        "[uplink.wan]\n\
+         driver = \"tap\"\n\
+         interface = \"wan0\"\n\
+         netns = \"{}\"\n\
+         addresses = [\"{OUTSIDE_GATEWAY}/24\"]\n\
+         host_addresses = [\"{OUTSIDE_SERVER}/24\"]\n\
+         gateway = \"{OUTSIDE_SERVER}\"\n",
+        outside.name()
+    );
+    [
+        gateway_config(placement),
+        uplink,
+        network_config("masquerade = true\n"),
+        endpoint_config("client", client, CLIENT),
+    ]
+    .concat()
+}
+
+fn gateway_config(placement: &Placement) -> String {
+    format!("[gateway]\nworkers = {:?}\nidle = \"{}\"\n", placement.worker_cpus, placement.idle)
+}
+
+fn network_config(more: &str) -> String {
+    format!(
+        "[network.bench]\ndriver = \"bridge\"\nsubnet = \"10.97.0.0/24\"\n\
+         gateway = \"{GATEWAY}\"\n{more}"
+    )
+}
+
+fn endpoint_config(name: &str, namespace: &Namespace, address: Ipv4Addr) -> String {
+    format!(
+        "[endpoint.{name}]\n\
+         attach = {{ netns = \"{}\", interface = \"eth0\", create = true }}\n\
+         [[endpoint.{name}.network]]\n\
+         name = \"bench\"\n\
+         ip = \"{address}\"\n",
+        namespace.name()
+    )
+}

@@ -1,0 +1,139 @@
+//! The steps that are one call of cargo each.
+//!
+//! All test steps build the same set (`--workspace --all-features`, development profile), so that
+//! nothing is built twice; they differ only in which tests they run. Counts come from the
+//! `test result:` lines. An ignored test is a failure here: what needs the machine must run on it.
+
+use anyhow::{Result, bail};
+
+use crate::command::{Output, cargo, run, run_to_end};
+use crate::steps::Counts;
+
+/// What every build of the workspace has in common.
+const WORKSPACE: [&str; 3] = ["--workspace", "--all-features", "--locked"];
+
+/// Path of the simulator's tests inside the engine.
+const SIMULATION: &str = "sim::";
+
+/// Formatting, the fuzz targets' too, which are a workspace of their own.
+pub(crate) fn format() -> Result<Counts> {
+    run(cargo(&["fmt", "--all", "--check"]))?;
+    run(cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))?;
+    Ok(Counts::ONE)
+}
+
+/// Clippy on everything, tests and benches included.
+pub(crate) fn clippy() -> Result<Counts> {
+    let arguments = [&["clippy", "--all-targets"], WORKSPACE.as_slice(), &["--", "-D", "warnings"]];
+    run(cargo(&arguments.concat()))?;
+    Ok(Counts::ONE)
+}
+
+/// Documentation without a warning: no broken link, no bare URL.
+pub(crate) fn rustdoc() -> Result<Counts> {
+    let arguments = [&["doc", "--no-deps"], WORKSPACE.as_slice()];
+    let mut command = cargo(&arguments.concat());
+    command.env("RUSTDOCFLAGS", "-D warnings");
+    run(command)?;
+    Ok(Counts::ONE)
+}
+
+/// Tests beside the code. They need no root and no kernel.
+pub(crate) fn unit_tests() -> Result<Counts> {
+    test_run(&["--lib", "--bins"], &["--skip", SIMULATION], None)
+}
+
+/// Worlds from this many seeds.
+pub(crate) fn simulation(seed_count: u64) -> Result<Counts> {
+    test_run(&["--lib"], &[SIMULATION], Some(("SIM_SEEDS", seed_count)))
+}
+
+/// Integration tests: real kernels in namespaces. One at a time, because they measure, and share
+/// two cores with the gateways that they start.
+pub(crate) fn namespace_tests() -> Result<Counts> {
+    test_run(&["--test", "*"], &["--test-threads=1"], None)
+}
+
+/// The wall-clock benches, for reading; nothing is compared.
+pub(crate) fn wall_clock_benches() -> Result<Counts> {
+    run(cargo(&["bench", "--locked", "--package", "portolan-benches", "--bench", "turn"]))?;
+    Ok(Counts::ONE)
+}
+
+fn test_run(targets: &[&str], options: &[&str], set: Option<(&str, u64)>) -> Result<Counts> {
+    let arguments = [&["test", "--no-fail-fast"], WORKSPACE.as_slice(), targets, &["--"], options];
+    let mut command = cargo(&arguments.concat());
+    if let Some((name, value)) = set {
+        command.env(name, value.to_string());
+    }
+    counts_of(&run_to_end(command)?)
+}
+
+/// Counts of a `cargo test` run. A run that failed without a failed test did not build, or a test
+/// program was killed.
+fn counts_of(output: &Output) -> Result<Counts> {
+    let (counts, ignored) = sum_test_results(&output.stdout);
+    if !output.status.success() && counts.failed == 0 {
+        bail!("cargo test: {} after {} tests passed", output.status, counts.passed);
+    }
+    if ignored > 0 {
+        bail!("{ignored} tests were ignored: a test that does not run proves nothing");
+    }
+    Ok(counts)
+}
+
+/// Sums lines such as `test result: ok. 3 passed; 0 failed; 1 ignored; …`; the second number is
+/// that of ignored tests.
+fn sum_test_results(stdout: &str) -> (Counts, u64) {
+    let results = stdout.lines().filter_map(|line| line.trim().strip_prefix("test result: "));
+    let mut sum = (Counts::default(), 0);
+    for result in results {
+        let number = |what: &str| {
+            let part = result.split([';', '.']).find_map(|part| part.trim().strip_suffix(what));
+            part.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+        };
+        let counts = Counts { passed: number(" passed"), failed: number(" failed") };
+        sum = (sum.0.plus(counts), sum.1 + number(" ignored"));
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    /// What a run says that ended with this exit code and printed this.
+    fn after(exit_code: i32, stdout: &str) -> Result<Counts> {
+        let status = ExitStatus::from_raw(exit_code << 8);
+        counts_of(&Output { status, stdout: stdout.to_owned() })
+    }
+
+    #[test]
+    fn test_results_of_all_test_programs_are_summed() {
+        let stdout = "running 2 tests\n\
+            test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out\n\
+            test result: FAILED. 1 passed; 2 failed; 4 ignored; 0 measured; finished in 0.01s\n";
+        let counts = Counts { passed: 13, failed: 2 };
+        assert_eq!(sum_test_results(stdout), (counts, 4));
+    }
+
+    #[test]
+    fn failed_tests_are_counted() {
+        let counts = after(101, "test result: FAILED. 1 passed; 2 failed; 0 ignored");
+        assert_eq!(counts.ok(), Some(Counts { passed: 1, failed: 2 }));
+    }
+
+    #[test]
+    fn a_build_that_fails_is_an_error() {
+        assert!(after(101, "").is_err());
+        assert!(after(101, "test result: ok. 5 passed; 0 failed; 0 ignored").is_err());
+    }
+
+    #[test]
+    fn an_ignored_test_is_an_error() {
+        assert!(after(0, "test result: ok. 5 passed; 0 failed; 1 ignored").is_err());
+    }
+}
