@@ -208,13 +208,14 @@ impl Neighbours {
         self.free.push(id.0);
     }
 
-    /// Lets a packet wait for a neighbour. Gives it back with the reason when it cannot.
+    /// Lets a packet wait for a neighbour. Returns whom to ask at once, if nobody was asked yet;
+    /// gives the packet back with the reason when it cannot wait.
     pub(crate) fn wait(
         &mut self,
         id: AdjacencyId,
         packet: Packet,
         now: Tick,
-    ) -> Result<(), (Packet, NoHold)> {
+    ) -> Result<Option<(PortId, IpAddr)>, (Packet, NoHold)> {
         let Some(Some(entry)) = self.entries.get_mut(id.0 as usize) else {
             return Err((packet, NoHold::Failed));
         };
@@ -224,12 +225,15 @@ impl Neighbours {
         if entry.held >= self.held_per_neighbour || self.held.len() >= HELD_MAX {
             return Err((packet, NoHold::Full));
         }
+        let mut ask = None;
         if entry.state == (State::Incomplete { tries: 0 }) {
-            self.wheel.set(id.0, now, 0);
+            entry.state = State::Incomplete { tries: 1 };
+            self.wheel.set(id.0, now, Tick::count(RETRY));
+            ask = Some((entry.port, entry.address));
         }
         entry.held += 1;
         self.held.push((id, packet));
-        Ok(())
+        Ok(ask)
     }
 
     /// Takes the packets that wait for a neighbour, in order, up to what `out` holds.
@@ -360,12 +364,11 @@ mod tests {
         let id = neighbours.neighbour(PORT, address(), OWN, at(0)).unwrap();
         neighbours.hold(id);
         let mut packets = packets(3).into_iter();
-        assert!(neighbours.wait(id, packets.next().unwrap(), at(0)).is_ok());
-        assert!(neighbours.wait(id, packets.next().unwrap(), at(0)).is_ok());
+        let mut wait = || neighbours.wait(id, packets.next().unwrap(), at(0)).map_err(|no| no.1);
+        assert_eq!(wait(), Ok(Some((PORT, address()))), "the first one asks");
+        assert_eq!(wait(), Ok(None));
         let (_, reason) = neighbours.wait(id, packets.next().unwrap(), at(0)).unwrap_err();
         assert_eq!(reason, NoHold::Full);
-        let ask = Due::Ask { port: PORT, address: address(), to: None };
-        assert_eq!(neighbours.due(at(1)), Some(ask));
         assert_eq!(neighbours.learn(PORT, address(), OTHER, at(1)), Some(id));
         let mut held = Vec::new();
         neighbours.take_held(id, &mut held);

@@ -514,11 +514,11 @@ impl Core {
     /// Lets a packet wait for its neighbour.
     pub(super) fn wait(&mut self, adjacency: AdjacencyId, packet: Packet) {
         let tick = self.tick;
-        if let Err((packet, reason)) = self.neighbours.wait(adjacency, packet, tick) {
-            match reason {
-                NoHold::Full => self.drop(packet, DropReason::HoldFull),
-                NoHold::Failed => self.unreachable(packet),
-            }
+        match self.neighbours.wait(adjacency, packet, tick) {
+            Ok(None) => {}
+            Ok(Some((port, address))) => self.ask(port, address, None),
+            Err((packet, NoHold::Full)) => self.drop(packet, DropReason::HoldFull),
+            Err((packet, NoHold::Failed)) => self.unreachable(packet),
         }
     }
 
