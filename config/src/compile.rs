@@ -32,13 +32,11 @@ pub fn compile(config: &Config, previous: Option<&Tables>) -> Tables {
     let ports = share(compiler.ports(), &previous.ports, |part| part.id.index());
     let networks = share(compiler.networks(), &previous.networks, |part| part.id.index());
     let uplinks = share(compiler.uplinks(), &previous.uplinks, |part| part.id.index());
-    let plan = match same_plan(&networks, &uplinks, previous) {
-        true => previous.plan,
-        false => generation,
-    };
+    let is_same_plan = subnets(&networks).eq(subnets(&previous.networks))
+        && own_addresses(&uplinks).eq(own_addresses(&previous.uplinks));
     Tables {
         generation,
-        plan,
+        plan: if is_same_plan { previous.plan } else { generation },
         ports,
         networks,
         uplinks,
@@ -53,23 +51,14 @@ pub fn compile(config: &Config, previous: Option<&Tables>) -> Tables {
     }
 }
 
-/// True if subnets, the gateway's own addresses and "internal" are where they were: what a decision
-/// about an address that nobody here has depends on.
-fn same_plan(
-    networks: &[Option<Arc<Network>>],
-    uplinks: &[Option<Arc<Uplink>>],
-    previous: &Tables,
-) -> bool {
-    let subnets = |networks: &[Option<Arc<Network>>]| -> Vec<_> {
-        let each = networks.iter().flatten();
-        each.map(|network| (network.id, network.subnets.clone(), network.internal)).collect()
-    };
-    let addresses = |uplinks: &[Option<Arc<Uplink>>]| -> Vec<_> {
-        let each = uplinks.iter().flatten();
-        each.map(|uplink| (uplink.id, uplink.port, uplink.addresses.clone())).collect()
-    };
-    subnets(networks) == subnets(&previous.networks)
-        && addresses(uplinks) == addresses(&previous.uplinks)
+/// One half of the address plan: all subnets, with whose they are.
+fn subnets(networks: &[Option<Arc<Network>>]) -> impl Iterator<Item = (NetworkId, &[Subnet])> {
+    networks.iter().flatten().map(|network| (network.id, &*network.subnets))
+}
+
+/// The other half: all of the gateway's own addresses on uplinks.
+fn own_addresses(uplinks: &[Option<Arc<Uplink>>]) -> impl Iterator<Item = (UplinkId, &[IpNet])> {
+    uplinks.iter().flatten().map(|uplink| (uplink.id, &*uplink.addresses))
 }
 
 /// A part of the tables that carries its epoch.

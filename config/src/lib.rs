@@ -1,10 +1,10 @@
 //! Portolan's config: text in, a checked [`Config`] out, and from it the engine's tables.
 //!
-//! `text → schema → check → Config → compile → engine::Tables`. Each step is a module that knows
-//! its neighbours' types and nothing else: `reader` and `schema` know TOML and places, `check` knows
-//! the rules and collects **every** error, `model` is what is left when there are none, `compile`
-//! knows the engine. The one hard constraint: no input panics, and a config that is refused changes
-//! nothing.
+//! `text -> schema -> check -> Config -> compile -> engine::Tables`. Each step is a module that
+//! knows its neighbours' types and nothing else: `reader` and `schema` know TOML and places,
+//! `check` knows the rules and collects **every** error, `model` is what is left when there are
+//! none, `compile` knows the engine. The one hard constraint: no input panics, and a config that is
+//! refused changes nothing.
 //!
 //! What is deliberately absent: no system call but reading the file, so a config is checked on any
 //! machine; no randomness and no clock, so the same text always compiles to the same tables.

@@ -1,7 +1,7 @@
 //! What may be a name.
 //!
 //! Names become devices, files, DNS labels and parts of log lines, so each kind has the rule of
-//! the strictest of its readers. A name that passed is of a type of its own where the kernel sees it.
+//! the strictest of its readers. Where the kernel sees a name, one that passed has its own type.
 
 use std::fmt;
 

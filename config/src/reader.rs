@@ -7,7 +7,7 @@
 //! so a field that is [`Field::Wrong`] never needs a second message.
 //!
 //! Fields talk to the deserializer by a newtype of a reserved name, [`FIELD`]. Like every such
-//! scheme it does not survive `flatten`, `untagged` or internally tagged enums: the schema has none.
+//! scheme it does not survive `flatten`, `untagged` or tagged enums: the schema has none.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -151,6 +151,12 @@ impl de::Error for Refusal {
             Unexpected::Map => "a table",
             Unexpected::Other(what) => what,
             _ => "something else",
+        };
+        // serde's words for what TOML calls otherwise.
+        let expected = match expected.to_string().as_str() {
+            "a sequence" => "a list".to_owned(),
+            "a string" => "text".to_owned(),
+            other => other.to_owned(),
         };
         Refusal(format!("expected {expected}, found {found}"))
     }
@@ -474,7 +480,7 @@ mod tests {
                 "farm:1:1: nam: unknown key",
                 "farm:3:8: sheep.dolly.legs: expected u8, found text",
                 "farm:4:8: sheep.dolly.wool: expected a boolean, found a fraction",
-                "farm:5:15: sheep.dolly.lambs[1]: expected a string, found a whole number",
+                "farm:5:15: sheep.dolly.lambs[1]: expected text, found a whole number",
                 "farm:7:7: sheep.bob: expected a table, found a whole number",
                 "farm:8:15: sheep.flossy.legs: expected u8, found a date",
             ]

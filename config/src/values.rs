@@ -120,7 +120,7 @@ impl<'de> Deserialize<'de> for Period {
     }
 }
 
-/// Reads `2h4m`: numbers with their units, d, h, m, s or ms, each unit at most once, long ones first.
+/// Reads `2h4m`: numbers with their units, d, h, m, s or ms, long ones first and none twice.
 fn duration(text: &str) -> Option<Duration> {
     const UNITS: [(&str, u64); 5] =
         [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];

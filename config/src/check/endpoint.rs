@@ -24,7 +24,7 @@ use crate::names::{InterfaceName, check_name};
 use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
 use crate::schema::{self, EndpointNetwork};
-use crate::values::{Address, Mac};
+use crate::values::{Address, Mac, Number};
 
 /// The device of an endpoint that the file does not name.
 const INTERFACE_DEFAULT: &str = "eth0";
@@ -87,6 +87,9 @@ struct Member<'d> {
     /// Index in the list of networks; `None`: unknown or faulty, which has been reported.
     network_index: Option<usize>,
     interface: Option<InterfaceName>,
+    /// The MAC address that the file gives.
+    mac: Option<MacAddress>,
+    gw_priority: i32,
     ipv4: Option<IpNet>,
     ipv6: Option<IpNet>,
 }
@@ -135,6 +138,8 @@ impl<'d> Draft<'d> {
                 table,
                 network_index: name.and_then(|name| networks.by_name.get(name).copied().flatten()),
                 interface: self.interface(index, table, report),
+                mac: station_mac(&table.mac, report),
+                gw_priority: gw_priority(&table.gw_priority, report),
                 ipv4: None,
                 ipv6: None,
             });
@@ -211,7 +216,7 @@ impl<'d> Draft<'d> {
         let mut candidates = Vec::with_capacity(self.members.len());
         for member in &self.members {
             let Some((network, network_index, interface)) = sound(member) else { continue };
-            let attachment = self.attachment(member, network, interface, report);
+            let attachment = self.attachment(member, network, interface);
             let holder = format!("network {}'s gateway", network.name);
             let key = (network_index, network.gateway_mac);
             macs.entry(key).or_insert(holder);
@@ -241,17 +246,13 @@ impl<'d> Draft<'d> {
         member: &Member<'d>,
         network: &Network,
         interface: InterfaceName,
-        report: &mut Report,
     ) -> Attachment {
-        let table = member.table;
-        let bounds = i64::from(i32::MIN)..=i64::from(i32::MAX);
-        let gw_priority = number(&table.gw_priority, bounds, "", report).unwrap_or(0) as i32;
-        let aliases = table.aliases.value().into_iter().flatten();
+        let aliases = member.table.aliases.value().into_iter().flatten();
         Attachment {
             network: network.name.clone(),
             port: PortId(0),
             interface,
-            mac: self.mac(member, network, report),
+            mac: self.mac(member, network),
             ipv4: member.ipv4.and_then(|net| match net {
                 IpNet::V4(net) => Some(net),
                 IpNet::V6(_) => None,
@@ -264,16 +265,13 @@ impl<'d> Draft<'d> {
             default_route_v6: None,
             mtu: network.mtu,
             aliases: aliases.filter_map(|alias| alias.value().cloned()).collect(),
-            gw_priority,
-            anti_spoofing: flag(&table.anti_spoofing, true),
+            gw_priority: member.gw_priority,
+            anti_spoofing: flag(&member.table.anti_spoofing, true),
         }
     }
 
-    fn mac(&self, member: &Member<'d>, network: &Network, report: &mut Report) -> MacAddress {
-        if let Some((at, &Mac(mac))) = member.table.mac.given() {
-            if mac.is_group() || mac == MacAddress::default() {
-                report.error(at, format!("{mac} is no address of a single station"));
-            }
+    fn mac(&self, member: &Member<'d>, network: &Network) -> MacAddress {
+        if let Some(mac) = member.mac {
             return mac;
         }
         let names = ["endpoint", self.name, &network.name];
@@ -282,6 +280,21 @@ impl<'d> Draft<'d> {
             MacPolicy::Random => mac::hashed(&names),
         }
     }
+}
+
+/// A MAC address that one station can have.
+fn station_mac(field: &Field<Mac>, report: &mut Report) -> Option<MacAddress> {
+    let (at, &Mac(mac)) = field.given()?;
+    if mac.is_group() || mac == MacAddress::default() {
+        report.error(at, format!("{mac} is no address of a single station"));
+        return None;
+    }
+    Some(mac)
+}
+
+fn gw_priority(field: &Field<Number>, report: &mut Report) -> i32 {
+    let bounds = i64::from(i32::MIN)..=i64::from(i32::MAX);
+    number(field, bounds, "", report).map_or(0, |priority| priority as i32)
 }
 
 /// The name of a member's network, if there is one of this name.

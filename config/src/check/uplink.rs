@@ -59,7 +59,9 @@ pub(super) fn check(
         }
         uplinks.names.push(name.to_owned());
         let Some(table) = table else { continue };
-        uplinks.list.extend(Checker { name, at, table, report }.check(interfaces, claims));
+        uplinks.list.extend(
+            Checker { name, at, table, is_link_known: false, report }.check(interfaces, claims),
+        );
     }
     uplinks
 }
@@ -69,6 +71,8 @@ struct Checker<'c> {
     name: &'c str,
     at: PlaceId,
     table: &'c schema::Uplink,
+    /// Every one of its addresses is known, so what is on its link is.
+    is_link_known: bool,
     report: &'c mut Report,
 }
 
@@ -145,7 +149,9 @@ impl Checker<'_> {
                 if list.is_empty() {
                     self.report.error(at, "an uplink has at least one address of its own");
                 }
-                self.address_list(list, &[])
+                let addresses = self.address_list(list, &[]);
+                self.is_link_known = addresses.len() == list.len() && !list.is_empty();
+                addresses
             }
             None => {
                 if self.table.addresses.is_absent() {
@@ -181,7 +187,7 @@ impl Checker<'_> {
         let Some(list) = self.table.host_addresses.value() else { return Vec::new() };
         let addresses = self.address_list(list, own);
         for &(at, net) in &addresses {
-            if !own.is_empty() && !own.iter().any(|own| own.contains(&net.addr())) {
+            if self.is_link_known && !own.iter().any(|own| own.contains(&net.addr())) {
                 let message = format!("{} is in no subnet of the uplink's addresses", net.addr());
                 self.report.warning(at, message);
             }
@@ -250,7 +256,7 @@ impl Checker<'_> {
         let link_local = matches!(via, IpAddr::V6(via) if via.is_unicast_link_local());
         if own.iter().any(|own| own.addr() == via) {
             self.report.error(at, format!("{via} is the gateway's own address"));
-        } else if !own.is_empty() && !link_local && !own.iter().any(|own| own.contains(&via)) {
+        } else if self.is_link_known && !link_local && !own.iter().any(|own| own.contains(&via)) {
             let subnets: Vec<String> = own.iter().map(|own| own.trunc().to_string()).collect();
             let message = format!("{via} is in no subnet of the uplink ({})", subnets.join(", "));
             self.report.error(at, message);

@@ -1,0 +1,579 @@
+//! What is refused, where, and in which words: one line per rule, and a golden file for the look of
+//! a report with many errors.
+
+use config::Config;
+
+/// A sound config; cases replace parts of it or add to its end.
+const BASE: &str = r#"[uplink.wan]
+driver = "tap"
+interface = "wan0"
+addresses = ["192.0.2.10/24", "2001:db8::10/64"]
+gateway = "192.0.2.1"
+[network.front]
+subnets = ["10.1.0.0/24", "fd00:1::/64"]
+[network.back]
+subnet = "10.2.0.0/24"
+[endpoint.web]
+attach = { netns = "web" }
+publish = ["8080:80"]
+[[endpoint.web.network]]
+name = "front"
+ip = "10.1.0.10"
+[[endpoint.web.network]]
+name = "back"
+[endpoint.db]
+attach = { netns = "db" }
+[[endpoint.db.network]]
+name = "back"
+"#;
+
+/// All findings about a text, one line each.
+fn refusals(text: &str) -> Vec<String> {
+    match Config::parse("x.toml", text) {
+        Ok(config) => panic!("accepted, with {:?}\n{text}", config.warnings),
+        Err(found) => found.iter().map(|diagnostic| diagnostic.to_string()).collect(),
+    }
+}
+
+fn replaced(from: &str, to: &str) -> String {
+    assert!(BASE.contains(from), "the base has no {from}");
+    BASE.replacen(from, to, 1)
+}
+
+#[track_caller]
+fn replacing(from: &str, to: &str, expected: &[&str]) {
+    assert_eq!(refusals(&replaced(from, to)), expected, "{from} -> {to}");
+}
+
+#[track_caller]
+fn adding(text: &str, expected: &[&str]) {
+    assert_eq!(refusals(&format!("{BASE}{text}")), expected, "{text}");
+}
+
+#[test]
+fn the_base_is_accepted() {
+    let config = Config::parse("x.toml", BASE).unwrap();
+    assert!(config.warnings.is_empty());
+}
+
+#[test]
+fn text_that_is_no_toml_is_refused_with_every_place() {
+    assert_eq!(
+        refusals("a = \nb = 1\nb = 2\nc = [1\n"),
+        [
+            "x.toml:1:5: string values must be quoted, expected literal string",
+            "x.toml:3:1: duplicate key",
+            "x.toml:4:7: unclosed array, expected `]`",
+        ]
+    );
+}
+
+#[test]
+fn drivers_interfaces_and_addresses_of_uplinks() {
+    replacing("driver = \"tap\"\n", "", &["x.toml:1:9: uplink.wan: driver is missing"]);
+    replacing(
+        "\"tap\"",
+        "\"xdp\"",
+        &["x.toml:2:10: uplink.wan.driver: \"xdp\" is not in this version"],
+    );
+    replacing(
+        "\"tap\"",
+        "\"tapp\"",
+        &["x.toml:2:10: uplink.wan.driver: unknown word \"tapp\", expected tap"],
+    );
+    replacing(
+        "\"wan0\"",
+        "\"a-much-too-long-name\"",
+        &["x.toml:3:13: uplink.wan.interface: interface names have at most 15 bytes, not 20"],
+    );
+    replacing("interface = \"wan0\"\n", "", &["x.toml:1:9: uplink.wan: interface is missing"]);
+    replacing(
+        "[\"192.0.2.10/24\", \"2001:db8::10/64\"]",
+        "\"host\"",
+        &["x.toml:4:13: uplink.wan.addresses: sharing the host's addresses is not in this version"],
+    );
+    replacing(
+        "192.0.2.10/24",
+        "192.0.2.10",
+        &["x.toml:4:14: uplink.wan.addresses[0]: expected an address with its prefix length, \
+         such as \"10.1.0.0/24\", found \"192.0.2.10\""],
+    );
+    replacing(
+        "192.0.2.10/24",
+        "192.0.2.0/24",
+        &["x.toml:4:14: uplink.wan.addresses[0]: 192.0.2.0 is the network address of 192.0.2.0/24"],
+    );
+    replacing(
+        "\"192.0.2.10/24\"",
+        "\"192.0.2.10/24\", \"192.0.2.10/25\"",
+        &["x.toml:4:31: uplink.wan.addresses[1]: 192.0.2.10 is an address of the uplink twice"],
+    );
+}
+
+#[test]
+fn next_hops_routes_and_other_keys_of_uplinks() {
+    replacing(
+        "\"192.0.2.1\"",
+        "\"198.51.100.1\"",
+        &["x.toml:5:11: uplink.wan.gateway: 198.51.100.1 is in no subnet of the uplink \
+         (192.0.2.0/24, 2001:db8::/64)"],
+    );
+    replacing(
+        "\"192.0.2.1\"",
+        "\"192.0.2.10\"",
+        &["x.toml:5:11: uplink.wan.gateway: 192.0.2.10 is the gateway's own address"],
+    );
+    replacing(
+        "\"192.0.2.1\"",
+        "\"2001:db8::1\"",
+        &["x.toml:5:11: uplink.wan.gateway: 2001:db8::1 is no IPv4 address"],
+    );
+    replacing(
+        "[network.front]",
+        "mtu = 1279\n[network.front]",
+        &["x.toml:6:7: uplink.wan.mtu: 1279 is out of bounds: 1280 to 65535 bytes, as it \
+             carries IPv6"],
+    );
+    replacing(
+        "[network.front]",
+        "create = true\n[network.front]",
+        &["x.toml:6:10: uplink.wan.create: there is no netns to create"],
+    );
+    replacing(
+        "[network.front]",
+        "routes = [{ to = \"198.51.100.1/24\" }, { via = \"192.0.2.7\" }, \
+         { to = \"203.0.113.0/24\", via = \"fe80::1\" }, { to = \"0.0.0.0/0\" }]\n[network.front]",
+        &[
+            "x.toml:6:18: uplink.wan.routes[0].to: 198.51.100.1/24 has host bits set",
+            "x.toml:6:39: uplink.wan.routes[1]: to is missing",
+            "x.toml:6:93: uplink.wan.routes[2].via: fe80::1 is not of the family of 203.0.113.0/24",
+            "x.toml:6:113: uplink.wan.routes[3].to: there is a route to 0.0.0.0/0 already",
+        ],
+    );
+    adding(
+        "[uplink.lan]\ndriver = \"tap\"\ninterface = \"wan0\"\naddresses = [\"198.51.100.1/24\"]\n",
+        &[
+            "x.toml:22:9: uplink.lan: LIMIT: one uplink in this version, and wan is there already",
+            "x.toml:24:13: uplink.lan.interface: interface wan0 is taken in the gateway's own \
+             namespace by uplink.wan.interface, line 3",
+        ],
+    );
+}
+
+#[test]
+fn drivers_of_networks() {
+    for driver in ["overlay", "macvlan", "ipvlan", "none", "host"] {
+        let expected = format!("x.toml:23:10: network.x.driver: {driver:?} is not in this version");
+        adding(&format!("[network.x]\ndriver = {driver:?}\nvni = 7\n"), &[&expected]);
+    }
+    adding(
+        "[network.x]\ndriver = \"brigde\"\n",
+        &["x.toml:23:10: network.x.driver: unknown word \"brigde\", expected bridge"],
+    );
+    adding("[network.x]\n", &["x.toml:22:10: network.x: a network has at least one subnet"]);
+    adding(
+        "[network.x]\nsubnets = []\n",
+        &["x.toml:23:11: network.x.subnets: a network has at least one subnet"],
+    );
+}
+
+#[test]
+fn subnets_of_networks() {
+    replacing(
+        "\"10.2.0.0/24\"",
+        "\"10.2.0.1/24\"",
+        &["x.toml:9:10: network.back.subnet: 10.2.0.1/24 has host bits set"],
+    );
+    replacing(
+        "\"10.2.0.0/24\"",
+        "\"10.1.0.128/25\"",
+        &["x.toml:9:10: network.back.subnet: 10.1.0.128/25 overlaps 10.1.0.0/24 of network \
+             front, \
+         line 7"],
+    );
+    replacing(
+        "\"10.2.0.0/24\"",
+        "\"192.0.0.0/16\"",
+        &["x.toml:9:10: network.back.subnet: 192.0.0.0/16 overlaps 192.0.2.0/24 of uplink wan, \
+             line 4"],
+    );
+    replacing(
+        "\"10.2.0.0/24\"",
+        "\"fe80::/64\"",
+        &["x.toml:9:10: network.back.subnet: fe80::/64 overlaps fe80::/10, which is link-local"],
+    );
+    replacing(
+        "\"10.2.0.0/24\"",
+        "\"10.2.0.0/33\"",
+        &["x.toml:9:10: network.back.subnet: expected an address with its prefix length, \
+         such as \"10.1.0.0/24\", found \"10.2.0.0/33\""],
+    );
+    replacing(
+        "\"10.2.0.0/24\"",
+        "\"10.2.0.0/32\"",
+        &[
+            "x.toml:16:1: endpoint.web.network[1]: network back has no free address left in \
+             10.2.0.0/32",
+            "x.toml:20:1: endpoint.db.network[0]: network back has no free address left in \
+             10.2.0.0/32",
+        ],
+    );
+    replacing(
+        "\"10.2.0.0/24\"",
+        "\"10.2.0.0/24\"\nsubnets = [\"10.3.0.0/24\"]",
+        &["x.toml:10:11: network.back.subnets: subnet and subnets exclude each other"],
+    );
+}
+
+#[test]
+fn gateways_and_ranges_of_networks() {
+    let with = |key: &str| format!("\"10.2.0.0/24\"\n{key}");
+    replacing(
+        "\"10.2.0.0/24\"",
+        &with("gateway = \"10.3.0.1\""),
+        &["x.toml:10:11: network.back.gateway: 10.3.0.1 is outside of network back's subnets \
+         (10.2.0.0/24)"],
+    );
+    replacing(
+        "\"10.2.0.0/24\"",
+        &with("gateway = \"10.2.0.255\""),
+        &["x.toml:10:11: network.back.gateway: 10.2.0.255 is the broadcast address of 10.2.0.0/24"],
+    );
+    replacing(
+        "\"10.2.0.0/24\"",
+        &with("gateways = [\"10.2.0.1\", \"10.2.0.2\"]"),
+        &["x.toml:10:25: network.back.gateways[1]: 10.2.0.0/24 has the gateway 10.2.0.1 already"],
+    );
+    replacing(
+        "\"10.2.0.0/24\"",
+        &with("ip_range = \"10.2.0.0/16\""),
+        &["x.toml:10:12: network.back.ip_range: 10.2.0.0/16 is larger than its subnet 10.2.0.0/24"],
+    );
+    replacing(
+        "\"10.2.0.0/24\"",
+        &with("ip_range = \"10.2.0.8/24\""),
+        &["x.toml:10:12: network.back.ip_range: 10.2.0.8/24 has host bits set"],
+    );
+}
+
+#[test]
+fn behaviour_of_networks() {
+    let with = |key: &str| format!("\"10.2.0.0/24\"\n{key}");
+    replacing(
+        "\"10.2.0.0/24\"",
+        &with("mtu = 70000"),
+        &["x.toml:10:7: network.back.mtu: 70000 is out of bounds: 576 to 65535 bytes"],
+    );
+    replacing(
+        "\"10.2.0.0/24\"",
+        &with("mode = \"routed\""),
+        &["x.toml:10:8: network.back.mode: \"routed\" is not in this version"],
+    );
+    replacing(
+        "\"10.2.0.0/24\"",
+        &with("mac_policy = \"randm\""),
+        &["x.toml:10:14: network.back.mac_policy: unknown word \"randm\", expected derived, \
+             random"],
+    );
+    replacing(
+        "\"10.2.0.0/24\"",
+        &with("uplink = \"lan\""),
+        &["x.toml:10:10: network.back.uplink: there is no uplink \"lan\""],
+    );
+    replacing(
+        "\"10.2.0.0/24\"",
+        &with("uplink = \"wan\"\ninternal = true"),
+        &["x.toml:10:10: network.back.uplink: an internal network has no uplink"],
+    );
+    replacing(
+        "\"10.2.0.0/24\"",
+        &with("mss_clamp = \"auto\"\npeers = []"),
+        &[
+            "x.toml:10:13: network.back.mss_clamp: clamping of TCP's segment size is not in this \
+             version",
+            "x.toml:11:9: network.back.peers: a key of overlay networks is not in this version",
+        ],
+    );
+    replacing(
+        "[network.back]",
+        "[network.\"b k\"]",
+        &[
+            "x.toml:8:10: network.\"b k\": \"b k\" is no name: use letters, digits, _, . and -, \
+         a letter or digit first",
+            "x.toml:17:8: endpoint.web.network[1].name: there is no network \"back\"",
+            "x.toml:21:8: endpoint.db.network[0].name: there is no network \"back\"",
+        ],
+    );
+}
+
+#[test]
+fn attaching_of_endpoints() {
+    replacing(
+        "attach = { netns = \"db\" }\n",
+        "",
+        &["x.toml:18:11: endpoint.db: attach is missing"],
+    );
+    replacing("{ netns = \"db\" }", "{}", &["x.toml:19:10: endpoint.db.attach: netns is missing"]);
+    replacing(
+        "{ netns = \"db\" }",
+        "{ tap = \"tap0\" }",
+        &["x.toml:19:18: endpoint.db.attach.tap: a TAP device left in the host is not in this \
+             version"],
+    );
+    replacing(
+        "{ netns = \"db\" }",
+        "{ xdp = \"veth0\" }",
+        &["x.toml:19:18: endpoint.db.attach.xdp: AF_XDP on an existing device is not in this \
+             version"],
+    );
+    replacing(
+        "{ netns = \"db\" }",
+        "{ netns = \"web\" }",
+        &["x.toml:20:1: endpoint.db.network[0]: interface eth0 is taken in namespace web by \
+         endpoint.web.network[0], line 13"],
+    );
+    replacing(
+        "{ netns = \"db\" }",
+        "{ netns = \"../db\" }",
+        &["x.toml:19:20: endpoint.db.attach.netns: \"../db\" is no namespace name: \
+         a name below /run/netns has no /"],
+    );
+    replacing(
+        "{ netns = \"db\" }",
+        "{ netns = \"db\", interface = \"a/b\" }",
+        &["x.toml:19:38: endpoint.db.attach.interface: \"a/b\" is no interface name: \
+         blanks, /, :, % and . alone are excluded"],
+    );
+}
+
+#[test]
+fn addresses_of_endpoints() {
+    replacing(
+        "ip = \"10.1.0.10\"",
+        "ip = \"10.1.1.5\"",
+        &["x.toml:15:6: endpoint.web.network[0].ip: 10.1.1.5 is outside of network front's \
+             subnets \
+         (10.1.0.0/24)"],
+    );
+    replacing(
+        "ip = \"10.1.0.10\"",
+        "ip = \"fd00:1::10\"",
+        &["x.toml:15:6: endpoint.web.network[0].ip: fd00:1::10 is no IPv4 address"],
+    );
+    replacing(
+        "ip = \"10.1.0.10\"",
+        "ip = \"10.1.0.1\"",
+        &["x.toml:15:6: endpoint.web.network[0].ip: 10.1.0.1 is the address of network front's \
+         gateway already"],
+    );
+    replacing(
+        "ip = \"10.1.0.10\"",
+        "ip = \"10.1.0.255\"",
+        &["x.toml:15:6: endpoint.web.network[0].ip: 10.1.0.255 is the broadcast address of \
+             10.1.0.0/24"],
+    );
+    adding(
+        "ip6 = \"fd00:2::9\"\n",
+        &["x.toml:22:7: endpoint.db.network[0].ip6: network back has no IPv6 subnet"],
+    );
+    adding(
+        "[[endpoint.db.network]]\nname = \"front\"\nip = \"10.1.0.10\"\n",
+        &["x.toml:24:6: endpoint.db.network[1].ip: 10.1.0.10 is the address of endpoint web \
+             already"],
+    );
+}
+
+#[test]
+fn memberships_and_mac_addresses_of_endpoints() {
+    adding(
+        "[[endpoint.db.network]]\nname = \"back\"\n",
+        &["x.toml:23:8: endpoint.db.network[1].name: endpoint db is in network back twice"],
+    );
+    adding(
+        "[[endpoint.db.network]]\nname = \"bakc\"\n",
+        &["x.toml:23:8: endpoint.db.network[1].name: there is no network \"bakc\""],
+    );
+    adding(
+        "[[endpoint.db.network]]\nname = \"host\"\n",
+        &["x.toml:23:8: endpoint.db.network[1].name: network \"host\" is not in this version"],
+    );
+    adding(
+        "[[endpoint.db.network]]\nip = \"10.1.0.7\"\n",
+        &["x.toml:22:1: endpoint.db.network[1]: name is missing"],
+    );
+    adding(
+        "mac = \"03:42:0a:02:00:03\"\n",
+        &["x.toml:22:7: endpoint.db.network[0].mac: 03:42:0a:02:00:03 is no address of a single \
+         station"],
+    );
+    adding(
+        "mac = \"02:42:0a:02:00:01\"\n",
+        &["x.toml:22:7: endpoint.db.network[0].mac: 02:42:0a:02:00:01 is the MAC address of \
+         network back's gateway in network back already"],
+    );
+    adding(
+        "mac = \"02-42-0a-02-00-01\"\n",
+        &["x.toml:22:7: endpoint.db.network[0].mac: expected a MAC address, \
+         such as \"02:42:0a:01:00:0a\", found \"02-42-0a-02-00-01\""],
+    );
+    adding(
+        "aliases = [\"ok\", \"not ok\"]\ngw_priority = 3000000000\n",
+        &[
+            "x.toml:22:18: endpoint.db.network[0].aliases[1]: \"not ok\" is no name: \
+         use letters, digits, _, . and -, a letter or digit first",
+            "x.toml:23:15: endpoint.db.network[0].gw_priority: 3000000000 is out of bounds: \
+         -2147483648 to 2147483647",
+        ],
+    );
+    adding(
+        "[endpoint.lone]\nattach = { netns = \"lone\" }\n",
+        &["x.toml:22:11: endpoint.lone: endpoint lone is in no network"],
+    );
+}
+
+#[test]
+fn published_ports() {
+    let publish = |specs: &str, expected: &[&str]| {
+        replacing("[\"8080:80\"]", &format!("[{specs}]"), expected);
+    };
+    publish("\"80:80/foo\"", &["x.toml:12:12: endpoint.web.publish[0]: invalid proto: foo"]);
+    publish(
+        "\"80\"",
+        &["x.toml:12:12: endpoint.web.publish[0]: publishing without a host port is not in this \
+         version"],
+    );
+    publish(
+        "\"8080:80\", \"8080:81\"",
+        &["x.toml:12:23: endpoint.web.publish[1]: Bind for 0.0.0.0:8080 failed: port is already \
+         allocated"],
+    );
+    publish(
+        "\"192.0.2.10:8080:80\", \"8000-8100:80-180\"",
+        &["x.toml:12:34: endpoint.web.publish[1]: Bind for 0.0.0.0:8080 failed: port is already \
+         allocated"],
+    );
+    publish(
+        "\"[2001:db8::10]:80:80\", \"[::]:80:80\"",
+        &["x.toml:12:36: endpoint.web.publish[1]: Bind for [::]:80 failed: port is already \
+             allocated"],
+    );
+    publish(
+        "\"192.0.2.11:8080:80\"",
+        &["x.toml:12:12: endpoint.web.publish[0]: 192.0.2.11 is not an address of an uplink"],
+    );
+    publish(
+        "\"127.0.0.1:8080:80\"",
+        &["x.toml:12:12: endpoint.web.publish[0]: publishing on a loopback address is not in \
+             this \
+         version"],
+    );
+    adding(
+        "[endpoint.x]\nattach = { netns = \"x\" }\npublish = [\"[::]:99:99\"]\n\
+            [[endpoint.x.network]]\nname = \"back\"\n",
+        &["x.toml:24:12: endpoint.x.publish[0]: endpoint x has no IPv6 address in a network with \
+         a way out"],
+    );
+}
+
+#[test]
+fn ports_that_do_not_meet_do_not_clash() {
+    for specs in [
+        "\"80:80\", \"80:80/udp\"",
+        "\"0.0.0.0:80:80\", \"[::]:80:80\"",
+        "\"80-89:80-89\", \"90:90\"",
+        "\"192.0.2.10:80:80\", \"[2001:db8::10]:80:80\"",
+    ] {
+        let text = replaced("[\"8080:80\"]", &format!("[{specs}]"));
+        Config::parse("x.toml", &text).unwrap_or_else(|found| panic!("{specs}: {found:?}"));
+    }
+}
+
+#[test]
+fn settings() {
+    adding(
+        "[gateway]\nworkers = []\nidle = \"lazy\"\nstate = \"lib\"\nmetrics = \"9478\"\n",
+        &[
+            "x.toml:23:11: gateway.workers: there are 1 to 64 workers",
+            "x.toml:24:8: gateway.idle: unknown word \"lazy\", expected busy, adaptive, interrupt",
+            "x.toml:25:9: gateway.state: expected an absolute path, found \"lib\"",
+            "x.toml:26:11: gateway.metrics: expected an address and a port, found \"9478\"",
+        ],
+    );
+    adding(
+        "[gateway]\nworkers = [0, 1, 0, -1, \"a\"]\n",
+        &[
+            "x.toml:23:18: gateway.workers[2]: CPU 0 is in the list already",
+            "x.toml:23:21: gateway.workers[3]: -1 is out of bounds: 0 to 1023",
+            "x.toml:23:25: gateway.workers[4]: expected a whole number, found text",
+        ],
+    );
+    adding(
+        "[gateway]\nworkers = 65\n",
+        &["x.toml:23:11: gateway.workers: there are 1 to 64 workers"],
+    );
+    adding(
+        "[nat]\nfiltering = \"endpoint\"\nports = \"80-90\"\n\
+            timeouts = { udp = \"5\", icmp = \"9d\", tpc = 1 }\n",
+        &[
+            "x.toml:23:13: nat.filtering: \"endpoint\" is not in this version",
+            "x.toml:24:9: nat.ports: masquerade takes at least 1024 ports, all of them from 1024 \
+             up",
+            "x.toml:25:20: nat.timeouts.udp: expected a duration, such as \"2h4m\" or \"90s\", \
+         found \"5\"",
+            "x.toml:25:32: nat.timeouts.icmp: idle times are from 1 second to 5 days",
+            "x.toml:25:38: nat.timeouts.tpc: unknown key",
+        ],
+    );
+    adding(
+        "[limits]\nflows = 100\nflows_per_port = 101\nfdb = 0\n",
+        &[
+            "x.toml:24:18: limits.flows_per_port: 101 is more than limits.flows, which is 100",
+            "x.toml:25:7: limits.fdb: 0 is out of bounds: 1 to 16777216",
+        ],
+    );
+    adding(
+        "[[policy]]\naction = \"deny\"\n[[import]]\npath = 1979-05-27\n",
+        &[
+            "x.toml:22:1: policy: policy rules are not in this version",
+            "x.toml:24:1: import: imports from other dialects are not in this version",
+        ],
+    );
+}
+
+#[test]
+fn a_short_timeout_is_only_a_warning() {
+    let text = format!("{BASE}[nat]\ntimeouts = {{ udp = \"30s\" }}\n");
+    let config = Config::parse("x.toml", &text).unwrap();
+    assert_eq!(config.nat.timeouts.udp.as_secs(), 30);
+    let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        ["x.toml:23:20: warning: nat.timeouts.udp: shorter than RFC 4787 REQ-5 asks for, 120 s"]
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_says_why() {
+    let found = Config::load(std::path::Path::new("no/such/file.toml")).unwrap_err();
+    assert_eq!(
+        found[0].to_string(),
+        "no/such/file.toml: cannot read: No such file or directory (os error 2)"
+    );
+}
+
+/// To take a wanted change over, run with `UPDATE_GOLDEN=1` and read the difference.
+#[test]
+fn a_report_looks_as_in_the_golden_file() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let text = std::fs::read_to_string(folder.join("many-errors.toml")).unwrap();
+    let found = Config::parse("many-errors.toml", &text).unwrap_err();
+    let mut report = String::new();
+    for diagnostic in found {
+        report.push_str(&format!("{diagnostic:#}\n\n"));
+    }
+    let golden = folder.join("many-errors.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&golden, &report).unwrap();
+    }
+    assert_eq!(report, std::fs::read_to_string(&golden).unwrap());
+}
