@@ -6,4 +6,5 @@
 //! crate is a claim in itself: figures are ratios against a peer that ran in the same minute.
 #![forbid(unsafe_code)]
 
+pub mod memory;
 pub mod system;

@@ -6,8 +6,12 @@
 
 use crate::flow::{FlowAction, V4, V6};
 use crate::neighbour::Adjacency;
-use crate::packet::{Offload, Packet};
-use crate::wire::{checksum, header_at_mut, icmp, ipv4, ipv6, protocol, tcp, u16_at, u64_at, udp};
+use crate::packet::{Offload, Packet, WINDOW_BYTES};
+use crate::parse::{PLAIN_L3, PLAIN_L4_V4, PLAIN_L4_V6};
+use crate::wire::{
+    checksum, header_at, header_at_mut, icmp, ipv4, ipv6, protocol, tcp, u16_at, u64_at, u128_at,
+    udp,
+};
 
 /// What lowering the TTL by one adds to the complement of the header checksum: `~m + m'` where the
 /// word (TTL, protocol) is less by 0x0100.
@@ -15,6 +19,9 @@ const TTL_DELTA: u32 = 0xfeff;
 
 /// An address family whose header the executor can edit.
 pub(crate) trait Edit: crate::flow::Family {
+    /// Where the transport header of a plain packet starts.
+    const PLAIN_L4: usize;
+
     /// Writes addresses and TTL of the IP header at `l3`. False when the header is not there,
     /// which parsing excludes.
     fn edit_header(head: &mut [u8], l3: usize, action: &FlowAction<Self::Addresses>) -> bool;
@@ -25,6 +32,12 @@ pub(crate) trait Edit: crate::flow::Family {
     /// Addresses in wire order, for deltas.
     fn bytes(addresses: Self::Addresses) -> AddressBytes;
 
+    /// The TTL or hop limit of a plain packet.
+    fn ttl_plain(window: &[u8; WINDOW_BYTES]) -> u8;
+
+    /// Addresses as they lie in a plain packet.
+    fn read_plain(window: &[u8; WINDOW_BYTES]) -> Self::Addresses;
+
     /// Addresses as they lie in a packet.
     fn read(head: &[u8], l3: usize) -> Option<Self::Addresses>;
 }
@@ -33,6 +46,8 @@ pub(crate) trait Edit: crate::flow::Family {
 pub(crate) type AddressBytes = [u8; 32];
 
 impl Edit for V4 {
+    const PLAIN_L4: usize = PLAIN_L4_V4;
+
     #[inline(always)]
     fn edit_header(head: &mut [u8], l3: usize, action: &FlowAction<u64>) -> bool {
         let Some(header) = header_at_mut::<{ ipv4::HEADER_BYTES }>(head, l3) else {
@@ -52,6 +67,16 @@ impl Edit for V4 {
         head.get(l3 + ipv4::TTL).copied().unwrap_or(0)
     }
 
+    #[inline(always)]
+    fn ttl_plain(window: &[u8; WINDOW_BYTES]) -> u8 {
+        window[PLAIN_L3 + ipv4::TTL]
+    }
+
+    #[inline(always)]
+    fn read_plain(window: &[u8; WINDOW_BYTES]) -> u64 {
+        u64_at(window, PLAIN_L3 + ipv4::SOURCE)
+    }
+
     fn bytes(addresses: u64) -> AddressBytes {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&addresses.to_be_bytes());
@@ -60,12 +85,14 @@ impl Edit for V4 {
 
     #[inline(always)]
     fn read(head: &[u8], l3: usize) -> Option<u64> {
-        let header = crate::wire::header_at::<{ ipv4::HEADER_BYTES }>(head, l3)?;
+        let header = header_at::<{ ipv4::HEADER_BYTES }>(head, l3)?;
         Some(u64_at(header, ipv4::SOURCE))
     }
 }
 
 impl Edit for V6 {
+    const PLAIN_L4: usize = PLAIN_L4_V6;
+
     #[inline(always)]
     fn edit_header(head: &mut [u8], l3: usize, action: &FlowAction<[u128; 2]>) -> bool {
         let Some(header) = header_at_mut::<{ ipv6::HEADER_BYTES }>(head, l3) else {
@@ -83,6 +110,16 @@ impl Edit for V6 {
         head.get(l3 + ipv6::HOP_LIMIT).copied().unwrap_or(0)
     }
 
+    #[inline(always)]
+    fn ttl_plain(window: &[u8; WINDOW_BYTES]) -> u8 {
+        window[PLAIN_L3 + ipv6::HOP_LIMIT]
+    }
+
+    #[inline(always)]
+    fn read_plain(window: &[u8; WINDOW_BYTES]) -> [u128; 2] {
+        [u128_at(window, PLAIN_L3 + ipv6::SOURCE), u128_at(window, PLAIN_L3 + ipv6::DESTINATION)]
+    }
+
     fn bytes([source, destination]: [u128; 2]) -> AddressBytes {
         let mut bytes = [0; 32];
         bytes[..16].copy_from_slice(&source.to_be_bytes());
@@ -92,15 +129,13 @@ impl Edit for V6 {
 
     #[inline(always)]
     fn read(head: &[u8], l3: usize) -> Option<[u128; 2]> {
-        let header = crate::wire::header_at::<{ ipv6::HEADER_BYTES }>(head, l3)?;
-        use crate::wire::u128_at;
+        let header = header_at::<{ ipv6::HEADER_BYTES }>(head, l3)?;
         Some([u128_at(header, ipv6::SOURCE), u128_at(header, ipv6::DESTINATION)])
     }
 }
 
 /// Edits the packet as the action says. `with_transport` is false for a later fragment, which has
 /// no transport header.
-#[inline(always)]
 pub(crate) fn execute<F: Edit>(
     packet: &mut Packet,
     action: &FlowAction<F::Addresses>,
@@ -108,23 +143,51 @@ pub(crate) fn execute<F: Edit>(
     with_transport: bool,
 ) {
     let (l3, l4) = (usize::from(packet.meta.l3), usize::from(packet.meta.l4));
-    let (protocol, offload) = (packet.meta.protocol, packet.offload);
+    let (protocol, partial) = (packet.meta.protocol, packet.offload != Offload::None);
     let head = packet.head_mut();
+    edit::<F>(head, l3, action, adjacency);
+    if with_transport {
+        edit_transport(head, l4, protocol, action.ports, delta_of(action, partial));
+    }
+}
+
+/// [`execute`] for a plain packet, whose headers are at fixed places: the same edits, the offsets
+/// known to the compiler.
+#[inline(always)]
+pub(crate) fn execute_plain<F: Edit>(
+    packet: &mut Packet,
+    action: &FlowAction<F::Addresses>,
+    adjacency: &Adjacency,
+) {
+    let partial = packet.offload != Offload::None;
+    let protocol = packet.meta.protocol;
+    let head = &mut packet.window_mut()[..];
+    edit::<F>(head, PLAIN_L3, action, adjacency);
+    edit_transport(head, F::PLAIN_L4, protocol, action.ports, delta_of(action, partial));
+}
+
+#[inline(always)]
+fn edit<F: Edit>(
+    head: &mut [u8],
+    l3: usize,
+    action: &FlowAction<F::Addresses>,
+    adjacency: &Adjacency,
+) {
     if let Some(macs) = head.first_chunk_mut::<12>() {
         *macs = adjacency.macs;
     }
     let edited = F::edit_header(head, l3, action);
     debug_assert!(edited, "parsing found the header inside the head");
-    if with_transport {
-        let delta = match offload {
-            Offload::None => Delta::Whole {
-                with_addresses: checksum::add(action.address_delta, action.port_delta),
-                ports: action.port_delta,
-            },
-            // The field holds the pseudo-header's sum: ports are not part of it.
-            _ => Delta::Partial { addresses: action.address_delta },
-        };
-        edit_transport(head, l4, protocol, action.ports, delta);
+}
+
+#[inline(always)]
+fn delta_of<A>(action: &FlowAction<A>, partial: bool) -> Delta {
+    match partial {
+        false => {
+            Delta::Whole { with_addresses: action.transport_delta, addresses: action.address_delta }
+        }
+        // The field holds the pseudo-header's sum: ports are not part of it.
+        true => Delta::Partial { addresses: action.address_delta },
     }
 }
 
@@ -132,7 +195,7 @@ pub(crate) fn execute<F: Edit>(
 #[derive(Clone, Copy)]
 enum Delta {
     /// The checksum is complete.
-    Whole { with_addresses: u16, ports: u16 },
+    Whole { with_addresses: u16, addresses: u16 },
     /// The field holds the sum of the pseudo-header, not complemented.
     Partial { addresses: u16 },
 }
@@ -144,7 +207,10 @@ impl Delta {
             Delta::Whole { with_addresses, .. } if pseudo_header => {
                 checksum::apply(checksum, with_addresses)
             }
-            Delta::Whole { ports, .. } => checksum::apply(checksum, ports),
+            // Without the addresses' part: adding a complement subtracts.
+            Delta::Whole { with_addresses, addresses } => {
+                checksum::apply(checksum, checksum::add(with_addresses, !addresses))
+            }
             Delta::Partial { addresses } => checksum::add(checksum, addresses),
         }
     }
@@ -252,12 +318,13 @@ mod tests {
 
     fn action(old: (u64, u32), new: (u64, u32)) -> FlowAction<u64> {
         let delta = checksum::delta(&old.0.to_be_bytes(), &new.0.to_be_bytes());
+        let port_delta = checksum::delta(&old.1.to_be_bytes(), &new.1.to_be_bytes());
         FlowAction {
             addresses: new.0,
             ports: new.1,
             adjacency: AdjacencyId(0),
             address_delta: delta,
-            port_delta: checksum::delta(&old.1.to_be_bytes(), &new.1.to_be_bytes()),
+            transport_delta: checksum::add(delta, port_delta),
             mtu: 1500,
             kind: ActionKind::Forward,
             worker: 0,
@@ -279,12 +346,16 @@ mod tests {
                 true => ip.tcp(ports.0, ports.1, 5, 6).write(&mut bytes, &payload).unwrap(),
                 false => ip.udp(ports.0, ports.1).write(&mut bytes, &payload).unwrap(),
             }
-            let mut packet = Packet::copy_of(&bytes, &mut pool()).unwrap();
-            crate::parse::ethernet(&mut packet).unwrap();
+            let mut frames = pool();
+            let mut packet = Packet::copy_of(&bytes, &mut frames).unwrap();
+            crate::parse::behind_tags(&mut packet, 0).unwrap();
             crate::parse::ipv4(&mut packet).unwrap();
             let old_ports = u32::from(ports.0) << 16 | u32::from(ports.1);
             let action = action((old, old_ports), (new, new_ports));
+            let mut plain = packet.copy(&mut frames).unwrap();
             execute::<V4>(&mut packet, &action, &adjacency(), true);
+            execute_plain::<V4>(&mut plain, &action, &adjacency());
+            prop_assert_eq!(plain.head(), packet.head());
             check_v4(packet.head());
             prop_assert_eq!(&packet.head()[..12], &[7; 12]);
             prop_assert_eq!(packet.head()[22], ttl - 1);
@@ -299,7 +370,7 @@ mod tests {
         builder.write(&mut bytes, b"x").unwrap();
         bytes[40..42].copy_from_slice(&[0, 0]);
         let mut packet = Packet::copy_of(&bytes, &mut pool()).unwrap();
-        crate::parse::ethernet(&mut packet).unwrap();
+        crate::parse::behind_tags(&mut packet, 0).unwrap();
         crate::parse::ipv4(&mut packet).unwrap();
         execute::<V4>(&mut packet, &action((1, 2), (3, 4)), &adjacency(), true);
         assert_eq!(&packet.head()[40..42], &[0, 0]);

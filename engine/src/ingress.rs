@@ -38,25 +38,17 @@ pub(crate) struct IngressRule {
 pub(crate) enum Class {
     /// A frame inside a network.
     Bridged,
-    /// A routed IPv4 packet without anything unusual.
-    RoutedV4,
-    /// A routed IPv6 packet without anything unusual.
-    RoutedV6,
-    /// A routed packet with something that needs care: options, fragments, ICMP errors.
+    /// A routed packet of IPv4 with TCP or UDP and nothing else: see [`parse::plain_v4`].
+    PlainV4,
+    /// The same of IPv6.
+    PlainV6,
+    /// Any other routed packet: ICMP, other protocols, options, fragments.
     Unusual,
     /// ARP.
     Arp,
     /// Neighbour discovery.
     NeighbourDiscovery,
 }
-
-/// What keeps a routed packet off the short way.
-const UNUSUAL: u16 = Notes::OPTIONS
-    | Notes::FIRST_FRAGMENT
-    | Notes::LATER_FRAGMENT
-    | Notes::ICMP_ERROR
-    | Notes::NEIGHBOUR_DISCOVERY
-    | Notes::TAGGED;
 
 impl IngressRule {
     /// The rule of a port under these tables.
@@ -114,74 +106,113 @@ impl IngressRule {
     /// Parses a packet, checks its sender, and says how to go on.
     #[inline(always)]
     pub(crate) fn examine(&self, packet: &mut Packet) -> Result<(Class, Ethernet), DropReason> {
-        let ethernet = parse::ethernet(packet)?;
+        let frame = parse::ethernet(packet)?;
         packet.meta.ingress = self.port;
         packet.meta.network = self.network;
         if self.anti_spoofing {
-            if ethernet.source != self.mac {
+            if frame.source != self.mac {
                 return Err(DropReason::SpoofedMac);
             }
-        } else if MacAddress(ethernet.source).is_group() || ethernet.source == self.gateway_mac {
+        } else if MacAddress(frame.source).is_group() || frame.source == self.gateway_mac {
             return Err(DropReason::SourceMac);
         }
-        let class = if ethernet.destination == self.gateway_mac {
-            packet.meta.notes.0 |= Notes::ROUTED;
-            self.examine_routed(packet, ethernet.ethertype)?
+        let class = if frame.destination != self.gateway_mac {
+            self.examine_bridged(packet, &frame)?
+        } else if frame.ethertype == ethernet::IPV4 && parse::plain_v4(packet) {
+            let source = u32_at(packet.window(), parse::PLAIN_L3 + ipv4::SOURCE);
+            if self.anti_spoofing && !self.may_send_v4(source) {
+                return Err(DropReason::SpoofedIp);
+            }
+            Class::PlainV4
+        } else if frame.ethertype == ethernet::IPV6 && parse::plain_v6(packet) {
+            let source = u128_at(packet.window(), parse::PLAIN_L3 + ipv6::SOURCE);
+            if self.anti_spoofing && !self.may_send_v6(source) {
+                return Err(DropReason::SpoofedIp);
+            }
+            Class::PlainV6
         } else {
-            self.examine_bridged(packet, &ethernet)?
+            return Ok((self.examine_unusual(packet, frame.ethertype)?, frame));
         };
-        Ok((class, ethernet))
+        let routed = class != Class::Bridged;
+        if packet.offload != Offload::None && routed && !offload_is_honest(packet) {
+            return Err(DropReason::MalformedOffload);
+        }
+        Ok((class, frame))
     }
 
-    #[inline(always)]
-    fn examine_routed(&self, packet: &mut Packet, ethertype: u16) -> Result<Class, DropReason> {
-        let class = match ethertype {
-            ethernet::IPV4 => {
-                parse::ipv4(packet)?;
-                let head = packet.head();
-                let source = header_at(head, usize::from(packet.meta.l3) + ipv4::SOURCE);
-                let source = u32_at::<4>(source.ok_or(DropReason::Truncated)?, 0);
-                if self.anti_spoofing && !self.may_send_v4(source) {
-                    return Err(DropReason::SpoofedIp);
-                }
-                Class::RoutedV4
-            }
-            ethernet::IPV6 => {
-                parse::ipv6(packet)?;
-                if packet.meta.notes.any(Notes::NEIGHBOUR_DISCOVERY) {
-                    return Ok(Class::NeighbourDiscovery);
-                }
-                let head = packet.head();
-                let source = header_at(head, usize::from(packet.meta.l3) + ipv6::SOURCE);
-                let source = u128_at::<16>(source.ok_or(DropReason::Truncated)?, 0);
-                if self.anti_spoofing && !self.may_send_v6(source) {
-                    return Err(DropReason::SpoofedIp);
-                }
-                Class::RoutedV6
-            }
+    /// A packet to the gateway that is not plain TCP or UDP.
+    #[cold]
+    fn examine_unusual(&self, packet: &mut Packet, ethertype: u16) -> Result<Class, DropReason> {
+        let ethertype = parse::behind_tags(packet, ethertype)?;
+        packet.meta.notes.0 |= Notes::ROUTED;
+        match ethertype {
+            ethernet::IPV4 => parse::ipv4(packet)?,
+            ethernet::IPV6 => parse::ipv6(packet)?,
             ethernet::ARP => return Ok(Class::Arp),
             _ => return Err(DropReason::LocalUnhandled),
-        };
+        }
+        if packet.meta.notes.any(Notes::NEIGHBOUR_DISCOVERY) {
+            return Ok(Class::NeighbourDiscovery);
+        }
+        if !self.speaks_for_itself(packet)? {
+            return Err(DropReason::SpoofedIp);
+        }
         if packet.meta.notes.any(Notes::TAGGED) {
             return Err(DropReason::VlanTag);
         }
         if packet.offload != Offload::None && !offload_is_honest(packet) {
             return Err(DropReason::MalformedOffload);
         }
-        Ok(if packet.meta.notes.any(UNUSUAL) { Class::Unusual } else { class })
+        Ok(Class::Unusual)
+    }
+
+    /// True if the source address of a parsed packet is the port's own.
+    fn speaks_for_itself(&self, packet: &Packet) -> Result<bool, DropReason> {
+        let (head, l3) = (packet.head(), usize::from(packet.meta.l3));
+        Ok(!self.anti_spoofing
+            || if packet.meta.notes.any(Notes::V6) {
+                let source = header_at(head, l3 + ipv6::SOURCE).ok_or(DropReason::Truncated)?;
+                self.may_send_v6(u128_at::<16>(source, 0))
+            } else {
+                let source = header_at(head, l3 + ipv4::SOURCE).ok_or(DropReason::Truncated)?;
+                self.may_send_v4(u32_at::<4>(source, 0))
+            })
     }
 
     #[inline(always)]
     fn examine_bridged(&self, packet: &mut Packet, frame: &Ethernet) -> Result<Class, DropReason> {
-        let l3 = usize::from(packet.meta.l3);
+        packet.meta.l3 = parse::PLAIN_L3 as u16;
+        packet.meta.notes = Notes(0);
+        packet.meta.l3_bytes = 0;
+        let plain_v4 =
+            frame.ethertype == ethernet::IPV4 && !self.uplink && packet.len() >= parse::PLAIN_L4_V4;
+        if plain_v4 {
+            let source = u32_at(packet.window(), parse::PLAIN_L3 + ipv4::SOURCE);
+            // 0.0.0.0 asks for an address by DHCP.
+            if self.anti_spoofing && !self.may_send_v4(source) && source != 0 {
+                return Err(DropReason::SpoofedIp);
+            }
+            return Ok(Class::Bridged);
+        }
+        self.examine_other_frame(packet, frame)
+    }
+
+    /// A frame inside a network that is not untagged IPv4, or any on an uplink that is not to the
+    /// gateway.
+    fn examine_other_frame(
+        &self,
+        packet: &mut Packet,
+        frame: &Ethernet,
+    ) -> Result<Class, DropReason> {
         if self.uplink && !MacAddress(frame.destination).is_group() {
             return Err(DropReason::NotForUs);
         }
-        match frame.ethertype {
+        let ethertype = parse::behind_tags(packet, frame.ethertype)?;
+        let l3 = usize::from(packet.meta.l3);
+        match ethertype {
             ethernet::IPV4 => {
                 let source = header_at(packet.head(), l3 + ipv4::SOURCE);
                 let source = u32_at::<4>(source.ok_or(DropReason::Truncated)?, 0);
-                // 0.0.0.0 asks for an address by DHCP.
                 if self.anti_spoofing && !self.may_send_v4(source) && source != 0 {
                     return Err(DropReason::SpoofedIp);
                 }

@@ -18,6 +18,10 @@ pub const BATCH_LEN: usize = 64;
 /// Up to [`BATCH_LEN`] packets.
 pub type Batch = ArrayVec<Packet, BATCH_LEN>;
 
+/// Bytes from a packet's first one on that always lie in its frame, whether or not the packet is
+/// that long: the headers of an ordinary packet fit, so they are read at fixed places.
+pub const WINDOW_BYTES: usize = 128;
+
 /// What kind of super-frame (`VIRTIO_NET_HDR_GSO_*`, linux/virtio_net.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GsoKind {
@@ -152,7 +156,8 @@ impl Packet {
     /// When the range lies outside the frame: a driver's bug.
     #[inline]
     pub fn new(head: Frame, start: usize, len: usize) -> Packet {
-        assert!(start + len <= head.bytes().len(), "a packet lies inside its frame");
+        let room = head.bytes().len();
+        assert!(start + len.max(WINDOW_BYTES) <= room, "a packet lies inside its frame");
         Packet {
             head,
             tail: None,
@@ -231,6 +236,12 @@ impl Packet {
         self.len() == 0
     }
 
+    /// How many bytes of the packet lie in the head.
+    #[inline(always)]
+    pub(crate) fn head_bytes(&self) -> usize {
+        usize::from(self.head_len)
+    }
+
     /// The bytes in the head: all headers, and of an ordinary packet everything.
     #[inline(always)]
     pub fn head(&self) -> &[u8] {
@@ -243,6 +254,20 @@ impl Packet {
     pub fn head_mut(&mut self) -> &mut [u8] {
         let start = usize::from(self.start);
         &mut self.head.bytes_mut()[start..start + usize::from(self.head_len)]
+    }
+
+    /// The first bytes, of which only [`len`](Packet::len) are the packet's.
+    #[inline(always)]
+    pub(crate) fn window(&self) -> &[u8; WINDOW_BYTES] {
+        let bytes = &self.head.bytes()[usize::from(self.start)..];
+        bytes.first_chunk().expect("`new` saw that the window fits")
+    }
+
+    /// As [`window`](Packet::window), to write.
+    #[inline(always)]
+    pub(crate) fn window_mut(&mut self) -> &mut [u8; WINDOW_BYTES] {
+        let bytes = &mut self.head.bytes_mut()[usize::from(self.start)..];
+        bytes.first_chunk_mut().expect("`new` saw that the window fits")
     }
 
     /// The rest of a super-frame; empty for an ordinary packet.

@@ -70,14 +70,16 @@ pub(crate) struct FlowAction<A> {
     pub(crate) adjacency: AdjacencyId,
     /// What the addresses' change adds to a checksum's complement.
     pub(crate) address_delta: u16,
-    /// What the ports' change adds.
-    pub(crate) port_delta: u16,
+    /// What the change of addresses and ports adds.
+    pub(crate) transport_delta: u16,
     /// Guard: largest IP packet that may take this action.
     pub(crate) mtu: u16,
     pub(crate) kind: ActionKind,
     /// For a hand-over: to whom.
     pub(crate) worker: u8,
 }
+
+const _: () = assert!(size_of::<FlowAction<u64>>() == 24, "an IPv4 action leaves room for the key");
 
 impl<A: Default> FlowAction<A> {
     /// Hands packets over to the worker that owns the flow.

@@ -10,26 +10,30 @@ pub mod checksum;
 /// the compiler.
 #[inline(always)]
 pub fn u16_at<const N: usize>(header: &[u8; N], offset: usize) -> u16 {
-    u16::from_be_bytes([header[offset], header[offset + 1]])
+    u16::from_be_bytes(part(header, offset))
 }
 
 /// As [`u16_at`], four bytes.
 #[inline(always)]
 pub fn u32_at<const N: usize>(header: &[u8; N], offset: usize) -> u32 {
-    u32::from_be_bytes([header[offset], header[offset + 1], header[offset + 2], header[offset + 3]])
+    u32::from_be_bytes(part(header, offset))
 }
 
 /// As [`u16_at`], eight bytes.
 #[inline(always)]
 pub fn u64_at<const N: usize>(header: &[u8; N], offset: usize) -> u64 {
-    let (high, low) = (u32_at(header, offset), u32_at(header, offset + 4));
-    u64::from(high) << 32 | u64::from(low)
+    u64::from_be_bytes(part(header, offset))
 }
 
 /// As [`u16_at`], sixteen bytes.
 #[inline(always)]
 pub fn u128_at<const N: usize>(header: &[u8; N], offset: usize) -> u128 {
-    u128::from(u64_at(header, offset)) << 64 | u128::from(u64_at(header, offset + 8))
+    u128::from_be_bytes(part(header, offset))
+}
+
+#[inline(always)]
+fn part<const N: usize, const M: usize>(header: &[u8; N], offset: usize) -> [u8; M] {
+    *header[offset..].first_chunk().expect("constant offsets lie inside the header")
 }
 
 /// The `N` bytes at `offset`, if the slice has them.

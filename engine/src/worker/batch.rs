@@ -9,49 +9,45 @@
 
 use super::Worker;
 use super::core::Core;
-use super::flows::key_of;
+use super::flows::plain_key;
 use crate::counters::DropReason;
-use crate::execute::{Edit, execute, fits};
+use crate::execute::{Edit, execute_plain, fits};
 use crate::flow::{ActionKind, FlowKey, FlowTable, Lanes, SideId, V4, V6};
 use crate::id::PortId;
 use crate::ingress::{Class, IngressRule};
 use crate::packet::{BATCH_LEN, Batch, Notes, Packet};
-use crate::parse::Ethernet;
 use crate::port::PortSet;
 use crate::worker::Event;
 
-/// What pass 1 found out about a packet.
+/// What the passes hand on to each other about one packet.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum Lookup {
     /// Dead already.
     Drop(DropReason),
-    /// One of the classes of ingress.
-    Known(Class),
+    V4(KeyLookup<u64>),
+    V6(KeyLookup<[u128; 2]>),
+    /// A frame inside a network: destination and source MAC address.
+    Bridged(u64, u64),
+    /// Anything that needs care.
+    Care(Class, (u64, u64)),
 }
 
-/// What passes hand on to each other, one entry a packet.
-#[derive(Debug)]
-pub(super) struct Lookups {
-    steps: [Step; BATCH_LEN],
-    frames: [(u64, u64); BATCH_LEN],
-    hashes: [u64; BATCH_LEN],
-    lanes: [Lanes; BATCH_LEN],
-    candidates: [Option<SideId>; BATCH_LEN],
-    keys_v4: [FlowKey<u64>; BATCH_LEN],
-    keys_v6: [FlowKey<[u128; 2]>; BATCH_LEN],
+/// A look-up in a flow table under way.
+#[derive(Clone, Copy, Debug)]
+struct KeyLookup<A> {
+    key: FlowKey<A>,
+    hash: u64,
+    lanes: Lanes,
+    candidate: Option<SideId>,
 }
+
+/// The look-ups of a batch.
+#[derive(Debug)]
+pub(super) struct Lookups([Lookup; BATCH_LEN]);
 
 impl Default for Lookups {
     fn default() -> Lookups {
-        Lookups {
-            steps: [Step::Drop(DropReason::Truncated); BATCH_LEN],
-            frames: [(0, 0); BATCH_LEN],
-            hashes: [0; BATCH_LEN],
-            lanes: [Lanes::default(); BATCH_LEN],
-            candidates: [None; BATCH_LEN],
-            keys_v4: [FlowKey::default(); BATCH_LEN],
-            keys_v6: [FlowKey::default(); BATCH_LEN],
-        }
+        Lookups([Lookup::Drop(DropReason::Truncated); BATCH_LEN])
     }
 }
 
@@ -102,80 +98,41 @@ impl Worker {
     #[inline(always)]
     fn first_pass(&self, rule: &IngressRule, batch: &mut Batch, lookups: &mut Lookups) -> u64 {
         let mut bytes = 0;
-        for (index, packet) in batch.iter_mut().enumerate() {
+        for (packet, lookup) in batch.iter_mut().zip(&mut lookups.0) {
             bytes += packet.len() as u64;
-            let step = match rule.examine(packet) {
-                Ok((class, frame)) => {
-                    let Ethernet { destination, source, .. } = frame;
-                    lookups.frames[index] = (destination, source);
-                    self.look_up(index, class, packet, destination, lookups)
+            *lookup = match rule.examine(packet) {
+                Ok((Class::PlainV4, _)) => Lookup::V4(begin(&self.v4.table, packet)),
+                Ok((Class::PlainV6, _)) => Lookup::V6(begin(&self.v6.table, packet)),
+                Ok((Class::Bridged, frame)) => {
+                    self.core.stages.bridge.fdb.touch(rule.network, frame.destination);
+                    Lookup::Bridged(frame.destination, frame.source)
                 }
-                Err(reason) => Step::Drop(reason),
+                Ok((class, frame)) => Lookup::Care(class, (frame.destination, frame.source)),
+                Err(reason) => Lookup::Drop(reason),
             };
-            lookups.steps[index] = step;
         }
         bytes
     }
 
     #[inline(always)]
-    fn look_up(
-        &self,
-        index: usize,
-        class: Class,
-        packet: &Packet,
-        destination: u64,
-        lookups: &mut Lookups,
-    ) -> Step {
-        match class {
-            Class::RoutedV4 => {
-                let Some(key) = key_of::<V4>(packet) else {
-                    return Step::Drop(DropReason::Truncated);
-                };
-                let hash = self.v4.table.hash(&key);
-                lookups.keys_v4[index] = key;
-                lookups.hashes[index] = hash;
-                lookups.lanes[index] = self.v4.table.probe(hash);
-            }
-            Class::RoutedV6 => {
-                let Some(key) = key_of::<V6>(packet) else {
-                    return Step::Drop(DropReason::Truncated);
-                };
-                let hash = self.v6.table.hash(&key);
-                lookups.keys_v6[index] = key;
-                lookups.hashes[index] = hash;
-                lookups.lanes[index] = self.v6.table.probe(hash);
-            }
-            Class::Bridged => {
-                self.core.stages.bridge.fdb.touch(packet.meta.network, destination);
-            }
-            _ => {}
-        }
-        Step::Known(class)
-    }
-
-    #[inline(always)]
     fn second_pass(&self, count: usize, lookups: &mut Lookups) {
-        for index in 0..count.min(BATCH_LEN) {
-            let (hash, lanes) = (lookups.hashes[index], lookups.lanes[index]);
-            lookups.candidates[index] = match lookups.steps[index] {
-                Step::Known(Class::RoutedV4) => self.v4.table.candidate(hash, lanes),
-                Step::Known(Class::RoutedV6) => self.v6.table.candidate(hash, lanes),
-                _ => None,
-            };
+        for lookup in lookups.0.iter_mut().take(count) {
+            match lookup {
+                Lookup::V4(look) => look.candidate = self.v4.table.candidate(look.hash, look.lanes),
+                Lookup::V6(look) => look.candidate = self.v6.table.candidate(look.hash, look.lanes),
+                _ => {}
+            }
         }
     }
 
     #[inline(always)]
     fn third_pass(&mut self, rule: &IngressRule, batch: &mut Batch, lookups: &Lookups) {
         let mut hits = 0;
-        for (index, mut packet) in batch.drain(..).enumerate() {
-            let index = index & (BATCH_LEN - 1);
-            let candidate = lookups.candidates[index];
-            match lookups.steps[index] {
-                Step::Known(Class::RoutedV4) => {
-                    let (core, key) = (&mut self.core, &lookups.keys_v4[index]);
-                    let table = &mut self.v4.table;
-                    match repeat::<V4>(core, table, candidate, key, &mut packet) {
+        for (mut packet, lookup) in batch.drain(..).zip(&lookups.0) {
+            match lookup {
+                Lookup::V4(look) => {
+                    let core = &mut self.core;
+                    match repeat::<V4>(core, &mut self.v4.table, look, &mut packet) {
                         Some(port) => {
                             hits += 1;
                             core.send(port, packet);
@@ -183,10 +140,9 @@ impl Worker {
                         None => self.v4.route(core, packet, 0),
                     }
                 }
-                Step::Known(Class::RoutedV6) => {
-                    let (core, key) = (&mut self.core, &lookups.keys_v6[index]);
-                    let table = &mut self.v6.table;
-                    match repeat::<V6>(core, table, candidate, key, &mut packet) {
+                Lookup::V6(look) => {
+                    let core = &mut self.core;
+                    match repeat::<V6>(core, &mut self.v6.table, look, &mut packet) {
                         Some(port) => {
                             hits += 1;
                             core.send(port, packet);
@@ -194,11 +150,11 @@ impl Worker {
                         None => self.v6.route(core, packet, 0),
                     }
                 }
-                Step::Known(Class::Bridged) => {
-                    hits += u64::from(self.core.carry_frame(rule, packet, lookups.frames[index]));
+                &Lookup::Bridged(destination, source) => {
+                    hits += u64::from(self.core.carry_frame(rule, packet, destination, source));
                 }
-                Step::Known(class) => self.take_care(rule, class, packet, lookups.frames[index]),
-                Step::Drop(reason) => self.core.drop(packet, reason),
+                &Lookup::Care(class, frame) => self.take_care(rule, class, packet, frame),
+                &Lookup::Drop(reason) => self.core.drop(packet, reason),
             }
         }
         self.core.counters.worker.hits.add(hits);
@@ -238,19 +194,26 @@ impl Worker {
     }
 }
 
+/// Begins the look-up of a plain packet's flow.
+#[inline(always)]
+fn begin<F: Edit>(table: &FlowTable<F>, packet: &Packet) -> KeyLookup<F::Addresses> {
+    let key = plain_key::<F>(packet);
+    let hash = table.hash(&key);
+    KeyLookup { key, hash, lanes: table.probe(hash), candidate: None }
+}
+
 /// Repeats the decision of a known flow. `None`: there is none, or a guard fails.
 #[inline(always)]
 fn repeat<F: Edit>(
     core: &mut Core,
     table: &mut FlowTable<F>,
-    candidate: Option<SideId>,
-    key: &FlowKey<F::Addresses>,
+    look: &KeyLookup<F::Addresses>,
     packet: &mut Packet,
 ) -> Option<PortId> {
-    let side = table.verify(candidate?, key)?;
+    let side = table.verify(look.candidate?, &look.key)?;
     let action = &side.action;
-    let fresh = side.generation == core.tables.generation as u32 && core.cache;
-    let alive = F::ttl(packet.head(), usize::from(packet.meta.l3)) > 1;
+    let fresh = side.generation == core.generation && core.cache;
+    let alive = F::ttl_plain(packet.window()) > 1;
     let settled = side.tcp.keeps(packet.meta.tcp_flags);
     let forward = action.kind == ActionKind::Forward;
     if !(fresh && alive && settled && forward && fits(packet, action.mtu)) {
@@ -260,15 +223,20 @@ fn repeat<F: Edit>(
     side.last_seen = core.tick;
     side.packets = side.packets.wrapping_add(1);
     side.bytes += packet.len() as u64;
-    execute::<F>(packet, &side.action, adjacency, true);
+    execute_plain::<F>(packet, &side.action, adjacency);
     Some(adjacency.port)
 }
 
 impl Core {
     /// A frame inside a network. True if the FDB knew its destination.
     #[inline(always)]
-    fn carry_frame(&mut self, rule: &IngressRule, packet: Packet, frame: (u64, u64)) -> bool {
-        let (destination, source) = frame;
+    fn carry_frame(
+        &mut self,
+        rule: &IngressRule,
+        packet: Packet,
+        destination: u64,
+        source: u64,
+    ) -> bool {
         if !rule.anti_spoofing && !rule.uplink && !self.hear(rule, source) {
             self.drop(packet, DropReason::StationFlapping);
             return false;

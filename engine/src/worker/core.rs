@@ -61,6 +61,8 @@ pub(super) struct Core {
     pub(super) seed: u64,
     pub(super) cache: bool,
     pub(super) tables: Arc<Tables>,
+    /// Generation of the tables, modulo 2^32, as flows keep it.
+    pub(super) generation: u32,
     pub(super) counters: Arc<Counters>,
     pub(super) frames: FramePool,
     pub(super) rings: HandOverRings,

@@ -41,8 +41,16 @@ struct Pair<A> {
     reply: NewSide<A>,
 }
 
-/// The key of a routed packet.
+/// The key of a plain packet, whose headers are at fixed places.
 #[inline(always)]
+pub(super) fn plain_key<F: Edit>(packet: &Packet) -> FlowKey<F::Addresses> {
+    let (window, meta) = (packet.window(), &packet.meta);
+    let transport = pack_transport(u32_at(window, F::PLAIN_L4), meta.protocol, meta.network);
+    FlowKey { addresses: F::read_plain(window), transport, ingress: meta.ingress.0 }
+}
+
+/// The key of a routed packet.
+#[inline]
 pub(super) fn key_of<F: Edit>(packet: &Packet) -> Option<FlowKey<F::Addresses>> {
     let meta = &packet.meta;
     let addresses = F::read(packet.head(), usize::from(meta.l3))?;
@@ -51,7 +59,7 @@ pub(super) fn key_of<F: Edit>(packet: &Packet) -> Option<FlowKey<F::Addresses>> 
     Some(FlowKey { addresses, transport, ingress: meta.ingress.0 })
 }
 
-#[inline(always)]
+#[inline]
 fn ports_of(head: &[u8], l4: usize, protocol: u8) -> Option<u32> {
     match protocol {
         protocol::TCP | protocol::UDP | protocol::SCTP => {
@@ -482,19 +490,21 @@ fn action<F: Edit>(
     to: &FlowInput,
     hop: NextHop,
 ) -> Result<FlowAction<F::Addresses>, DropReason> {
-    use crate::wire::checksum::delta;
+    use crate::wire::checksum::{self, delta};
     let adjacency: AdjacencyId = core.adjacency(hop)?;
     let mtu = core.rule(hop.port()).ok_or(DropReason::PortGone)?.mtu;
     let addresses = |input: &FlowInput| F::pack(input.source, input.destination);
     let ports =
         |input: &FlowInput| u32::from(input.source_port) << 16 | u32::from(input.destination_port);
     let (old, new) = (F::bytes(addresses(from)), F::bytes(addresses(to)));
+    let address_delta = delta(&old, &new);
+    let port_delta = delta(&ports(from).to_be_bytes(), &ports(to).to_be_bytes());
     Ok(FlowAction {
         addresses: addresses(to),
         ports: ports(to),
         adjacency,
-        address_delta: delta(&old, &new),
-        port_delta: delta(&ports(from).to_be_bytes(), &ports(to).to_be_bytes()),
+        address_delta,
+        transport_delta: checksum::add(address_delta, port_delta),
         mtu,
         kind: ActionKind::Forward,
         worker: 0,

@@ -129,6 +129,7 @@ impl Worker {
             now,
             tick,
             released: Vec::with_capacity(HELD_MAX),
+            generation: tables.generation as u32,
             tables: tables.clone(),
         };
         let fragments = share(limits.fragments);

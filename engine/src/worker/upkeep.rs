@@ -134,6 +134,7 @@ impl Worker {
         if core.id == WorkerId(0) {
             self.announcements.update(&tables, core.now);
         }
+        core.generation = tables.generation as u32;
         std::mem::replace(&mut core.tables, tables)
     }
 

@@ -1,0 +1,397 @@
+//! The engine in memory: one worker between ports that make packets out of prepared headers and
+//! take them back.
+//!
+//! Everything of production is on (limits, counters, anti-spoofing, the clock moves, the wheel
+//! turns); only the driver is missing. Receiving a packet copies one prepared header into a recycled
+//! frame, because NAT edits it; the floor to compare with does the same and fetches as many
+//! memory lines as a look-up needs, and nothing else.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use engine::frame::{FrameBalancer, FramePool, FrameSize, HEADROOM_BYTES, heap_frames};
+use engine::hand_over::HandOverRings;
+use engine::limits::Limits;
+use engine::packet::BATCH_LEN;
+use engine::tables::{
+    Attachment, Network, PortKind, PortTable, Route, Routes, Subnet, TableMap, Uplink,
+};
+use engine::wire::checksum;
+use engine::worker::WorkerParts;
+use engine::{
+    Batch, Caps, Counters, Instant, MacAddress, NetworkId, Packet, Port, PortId, PortSet, Tables,
+    UplinkId, Worker, WorkerId,
+};
+
+/// Frames that circulate.
+const FRAME_COUNT: usize = 8_192;
+/// Bytes of a packet: the smallest Ethernet frame without its check sequence.
+const FRAME_BYTES: usize = 60;
+/// By how much the clock moves per turn: 64 packets at 10 million a second.
+const TURN_NS: u64 = 6_400;
+
+const OUTSIDE: PortId = PortId(0);
+const INSIDE: PortId = PortId(1);
+const NEIGHBOUR: PortId = PortId(2);
+const ENDPOINT_MAC: MacAddress = MacAddress::new([2, 0x42, 10, 1, 0, 10]);
+const NEIGHBOUR_MAC: MacAddress = MacAddress::new([2, 0x42, 10, 1, 0, 11]);
+const GATEWAY_MAC: MacAddress = MacAddress::new([2, 0x42, 10, 1, 0, 1]);
+const UPLINK_MAC: MacAddress = MacAddress::new([2, 0x42, 192, 0, 2, 10]);
+const ROUTER_MAC: MacAddress = MacAddress::new([2, 0, 0, 0, 0, 1]);
+const ENDPOINT: [u8; 4] = [10, 1, 0, 10];
+const OWN: [u8; 4] = [192, 0, 2, 10];
+const ROUTER: [u8; 4] = [192, 0, 2, 1];
+
+/// A prepared packet: 64 bytes, so that one is one line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Header([u8; 64]);
+
+/// Gives prepared packets in order, over and over; takes packets back.
+struct MemoryPort {
+    headers: Arc<Vec<Header>>,
+    next: usize,
+    /// Packets to give first, for set-up.
+    injected: Receiver<Vec<u8>>,
+    /// How many prepared packets may still be given.
+    allowance: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl MemoryPort {
+    fn give(&mut self, frames: &mut FramePool, batch: &mut Batch, count: usize) {
+        for _ in 0..count {
+            let Some(mut frame) = frames.take_chunk() else { return };
+            let header = &self.headers[self.next];
+            self.next += 1;
+            if self.next == self.headers.len() {
+                self.next = 0;
+            }
+            frame.bytes_mut()[HEADROOM_BYTES..HEADROOM_BYTES + 64].copy_from_slice(&header.0);
+            batch.push(Packet::new(frame, HEADROOM_BYTES, FRAME_BYTES));
+        }
+    }
+}
+
+impl Port for MemoryPort {
+    fn rx(&mut self, frames: &mut FramePool, batch: &mut Batch) {
+        use std::sync::atomic::Ordering::Relaxed;
+        while let Ok(bytes) = self.injected.try_recv() {
+            batch.extend(Packet::copy_of(&bytes, frames));
+        }
+        let allowance = self.allowance.load(Relaxed);
+        let count = allowance.min(batch.remaining_capacity());
+        self.give(frames, batch, count);
+        self.allowance.store(allowance - count, Relaxed);
+    }
+
+    fn tx(&mut self, frames: &mut FramePool, out: &mut Batch) {
+        out.drain(..).for_each(|packet| packet.recycle(frames));
+    }
+
+    fn flush(&mut self, _frames: &mut FramePool) {}
+
+    fn caps(&self) -> Caps {
+        Caps { mtu: 1500, ..Caps::default() }
+    }
+}
+
+/// The control side of a memory port.
+struct Handle {
+    inject: Sender<Vec<u8>>,
+    allowance: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+/// A worker with flows in it, and the ports to drive it.
+pub struct World {
+    worker: Worker,
+    counters: Arc<Counters>,
+    ready: PortSet,
+    now: Instant,
+    handles: Vec<Handle>,
+    sources: [PortId; 2],
+}
+
+fn udp(macs: (MacAddress, MacAddress), from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Header {
+    let mut bytes = [0; 64];
+    bytes[..6].copy_from_slice(&macs.1.bytes());
+    bytes[6..12].copy_from_slice(&macs.0.bytes());
+    bytes[12..14].copy_from_slice(&[8, 0]);
+    bytes[14..16].copy_from_slice(&[0x45, 0]);
+    bytes[16..18].copy_from_slice(&((FRAME_BYTES - 14) as u16).to_be_bytes());
+    bytes[22..24].copy_from_slice(&[64, 17]);
+    bytes[26..30].copy_from_slice(&from.0);
+    bytes[30..34].copy_from_slice(&to.0);
+    let sum = !checksum::fold(checksum::sum(&bytes[14..34]));
+    bytes[24..26].copy_from_slice(&sum.to_be_bytes());
+    bytes[34..36].copy_from_slice(&from.1.to_be_bytes());
+    bytes[36..38].copy_from_slice(&to.1.to_be_bytes());
+    bytes[38..40].copy_from_slice(&((FRAME_BYTES - 34) as u16).to_be_bytes());
+    // Not 0, so that it is updated; that it is wrong nobody looks at on the way.
+    bytes[40..42].copy_from_slice(&[0x12, 0x34]);
+    Header(bytes)
+}
+
+/// The `index`-th flow: an inside port and a server.
+fn flow(index: usize) -> (u16, ([u8; 4], u16)) {
+    let inside_port = 32_768 + (index % 32_768) as u16;
+    let server = (index / 32_768) as u16;
+    let [high, low] = (server % 4_096).to_be_bytes();
+    (inside_port, ([198, 18 + (high >> 4), high, low], 80 + server / 4_096))
+}
+
+/// A small generator: which flow comes next is neither in order nor predictable.
+fn shuffled(count: usize, total: usize) -> Vec<usize> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % total as u64) as usize
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+impl World {
+    /// Masquerade with this many flows; packets of both directions alternate batch by batch and
+    /// belong to uniformly random flows.
+    pub fn nat(flow_count: usize) -> World {
+        let order = shuffled(flow_count.clamp(4_096, 1 << 20), flow_count);
+        let out = |index: usize| {
+            let (port, server) = flow(index);
+            udp((ENDPOINT_MAC, GATEWAY_MAC), (ENDPOINT, port), server)
+        };
+        let back = |index: usize| {
+            let (port, server) = flow(index);
+            udp((ROUTER_MAC, UPLINK_MAC), server, (OWN, port))
+        };
+        let headers =
+            [order.iter().map(|&i| back(i)).collect(), order.iter().map(|&i| out(i)).collect()];
+        let mut world = World::new(flow_count, headers, [INSIDE, OUTSIDE]);
+        world.inject(INSIDE, &out(0).0[..FRAME_BYTES]);
+        world.inject(OUTSIDE, &arp_reply());
+        for index in 0..flow_count {
+            world.inject_later(INSIDE, &out(index).0[..FRAME_BYTES]);
+            if index % 32 == 31 || index + 1 == flow_count {
+                world.turn();
+            }
+        }
+        assert_eq!(world.worker.flows().len(), flow_count, "every flow is there");
+        world
+    }
+
+    /// Two endpoints of one network that send to each other.
+    pub fn bridge() -> World {
+        let there = udp((ENDPOINT_MAC, NEIGHBOUR_MAC), (ENDPOINT, 40_000), ([10, 1, 0, 11], 80));
+        let back = udp((NEIGHBOUR_MAC, ENDPOINT_MAC), ([10, 1, 0, 11], 80), (ENDPOINT, 40_000));
+        let mut world = World::new(1_024, [vec![back], vec![there]], [INSIDE, NEIGHBOUR]);
+        world.inject(INSIDE, &there.0[..FRAME_BYTES]);
+        world.inject(NEIGHBOUR, &back.0[..FRAME_BYTES]);
+        world
+    }
+
+    /// `headers`: what the second and the first of `sources` send.
+    fn new(flow_count: usize, headers: [Vec<Header>; 2], sources: [PortId; 2]) -> World {
+        let tables = Arc::new(tables(flow_count));
+        let counters = Counters::new(tables.ports.len());
+        let chunks = heap_frames(FRAME_COUNT, FrameSize::Chunk);
+        let balancer = FrameBalancer::new(FRAME_COUNT, 64);
+        let frames = FramePool::new(chunks, heap_frames(64, FrameSize::Tail), balancer);
+        let [rings] = <[HandOverRings; 1]>::try_from(HandOverRings::mesh(1, 16)).expect("one");
+        let mut worker = Worker::new(WorkerParts {
+            id: WorkerId(0),
+            frames,
+            counters: counters.clone(),
+            rings,
+            tables,
+            seed: 0x0123_4567_89ab_cdef,
+            cache: true,
+            now: Instant(1),
+        });
+        let [second, first] = headers.map(Arc::new);
+        let mut handles = Vec::new();
+        for id in [OUTSIDE, INSIDE, NEIGHBOUR] {
+            let (inject, injected) = channel();
+            let allowance = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+            let headers = if id == sources[0] { first.clone() } else { second.clone() };
+            let port = MemoryPort { headers, next: 0, injected, allowance: allowance.clone() };
+            worker.attach(id, Box::new(port));
+            handles.push(Handle { inject, allowance });
+        }
+        let mut world =
+            World { worker, counters, ready: PortSet::new(3), now: Instant(1), handles, sources };
+        // Let the announcements pass.
+        for _ in 0..8 {
+            world.now.0 += 1_000_000_000;
+            world.turn();
+        }
+        world
+    }
+
+    fn inject_later(&mut self, port: PortId, bytes: &[u8]) {
+        self.handles[port.index()].inject.send(bytes.to_vec()).expect("the port is there");
+        self.ready.insert(port);
+    }
+
+    fn inject(&mut self, port: PortId, bytes: &[u8]) {
+        self.inject_later(port, bytes);
+        self.turn();
+    }
+
+    fn turn(&mut self) -> usize {
+        self.now.0 += TURN_NS;
+        self.worker.turn(self.now, &mut self.ready)
+    }
+
+    /// Carries this many batches, the two directions in turn.
+    #[inline(never)]
+    pub fn carry(&mut self, batches: usize) {
+        use std::sync::atomic::Ordering::Relaxed;
+        for batch in 0..batches {
+            let source = self.sources[batch % 2];
+            self.handles[source.index()].allowance.store(BATCH_LEN, Relaxed);
+            self.ready.insert(source);
+            self.turn();
+        }
+    }
+
+    /// Packets that took the short way, and packets dropped, so far.
+    pub fn hits_and_drops(&self) -> (u64, u64) {
+        let drops = self.counters.drops().iter().map(|&(_, count)| count).sum();
+        (self.counters.worker.hits.get(), drops)
+    }
+}
+
+fn arp_reply() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend(UPLINK_MAC.bytes());
+    bytes.extend(ROUTER_MAC.bytes());
+    bytes.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
+    bytes.extend(ROUTER_MAC.bytes());
+    bytes.extend(ROUTER);
+    bytes.extend(UPLINK_MAC.bytes());
+    bytes.extend(OWN);
+    bytes
+}
+
+fn tables(flow_count: usize) -> Tables {
+    let network = NetworkId(0);
+    let uplink = UplinkId(0);
+    let attachment = |name: &str, mac, last| {
+        PortKind::Endpoint(Attachment {
+            endpoint: name.into(),
+            network,
+            mac,
+            ipv4: Some([10, 1, 0, last].into()),
+            ipv6: None,
+            anti_spoofing: true,
+        })
+    };
+    let port = |id, name: &str, kind| {
+        Some(Arc::new(PortTable { epoch: 1, id, name: name.into(), kind, mtu: 1500 }))
+    };
+    let members = [(INSIDE, ENDPOINT_MAC, 10u8), (NEIGHBOUR, NEIGHBOUR_MAC, 11)];
+    let by_address =
+        |&(port, _, last): &(PortId, MacAddress, u8)| (IpAddr::from([10, 1, 0, last]), port);
+    let network = Network {
+        epoch: 1,
+        id: network,
+        name: "front".into(),
+        gateway_mac: GATEWAY_MAC,
+        subnets: vec![Subnet {
+            prefix: "10.1.0.0/16".parse().expect("a prefix"),
+            gateway: IpAddr::from([10, 1, 0, 1]),
+        }],
+        internal: false,
+        icc: true,
+        masquerade: true,
+        mtu: 1500,
+        uplink: Some(uplink),
+        members: vec![INSIDE, NEIGHBOUR],
+        by_address: members.iter().map(by_address).collect::<TableMap<_, _>>(),
+        by_mac: members.iter().map(|&(port, mac, _)| (mac, port)).collect(),
+    };
+    let own = "192.0.2.10/24".parse().expect("a prefix");
+    let routes = vec![
+        Route { to: "192.0.2.0/24".parse().expect("a prefix"), via: None, uplink },
+        Route { to: "0.0.0.0/0".parse().expect("a prefix"), via: Some(ROUTER.into()), uplink },
+    ];
+    let flows = (flow_count as u32).max(1_024) + 64;
+    let limits = Limits { flows, flows_per_port: flows, ..Limits::default() };
+    Tables {
+        ports: vec![
+            port(OUTSIDE, "wan", PortKind::Uplink(uplink)),
+            port(INSIDE, "web/front", attachment("web", ENDPOINT_MAC, 10)),
+            port(NEIGHBOUR, "other/front", attachment("other", NEIGHBOUR_MAC, 11)),
+        ],
+        networks: vec![Some(Arc::new(network))],
+        uplinks: vec![Some(Arc::new(Uplink {
+            epoch: 1,
+            id: uplink,
+            name: "wan".into(),
+            port: OUTSIDE,
+            mac: UPLINK_MAC,
+            addresses: vec![own],
+        }))],
+        routes: Arc::new(Routes::new(1, routes)),
+        limits: Arc::new(limits),
+        ..Tables::empty()
+    }
+}
+
+/// The floor: the same header copies, frames and batches, and the same number of cold lines per
+/// packet, without an engine.
+pub struct Floor {
+    frames: FramePool,
+    port: MemoryPort,
+    lines: Vec<[u64; 8]>,
+    state: u64,
+    _inject: Sender<Vec<u8>>,
+}
+
+impl Floor {
+    /// A floor over the memory of this many flows: a bucket line and a flow line per direction.
+    pub fn new(flow_count: usize) -> Floor {
+        let chunks = heap_frames(FRAME_COUNT, FrameSize::Chunk);
+        let frames = FramePool::new(chunks, Vec::new(), FrameBalancer::new(FRAME_COUNT, 1));
+        let headers = shuffled(flow_count.clamp(4_096, 1 << 20), flow_count)
+            .into_iter()
+            .map(|index| {
+                let (port, server) = flow(index);
+                udp((ENDPOINT_MAC, GATEWAY_MAC), (ENDPOINT, port), server)
+            })
+            .collect();
+        let (inject, injected) = channel();
+        let port =
+            MemoryPort { headers: Arc::new(headers), next: 0, injected, allowance: Arc::default() };
+        let lines = (flow_count * 4).next_power_of_two();
+        Floor { frames, port, lines: vec![[1; 8]; lines], state: 1, _inject: inject }
+    }
+
+    /// Carries this many batches.
+    #[inline(never)]
+    pub fn carry(&mut self, batches: usize) {
+        let mut batch = Batch::new();
+        let mask = self.lines.len() - 1;
+        for _ in 0..batches {
+            self.port.give(&mut self.frames, &mut batch, BATCH_LEN);
+            let mut places = [0; BATCH_LEN];
+            let mut sum = 0u64;
+            for (place, packet) in places.iter_mut().zip(&batch) {
+                let head = packet.head();
+                let tuple = u64::from_be_bytes(*head[30..].first_chunk().expect("a header"));
+                self.state = self.state.wrapping_add(tuple).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                *place = (self.state >> 20) as usize & mask;
+                sum = sum.wrapping_add(self.lines[*place][0]);
+            }
+            for place in &mut places {
+                *place = (*place ^ (self.state >> 30) as usize) & mask;
+                sum = sum.wrapping_add(self.lines[*place][1]);
+            }
+            for place in places {
+                self.lines[place][2] = sum;
+            }
+            self.port.tx(&mut self.frames, &mut batch);
+        }
+    }
+}
