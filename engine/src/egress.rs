@@ -15,7 +15,7 @@ use crate::port::{Caps, Port};
 struct Slot {
     port: Box<dyn Port>,
     caps: Caps,
-    out: Batch,
+    out: Box<Batch>,
     /// Bytes in `out`.
     bytes: u64,
     /// Listed in `Egress::pending`.
@@ -72,7 +72,7 @@ impl Egress {
         }
         self.pending.reserve(self.slots.len());
         let caps = port.caps();
-        let slot = Slot { port, caps, out: Batch::new(), bytes: 0, pending: false };
+        let slot = Slot { port, caps, out: Box::new(Batch::new()), bytes: 0, pending: false };
         let old = self.slots[id.index()].replace(Box::new(slot));
         old.map(|slot| slot.port)
     }
@@ -132,6 +132,33 @@ impl Egress {
         if slot.out.is_full() {
             slot.transmit(id, frames, counters);
         }
+    }
+
+    /// Queues a whole batch by changing places with the port's empty one. False, and nothing done,
+    /// when the port has packets already. The packets have no offload that the port might not take.
+    #[inline(always)]
+    pub(crate) fn send_all(
+        &mut self,
+        id: PortId,
+        batch: &mut Box<Batch>,
+        bytes: u64,
+        frames: &mut FramePool,
+        counters: &Counters,
+    ) -> bool {
+        let Some(Some(slot)) = self.slots.get_mut(id.index()) else { return false };
+        if !slot.out.is_empty() {
+            return false;
+        }
+        if !slot.pending {
+            slot.pending = true;
+            self.pending.push(id);
+        }
+        std::mem::swap(&mut slot.out, batch);
+        slot.bytes = bytes;
+        if slot.out.is_full() {
+            slot.transmit(id, frames, counters);
+        }
+        true
     }
 
     /// Sends everything and ends the turn.

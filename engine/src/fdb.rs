@@ -31,8 +31,8 @@ struct Value(u64);
 const LEARNT: u64 = 1 << 47;
 
 impl Value {
-    fn member(port: PortId, generation: u64) -> Value {
-        Value(u64::from(port.0) << 48 | (generation & 0x7fff) << 32)
+    fn member(port: PortId, generation: u32) -> Value {
+        Value(u64::from(port.0) << 48 | u64::from(generation & 0x7fff) << 32)
     }
 
     fn station(port: PortId, now: Tick) -> Value {
@@ -50,10 +50,10 @@ impl Value {
     }
 
     #[inline(always)]
-    fn is_valid(self, generation: u64, now: Tick) -> bool {
+    fn is_valid(self, generation: u32, now: Tick) -> bool {
         match self.is_learnt() {
             true => now.since(Tick(self.0 as u32)) < AGE_TICKS,
-            false => (self.0 >> 32) & 0x7fff == generation & 0x7fff,
+            false => (self.0 >> 32) as u32 & 0x7fff == generation & 0x7fff,
         }
     }
 }
@@ -116,18 +116,30 @@ impl Fdb {
         }
     }
 
-    /// Pass 1 and 3 of a look-up: the port, if the entry may be used under this snapshot.
-    #[inline(always)]
+    /// The port of an address, if the entry may be used under this snapshot.
     pub(crate) fn port_of(
         &self,
         network: NetworkId,
         mac: u64,
-        generation: u64,
+        generation: u32,
+        now: Tick,
+    ) -> Option<PortId> {
+        let bucket = self.bucket_of(key_of(network, mac)) as u32;
+        self.port_in(bucket, (network, mac), generation, now)
+    }
+
+    /// Pass 3 of a look-up, in the bucket that [`touch`](Fdb::touch) loaded.
+    #[inline(always)]
+    pub(crate) fn port_in(
+        &self,
+        bucket: u32,
+        (network, mac): (NetworkId, u64),
+        generation: u32,
         now: Tick,
     ) -> Option<PortId> {
         let key = key_of(network, mac);
-        let first = self.bucket_of(key);
-        let bucket = &self.buckets[first];
+        let first = bucket as usize;
+        let bucket = self.buckets.get(first)?;
         for way in 0..WAYS {
             if bucket.keys[way] == key {
                 let value = bucket.values[way];
@@ -138,16 +150,20 @@ impl Fdb {
     }
 
     #[cold]
-    fn port_in_second(&self, first: usize, key: Key, generation: u64, now: Tick) -> Option<PortId> {
+    fn port_in_second(&self, first: usize, key: Key, generation: u32, now: Tick) -> Option<PortId> {
         let bucket = &self.buckets[first ^ 1];
         let way = bucket.keys.iter().position(|&other| other == key)?;
         bucket.values[way].is_valid(generation, now).then(|| bucket.values[way].port())
     }
 
-    /// Pass 1: loads the line that a look-up will want.
+    /// Pass 1: loads the line that a look-up will want; returns its bucket.
     #[inline(always)]
-    pub(crate) fn touch(&self, network: NetworkId, mac: u64) {
-        std::hint::black_box(self.buckets[self.bucket_of(key_of(network, mac))].keys[0]);
+    pub(crate) fn touch(&self, network: NetworkId, mac: u64) -> u32 {
+        let bucket = self.bucket_of(key_of(network, mac));
+        if let Some(bucket) = self.buckets.get(bucket) {
+            std::hint::black_box(bucket.keys[0]);
+        }
+        bucket as u32
     }
 
     #[inline(always)]
@@ -191,7 +207,7 @@ impl Fdb {
         network: NetworkId,
         mac: MacAddress,
         port: PortId,
-        generation: u64,
+        generation: u32,
     ) {
         let key = key_of(network, mac.0);
         self.remove(key);
@@ -240,7 +256,7 @@ impl Fdb {
     }
 
     /// Forgets aged stations and stale members of a few buckets; bounded work.
-    pub(crate) fn sweep(&mut self, generation: u64, now: Tick) {
+    pub(crate) fn sweep(&mut self, generation: u32, now: Tick) {
         for _ in 0..SWEEP_BUCKETS.min(self.buckets.len()) {
             let bucket = self.buckets[self.sweep_position];
             for way in 0..WAYS {

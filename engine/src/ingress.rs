@@ -30,6 +30,8 @@ pub(crate) struct IngressRule {
     pub(crate) anti_spoofing: bool,
     pub(crate) uplink: bool,
     pub(crate) mtu: u16,
+    /// Largest untagged frame that every member of the network takes.
+    pub(crate) frame_bytes_max: usize,
 }
 
 /// Which look-up a packet needs.
@@ -65,12 +67,16 @@ impl IngressRule {
             anti_spoofing: false,
             uplink: false,
             mtu: table.mtu,
+            frame_bytes_max: 0,
         };
         match &table.kind {
             PortKind::Endpoint(attachment) => {
                 rule.network = attachment.network;
                 rule.mac = attachment.mac.0;
-                rule.gateway_mac = tables.network(attachment.network)?.gateway_mac.0;
+                let network = tables.network(attachment.network)?;
+                rule.gateway_mac = network.gateway_mac.0;
+                let mtus = network.members.iter().filter_map(|&port| Some(tables.port(port)?.mtu));
+                rule.frame_bytes_max = usize::from(mtus.min()?) + ethernet::HEADER_BYTES;
                 rule.ipv4 = attachment.ipv4.map_or(0, |address| address.to_bits());
                 rule.ipv6 = attachment.ipv6.map_or(0, |address| address.to_bits());
                 rule.link_local = attachment.mac.link_local().to_bits();
@@ -105,7 +111,7 @@ impl IngressRule {
 
     /// Parses a packet, checks its sender, and says how to go on.
     #[inline(always)]
-    pub(crate) fn examine(&self, packet: &mut Packet) -> Result<(Class, Ethernet), DropReason> {
+    pub(crate) fn examine(&self, packet: &mut Packet) -> Result<Class, DropReason> {
         let frame = parse::ethernet(packet)?;
         packet.meta.ingress = self.port;
         packet.meta.network = self.network;
@@ -117,7 +123,7 @@ impl IngressRule {
             return Err(DropReason::SourceMac);
         }
         let class = if frame.destination != self.gateway_mac {
-            self.examine_bridged(packet, &frame)?
+            return self.examine_bridged(packet, &frame);
         } else if frame.ethertype == ethernet::IPV4 && parse::plain_v4(packet) {
             let source = u32_at(packet.window(), parse::PLAIN_L3 + ipv4::SOURCE);
             if self.anti_spoofing && !self.may_send_v4(source) {
@@ -131,13 +137,12 @@ impl IngressRule {
             }
             Class::PlainV6
         } else {
-            return Ok((self.examine_unusual(packet, frame.ethertype)?, frame));
+            return self.examine_unusual(packet, frame.ethertype);
         };
-        let routed = class != Class::Bridged;
-        if packet.offload != Offload::None && routed && !offload_is_honest(packet) {
+        if packet.offload != Offload::None && !offload_is_honest(packet) {
             return Err(DropReason::MalformedOffload);
         }
-        Ok((class, frame))
+        Ok(class)
     }
 
     /// A packet to the gateway that is not plain TCP or UDP.
@@ -184,9 +189,7 @@ impl IngressRule {
         packet.meta.l3 = parse::PLAIN_L3 as u16;
         packet.meta.notes = Notes(0);
         packet.meta.l3_bytes = 0;
-        let plain_v4 =
-            frame.ethertype == ethernet::IPV4 && !self.uplink && packet.len() >= parse::PLAIN_L4_V4;
-        if plain_v4 {
+        if frame.ethertype == ethernet::IPV4 && packet.len() >= parse::PLAIN_L4_V4 && !self.uplink {
             let source = u32_at(packet.window(), parse::PLAIN_L3 + ipv4::SOURCE);
             // 0.0.0.0 asks for an address by DHCP.
             if self.anti_spoofing && !self.may_send_v4(source) && source != 0 {
@@ -199,6 +202,7 @@ impl IngressRule {
 
     /// A frame inside a network that is not untagged IPv4, or any on an uplink that is not to the
     /// gateway.
+    #[inline(never)]
     fn examine_other_frame(
         &self,
         packet: &mut Packet,

@@ -10,6 +10,7 @@ use arrayvec::ArrayVec;
 
 use crate::frame::{Frame, FramePool, HEADROOM_BYTES};
 use crate::id::{NetworkId, PortId};
+use crate::wire::u64_at;
 
 /// Packets handled together: enough to hide memory latency, few enough to stay in the first-level
 /// cache.
@@ -268,6 +269,18 @@ impl Packet {
     pub(crate) fn window_mut(&mut self) -> &mut [u8; WINDOW_BYTES] {
         let bytes = &mut self.head.bytes_mut()[usize::from(self.start)..];
         bytes.first_chunk_mut().expect("`new` saw that the window fits")
+    }
+
+    /// Destination MAC address; what it is of a packet shorter than that, ingress has refused.
+    #[inline(always)]
+    pub(crate) fn destination(&self) -> u64 {
+        u64_at(self.window(), 0) >> 16
+    }
+
+    /// Source MAC address.
+    #[inline(always)]
+    pub(crate) fn source(&self) -> u64 {
+        u64_at(self.window(), 6) >> 16
     }
 
     /// The rest of a super-frame; empty for an ordinary packet.

@@ -187,17 +187,14 @@ impl<F: Family> FlowTable<F> {
         Some(SideId(slot))
     }
 
-    /// Pass 3: the side, if it has this key.
+    /// Pass 3: true if the side has this key.
     #[inline(always)]
-    pub(crate) fn verify(
-        &mut self,
-        side: SideId,
-        key: &FlowKey<F::Addresses>,
-    ) -> Option<&mut Side<F::Addresses>> {
-        self.sides.get_mut(side.0 as usize).filter(|side| side.matches(key))
+    pub(crate) fn is(&self, side: SideId, key: &FlowKey<F::Addresses>) -> bool {
+        self.sides.get(side.0 as usize).is_some_and(|side| side.matches(key))
     }
 
     /// The whole look-up at once.
+    #[inline(never)]
     pub(crate) fn find(&self, key: &FlowKey<F::Addresses>) -> Option<SideId> {
         let found = self.index.find(self.hash(key), |slot| {
             self.sides.get(slot as usize).is_some_and(|side| side.matches(key))
@@ -209,6 +206,7 @@ impl<F: Family> FlowTable<F> {
         &self.sides[id.0 as usize]
     }
 
+    #[inline(always)]
     pub(crate) fn side_mut(&mut self, id: SideId) -> &mut Side<F::Addresses> {
         &mut self.sides[id.0 as usize]
     }

@@ -43,7 +43,7 @@ impl Core {
         let (decision, verdict) = stages.decide(&input, &cx);
         match (verdict, decision.forward) {
             (Verdict::Forward, Some(NextHop::Endpoint(port))) => {
-                let generation = self.tables.generation;
+                let generation = self.generation;
                 let member = self.tables.network(network);
                 if member.is_some_and(|network| network.by_mac.contains_key(&mac)) {
                     self.stages.bridge.fdb.keep_member(network, mac, port, generation);

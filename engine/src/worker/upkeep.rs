@@ -149,7 +149,7 @@ impl Worker {
         self.ask_neighbours();
         self.announce(now);
         let core = &mut self.core;
-        core.stages.bridge.fdb.sweep(core.tables.generation, core.tick);
+        core.stages.bridge.fdb.sweep(core.generation, core.tick);
         let flows = self.v4.table.count() + self.v6.table.count();
         core.counters.worker.flows.set(flows as u64);
         core.counters.worker.stations.set(core.stages.bridge.fdb.count() as u64);
