@@ -209,6 +209,9 @@ impl Runner {
             let handled = self.worker.turn(now, &mut self.ready);
             self.wake_others();
             while let Some(event) = self.worker.take_event() {
+                if let Event::PortDown(port) = event {
+                    self.detach(port);
+                }
                 self.report(Report::Event(self.id, event));
             }
             if !self.obey() {
@@ -296,11 +299,7 @@ impl Runner {
                         self.report(Report::AttachFailed(self.id, port, errno.into()));
                     }
                 }
-                Ok(Command::Detach(port)) => {
-                    self.ready.remove(port);
-                    // Closing the queue also takes it out of the epoll set.
-                    drop(self.worker.detach(port));
-                }
+                Ok(Command::Detach(port)) => self.detach(port),
                 #[cfg(test)]
                 Ok(Command::Panic) => panic!("told to panic"),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
@@ -320,6 +319,12 @@ impl Runner {
         // What came before the queue was watched raised no edge that we would see.
         self.ready.insert(port);
         Ok(())
+    }
+
+    fn detach(&mut self, port: PortId) {
+        self.ready.remove(port);
+        // Closing the queue also takes it out of the epoll set.
+        drop(self.worker.detach(port));
     }
 
     fn report(&self, report: Report) {
@@ -364,6 +369,7 @@ mod tests {
             tables: Arc::new(Tables::empty()),
             seed: 1,
             cache: true,
+            now: Instant(1),
         };
         let thread = spawn(RunnerParts {
             worker,
