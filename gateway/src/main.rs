@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use benches::system::BenchOptions;
 use clap::{Parser, Subcommand, ValueEnum};
 use config::Config;
 use gateway::{check, daemon, demo};
@@ -49,6 +50,23 @@ enum Command {
         #[arg(long, value_name = "SECONDS", default_value = "2",
               value_parser = clap::value_parser!(u64).range(1..=3600))]
         seconds: u64,
+    },
+    /// Measure the same topology through Portolan, the kernel and a bare copier, side by side
+    Bench {
+        /// 3 rounds of 1 s instead of 10 of 3 s
+        #[arg(long)]
+        quick: bool,
+        /// Print every sample as JSON instead of the table of ratios
+        #[arg(long)]
+        json: bool,
+        /// How many workers, pinned to the last CPUs
+        #[arg(long, value_name = "COUNT", default_value = "1",
+              value_parser = clap::value_parser!(u8).range(1..=64))]
+        workers: u8,
+        /// What a worker does when nothing waits
+        #[arg(long, value_name = "POLICY", default_value = "adaptive",
+              value_parser = ["busy", "adaptive", "interrupt"])]
+        idle: String,
     },
 }
 
@@ -110,6 +128,14 @@ fn dispatch(command: Command) -> anyhow::Result<bool> {
             };
             let (mut out, mut log) = (std::io::stdout().lock(), std::io::stderr().lock());
             Ok(check::run(&files, format, &mut out, &mut log)?)
+        }
+        Command::Bench { quick, json, workers, idle } => {
+            let program = std::env::current_exe().context("cannot find this program's file")?;
+            let defaults = BenchOptions::new(Some(program), quick);
+            let options = BenchOptions { json, workers: workers.into(), idle, ..defaults };
+            // Low figures are figures, not failures.
+            benches::system::run(&options)?;
+            Ok(true)
         }
         Command::Demo { workers, seconds } => {
             Ok(demo::run(&demo::DemoOptions { workers, seconds })?)
