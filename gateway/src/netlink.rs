@@ -215,14 +215,14 @@ impl Netlink {
             IpAddr::V4(address) => NeighbourAddress::Inet(address),
             IpAddr::V6(address) => NeighbourAddress::Inet6(address),
         };
-        let is_it = |entry: &NeighbourAttribute| matches!(entry, NeighbourAttribute::Destination(address) if *address == wanted);
+        let wanted = NeighbourAttribute::Destination(wanted);
         let mac = |entry: &NeighbourAttribute| match entry {
             NeighbourAttribute::LinkLayerAddress(bytes) => {
                 <[u8; 6]>::try_from(bytes.as_slice()).ok().map(MacAddress::new)
             }
             _ => None,
         };
-        let found = all.iter().find(|neighbour| neighbour.attributes.iter().any(is_it));
+        let found = all.iter().find(|neighbour| neighbour.attributes.contains(&wanted));
         Ok(found.and_then(|neighbour| neighbour.attributes.iter().find_map(mac)))
     }
 

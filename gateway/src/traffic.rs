@@ -11,6 +11,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::retry_on_intr;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
 use rustix::net::{recv, sendto, socket_with, sockopt};
 
@@ -40,7 +41,8 @@ pub fn ping(path: &Path, target: IpAddr, wait: Duration) -> io::Result<Duration>
     let sent_at = Instant::now();
     sendto(&socket, &message, SendFlags::empty(), &SocketAddr::new(target, 0))?;
     let mut answer = [0; 1500];
-    let (answer_len, _) = recv(&socket, &mut answer, RecvFlags::empty())?;
+    let received = retry_on_intr(|| recv(&socket, answer.as_mut_slice(), RecvFlags::empty()));
+    let (answer_len, _) = received?;
     let answer = &answer[..answer_len];
     if answer.first() != Some(&reply) || answer.get(8..) != Some(PAYLOAD) {
         return Err(io::Error::new(ErrorKind::InvalidData, "the answer is not to our request"));

@@ -18,27 +18,33 @@ const SMALL_BYTES: usize = 22;
 /// A port that no check uses.
 const PORT: u16 = 5001;
 
-/// Measures and returns one line per measurement.
-pub(super) fn measure(world: &World, time: Duration) -> Vec<(String, io::Result<String>)> {
+/// Measures, and hands each line to `tell` as soon as it is there; stops when that says false.
+pub(super) fn measure(
+    world: &World,
+    time: Duration,
+    mut tell: impl FnMut(&str, io::Result<String>) -> bool,
+) {
     let family = Family::V4;
     let ways: [(&str, &Host, SocketAddr); 2] = [
         ("same network", &world.web, (world.web.address(family), PORT).into()),
         ("masquerade", &world.outside, (world.far(family), PORT).into()),
     ];
-    let mut lines = Vec::new();
     for (way, server, to) in ways {
         let bits = tcp(server, &world.client, to, time);
         let line = bits.map(|bits| format!("{:.2} Gbit/s", bits / 1e9));
-        lines.push((format!("TCP, {way}"), line));
+        if !tell(&format!("TCP, {way}"), line) {
+            return;
+        }
     }
     for (way, server, to) in ways {
         let packets = udp(server, &world.client, to, time);
         let line = packets.map(|(sent, received)| {
             format!("{:.0} k packets/s arrive, of {:.0} k sent", received / 1e3, sent / 1e3)
         });
-        lines.push((format!("UDP 64 B, {way}"), line));
+        if !tell(&format!("UDP 64 B, {way}"), line) {
+            return;
+        }
     }
-    lines
 }
 
 /// Bits per second that arrive.
@@ -59,9 +65,12 @@ fn tcp(server: &Host, client: &Host, to: SocketAddr, time: Duration) -> io::Resu
         let started_at = Instant::now();
         let mut bytes = 0u64;
         loop {
-            match receiver.read(&mut buffer)? {
-                0 => break,
-                len => bytes += len as u64,
+            match receiver.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(len) => bytes += len as u64,
+                // A signal ends the demo after this measurement, not within.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         let seconds = started_at.elapsed().as_secs_f64();
