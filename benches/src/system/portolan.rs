@@ -2,7 +2,8 @@
 //!
 //! The hard constraint: the benchmark knows the command line and the config file, nothing else of
 //! Portolan. It waits for the line `ready` on stderr, and keeps the last lines of stderr to show
-//! them when that line does not come.
+//! them when that line does not come. Between measurements the process is stopped (SIGSTOP): a
+//! worker that polls would take its CPU from the other legs.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
@@ -25,7 +26,8 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 /// Lines of stderr that an error shows.
 const LINES_MAX: usize = 20;
 
-/// A running Portolan. Dropping it ends it and waits until it is gone.
+/// A Portolan that runs while it is [`Portolan::awake`]. Dropping it ends it and waits until it is
+/// gone.
 pub(super) struct Portolan {
     child: Child,
     reader: Option<JoinHandle<VecDeque<String>>>,
@@ -34,7 +36,7 @@ pub(super) struct Portolan {
 }
 
 impl Portolan {
-    /// Starts `binary` with this config text and waits until packets flow.
+    /// Starts `binary` with this config text, waits until packets flow and stops it.
     pub(super) fn start(
         binary: &Path,
         config: &str,
@@ -54,13 +56,34 @@ impl Portolan {
         let reader = std::thread::spawn(move || read_lines(stderr, &ready));
         let mut portolan = Portolan { child, reader: Some(reader), _config: file };
         match portolan.wait_ready(&is_ready, interrupted) {
-            Ok(()) => Ok(portolan),
+            Ok(()) => {
+                portolan.signal(Signal::STOP);
+                Ok(portolan)
+            }
             Err(None) => Err(Error::Interrupted),
             Err(Some(why)) => {
                 let lines = Vec::from(portolan.end()).join("\n");
                 Err(Error::NotReady { binary: binary.to_owned(), why, lines })
             }
         }
+    }
+
+    /// Lets it run until the guard is dropped.
+    pub(super) fn awake(&self) -> impl Drop + '_ {
+        struct Awake<'a>(&'a Portolan);
+        impl Drop for Awake<'_> {
+            fn drop(&mut self) {
+                self.0.signal(Signal::STOP);
+            }
+        }
+        self.signal(Signal::CONT);
+        Awake(self)
+    }
+
+    /// Sends a signal. It was not waited for yet, so its id is its own still.
+    fn signal(&self, signal: Signal) {
+        // The one error left: it ended by itself. The missing packets show that.
+        let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 
     /// Waits for `ready`. The error says why it did not come; none means a signal.
@@ -91,9 +114,9 @@ impl Portolan {
     fn end(&mut self) -> VecDeque<String> {
         let Some(reader) = self.reader.take() else { return VecDeque::new() };
         if let Ok(None) = self.child.try_wait() {
-            let pid = Pid::from_child(&self.child);
-            // It may have ended since; then there is nothing to signal.
-            let _ = kill_process(pid, Signal::TERM);
+            self.signal(Signal::TERM);
+            // A stopped process hears of it when it continues.
+            self.signal(Signal::CONT);
         }
         let until = Instant::now() + END_LIMIT;
         let status = loop {
@@ -166,6 +189,28 @@ mod tests {
         .expect("it becomes ready");
         assert_eq!(portolan.end(), ["ready", "ended"]);
         assert!(portolan.child.try_wait().expect("it is waited for").is_some());
+    }
+
+    #[test]
+    fn process_runs_only_while_it_is_awake() {
+        let script = "trap 'exit 0' TERM\n\
+                      echo ready >&2\n\
+                      while :; do sleep 0.02; done\n";
+        let portolan = start(script, false).expect("it becomes ready");
+        let wait_for_stopped = |wanted: bool| {
+            let until = Instant::now() + Duration::from_secs(10);
+            let path = format!("/proc/{}/stat", portolan.child.id());
+            // The state follows the name in brackets; T is stopped.
+            while std::fs::read_to_string(&path).expect("it lives").contains(") T ") != wanted {
+                assert!(Instant::now() < until, "its state does not change");
+                std::thread::yield_now();
+            }
+        };
+        wait_for_stopped(true);
+        let awake = portolan.awake();
+        wait_for_stopped(false);
+        drop(awake);
+        wait_for_stopped(true);
     }
 
     #[test]

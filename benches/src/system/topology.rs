@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The hard constraint: the legs differ in the middle only. The ends have the same addresses, MTU
-//! and sockets, and a leg that is not measured takes no CPU time: the copier runs only while it is
-//! measured, Portolan and the kernel sleep without packets.
+//! and sockets, and a leg that is not measured takes no CPU time: copier and Portolan run only
+//! while they are measured, the kernel sleeps without packets.
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -57,7 +57,7 @@ pub(super) struct Built {
 
 /// What lies between the ends.
 enum Middle {
-    Portolan { _running: Portolan },
+    Portolan(Portolan),
     Kernel { _namespace: Namespace },
     Copier { sides: [OwnedFd; 2], cpu: usize },
 }
@@ -76,8 +76,7 @@ impl Built {
                     _ => masquerade_config(placement, &client, &server),
                 };
                 let binary = placement.binary.expect("Portolan's legs are built with a binary");
-                let running = Portolan::start(binary, &config, placement.interrupted)?;
-                Middle::Portolan { _running: running }
+                Middle::Portolan(Portolan::start(binary, &config, placement.interrupted)?)
             }
             Leg::BridgeKernel => {
                 let namespace = end("middle")?;
@@ -99,22 +98,26 @@ impl Built {
 
     /// Measures one traffic on this leg.
     pub(super) fn measure(&self, traffic: Traffic, window: Window) -> Result<Rates, Error> {
-        let _copier = match &self.middle {
-            Middle::Copier { sides: [left, right], cpu } => {
-                let same = |side: &OwnedFd| {
-                    side.try_clone().map_err(Error::system("duplicate a TAP's descriptor"))
-                };
-                Some(Copier::start([same(left)?, same(right)?], *cpu))
-            }
-            Middle::Portolan { .. } | Middle::Kernel { .. } => None,
-        };
+        let (client, server) = (&self.client, &self.server);
         let (server_address, source_seen) = match self.leg {
             Leg::BridgePortolan | Leg::BridgeKernel | Leg::BridgeCopier => (SERVER, CLIENT),
             Leg::MasqueradePortolan | Leg::MasqueradeKernel => (OUTSIDE_SERVER, OUTSIDE_GATEWAY),
         };
-        let (client, server) = (&self.client, &self.server);
         let ends = Ends { path: self.leg.name(), client, server, server_address, source_seen };
-        measure(traffic, &ends, window)
+        match &self.middle {
+            Middle::Portolan(portolan) => {
+                let _awake = portolan.awake();
+                measure(traffic, &ends, window)
+            }
+            Middle::Copier { sides: [left, right], cpu } => {
+                let same = |side: &OwnedFd| {
+                    side.try_clone().map_err(Error::system("duplicate a TAP's descriptor"))
+                };
+                let _copier = Copier::start([same(left)?, same(right)?], *cpu);
+                measure(traffic, &ends, window)
+            }
+            Middle::Kernel { .. } => measure(traffic, &ends, window),
+        }
     }
 }
 
