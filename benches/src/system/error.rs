@@ -55,7 +55,7 @@ pub enum Error {
     #[error("cannot make a TAP device of the bare copier: {0}")]
     Tap(#[source] drivers::DriverError),
     /// Portolan did not come up.
-    #[error("{binary} did not print `ready`: {why}; its last lines:\n{lines}", binary = .binary.display())]
+    #[error("{} did not print `ready`: {why}; its last lines:\n{lines}", .binary.display())]
     NotReady {
         /// The binary that was started.
         binary: PathBuf,

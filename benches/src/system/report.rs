@@ -156,7 +156,7 @@ impl Report {
     pub fn markdown(&self) -> String {
         let mut text = self.setting.markdown();
         text.push_str(
-            "| case | traffic | unit | Portolan | kernel | copier | of the kernel | of the copier |\n\
+            "| case | traffic | unit | Portolan | kernel | copier | of kernel | of copier |\n\
              | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |\n",
         );
         for row in &ROWS {
