@@ -20,7 +20,10 @@ const FRAME_BYTES_MAX: usize = 12 + 14 + 8 + 65_535;
 /// Frames of one direction before the other gets its turn. Less costs empty reads, more makes
 /// acknowledgements wait.
 const BURST: usize = 64;
-/// Empty rounds before the copier sleeps in `poll`.
+/// Empty rounds before the copier sleeps in `poll`: some ten microseconds. The way to wait is not
+/// decided by measurement: 0, 50, 1,000 and endless rounds passed one TCP stream at 5.8, 6.0, 5.4
+/// and 5.3 Gbit/s on two loaded CPUs (medians of 7 x 0.3 s), less apart than the same setting from
+/// run to run. Endless rounds take a CPU from the two ends while there is nothing to copy.
 const EMPTY_ROUNDS_MAX: u32 = 50;
 /// A sleeping copier looks this often whether it is to end.
 const END_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
