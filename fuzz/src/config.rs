@@ -29,6 +29,6 @@ fn epochs(tables: &Tables) -> Vec<u64> {
     let ports = tables.ports.iter().flatten().map(|part| part.epoch);
     let networks = tables.networks.iter().flatten().map(|part| part.epoch);
     let uplinks = tables.uplinks.iter().flatten().map(|part| part.epoch);
-    let single = [tables.publish.epoch, tables.routes.epoch, tables.nat.epoch];
+    let single = [tables.plan, tables.publish.epoch, tables.routes.epoch, tables.nat.epoch];
     ports.chain(networks).chain(uplinks).chain(single).collect()
 }

@@ -124,6 +124,7 @@ pub(crate) fn tables(generation: u64) -> Tables {
     let entries = if generation % 2 == 1 { published() } else { Vec::new() };
     Tables {
         generation,
+        plan: 1,
         ports: (0..PORT_COUNT).map(|port| Some(Arc::new(port_table(PortId(port))))).collect(),
         networks: (0..2).map(|index| Some(Arc::new(network(index)))).collect(),
         uplinks: vec![Some(Arc::new(uplink()))],

@@ -5,8 +5,9 @@
 //! the port takes that), the MTU, and that no more is left to the port than it can do.
 
 use engine::packet::GsoKind;
-use engine::sim::frames::{Datagram, ETHERNET_BYTES};
-use engine::sim::port::WireFrame;
+use engine::sim::WireFrame;
+use engine::sim::datagram::Datagram;
+use engine::sim::frames::ETHERNET_BYTES;
 use engine::{Caps, Offload};
 use etherparse::{NetSlice, SlicedPacket};
 

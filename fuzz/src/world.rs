@@ -5,6 +5,7 @@
 //! Frames that are held for a neighbour come free when the clock moves on, so the end is reached
 //! only by letting time pass.
 
+use std::fmt;
 use std::mem::take;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use engine::frame::{Frame, FrameBalancer, FramePool, FrameSize, heap_frames};
 use engine::hand_over::HandOverRings;
-use engine::sim::port::{MemoryPort, MemoryWire, WireFrame};
+use engine::sim::{MemoryPort, MemoryWire, WireFrame};
 use engine::worker::WorkerParts;
 use engine::{Batch, Caps, Counters, Instant, Port, PortId, PortSet, Worker, WorkerId};
 
@@ -26,9 +27,18 @@ const TAILS_PER_WORKER: usize = 4;
 /// and receiving takes a batch at a time.
 const ROUNDS_MAX: usize = 256;
 
+/// Deadlines that are kept on time while time passes; the rest are late, as on a busy machine.
+const DEADLINES_MAX: usize = 4;
+
 /// Time after which nothing may wait for a neighbour any more, and the steps to get there.
-const HOLD_STEPS: u32 = 300;
-const HOLD_STEP: Duration = Duration::from_millis(100);
+const HOLD_STEPS: u32 = 20;
+const HOLD_STEP: Duration = Duration::from_millis(500);
+
+/// Not zero, so that "long ago" lies in the past.
+const START: Instant = Instant(1_000_000_000);
+
+/// Bytes of a packet that a report shows: the headers.
+const SHOWN_BYTES_MAX: usize = 96;
 
 type Frames = (Vec<Frame>, Vec<Frame>);
 
@@ -48,10 +58,18 @@ fn withdraw(chunk_count: usize, tail_count: usize) -> Frames {
 }
 
 /// A packet that the gateway sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Sent {
     pub(crate) port: PortId,
     pub(crate) frame: WireFrame,
+}
+
+impl fmt::Display for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let WireFrame { bytes, offload } = &self.frame;
+        write!(f, "to port {}, {} bytes, {offload:?}: ", self.port.0, bytes.len())?;
+        bytes.iter().take(SHOWN_BYTES_MAX).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 /// A gateway and its wires.
@@ -82,6 +100,7 @@ impl World {
                 tables: tables.clone(),
                 seed: 1,
                 cache,
+                now: START,
             })
         });
         let mut world = World {
@@ -89,7 +108,7 @@ impl World {
             wires: Vec::new(),
             balancer: balancer.clone(),
             closing: Arc::default(),
-            now: Instant(1_000_000_000),
+            now: START,
             generation: 1,
         };
         (0..PORT_COUNT).for_each(|port| world.attach(PortId(port)));
@@ -155,11 +174,11 @@ impl World {
         assert_eq!(count, all, "frames taken = frames returned + frames in flight");
     }
 
-    /// Lets time pass. Whoever has a deadline on the way gets its turn on time.
+    /// Lets time pass. Whoever has one of the next deadlines gets its turn on time.
     pub(crate) fn pass(&mut self, duration: Duration) -> Vec<Sent> {
         let end = self.now + duration;
         let mut sent = Vec::new();
-        for _ in 0..ROUNDS_MAX {
+        for _ in 0..DEADLINES_MAX {
             let deadlines = self.workers.iter().filter_map(Worker::next_deadline);
             let Some(next) = deadlines.filter(|&next| next < end).min() else { break };
             self.now = self.now.max(next);
@@ -251,5 +270,13 @@ impl Port for ClosingPort {
 
     fn held_frames(&self) -> (usize, usize) {
         self.queue.held_frames()
+    }
+
+    fn take_rejected(&mut self) -> u64 {
+        self.queue.take_rejected()
+    }
+
+    fn release(&mut self, frames: &mut FramePool) {
+        self.queue.release(frames);
     }
 }
