@@ -6,14 +6,14 @@
 
 use anyhow::{Result, bail};
 
-use crate::command::{Output, cargo, run, run_to_end};
+use crate::command::{Output, cargo, query, run, run_to_end};
 use crate::steps::Counts;
 
 /// What every build of the workspace has in common.
 const WORKSPACE: [&str; 3] = ["--workspace", "--all-features", "--locked"];
 
-/// Path of the simulator's tests inside the engine.
-const SIMULATION: &str = "sim::";
+/// The engine's integration test that plays worlds from seeds.
+const SIMULATION: &str = "simulation";
 
 /// Formatting, the fuzz targets' too, which are a workspace of their own.
 pub(crate) fn format() -> Result<Counts> {
@@ -38,31 +38,71 @@ pub(crate) fn rustdoc() -> Result<Counts> {
     Ok(Counts::ONE)
 }
 
-/// Tests beside the code. They need no root and no kernel.
+/// Tests beside the code, and the engine's integration tests. They need no root and no kernel.
 pub(crate) fn unit_tests() -> Result<Counts> {
-    test_run(&["--lib", "--bins"], &["--skip", SIMULATION], None)
+    let engines = test_names(|name, in_engine| in_engine && name != SIMULATION)?;
+    let targets = ["--lib", "--bins"].map(str::to_owned).into_iter().chain(selected(&engines));
+    test_run(targets, &[], None)
 }
 
 /// Worlds from this many seeds.
 pub(crate) fn simulation(seed_count: u64) -> Result<Counts> {
-    test_run(&["--lib"], &[SIMULATION], Some(("SIM_SEEDS", seed_count)))
+    test_run(selected(&[SIMULATION.to_owned()]), &[], Some(("SIM_SEEDS", seed_count)))
 }
 
-/// Integration tests: real kernels in namespaces. One at a time, because they measure, and share
-/// two cores with the gateways that they start.
+/// All other integration tests: real kernels in namespaces. One at a time, because they measure,
+/// and share the machine with the gateways that they start.
 pub(crate) fn namespace_tests() -> Result<Counts> {
-    test_run(&["--test", "*"], &["--test-threads=1"], None)
+    let names = test_names(|_, in_engine| !in_engine)?;
+    if names.is_empty() {
+        bail!("there is no such test");
+    }
+    test_run(selected(&names), &["--test-threads=1"], None)
 }
 
 /// The wall-clock benches, for reading; nothing is compared.
 pub(crate) fn wall_clock_benches() -> Result<Counts> {
-    run(cargo(&["bench", "--locked", "--package", "portolan-benches", "--bench", "turn"]))?;
+    run(cargo(&["bench", "--locked", "--package", "portolan-benches", "--bench", "packets"]))?;
     Ok(Counts::ONE)
 }
 
-fn test_run(targets: &[&str], options: &[&str], set: Option<(&str, u64)>) -> Result<Counts> {
-    let arguments = [&["test", "--no-fail-fast"], WORKSPACE.as_slice(), targets, &["--"], options];
-    let mut command = cargo(&arguments.concat());
+/// Names of the workspace's integration tests that are wanted; the second argument of `wanted`
+/// says whether the test is the engine's.
+fn test_names(wanted: impl Fn(&str, bool) -> bool) -> Result<Vec<String>> {
+    let metadata = query("cargo", &["metadata", "--no-deps", "--format-version=1", "--locked"])?;
+    let tests = parse_tests(&metadata);
+    let wanted = tests.into_iter().filter(|(name, in_engine)| wanted(name, *in_engine));
+    Ok(wanted.map(|(name, _)| name.to_owned()).collect())
+}
+
+/// Names of integration tests in cargo's metadata, each with whether it is the engine's. A target
+/// there is `{"kind":["test"],…,"name":"NAME","src_path":"PATH",…}`.
+fn parse_tests(metadata: &str) -> Vec<(&str, bool)> {
+    let targets = metadata.split(r#"{"kind":["#).filter(|target| target.starts_with(r#""test"]"#));
+    let named = targets.filter_map(|target| {
+        let path = text_after(target, r#""src_path":""#)?;
+        Some((text_after(target, r#""name":""#)?, path.contains("/engine/tests/")))
+    });
+    named.collect()
+}
+
+/// The text after a key, to its closing quote.
+fn text_after<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.split_once(key)?.1.split('"').next()
+}
+
+/// Options that select these integration tests.
+fn selected(names: &[String]) -> impl Iterator<Item = String> {
+    names.iter().flat_map(|name| ["--test".to_owned(), name.clone()])
+}
+
+fn test_run(
+    targets: impl IntoIterator<Item = String>,
+    options: &[&str],
+    set: Option<(&str, u64)>,
+) -> Result<Counts> {
+    let mut command = cargo(&[&["test", "--no-fail-fast"], WORKSPACE.as_slice()].concat());
+    command.args(targets).arg("--").args(options);
     if let Some((name, value)) = set {
         command.env(name, value.to_string());
     }
@@ -118,6 +158,15 @@ mod tests {
             test result: FAILED. 1 passed; 2 failed; 4 ignored; 0 measured; finished in 0.01s\n";
         let counts = Counts { passed: 13, failed: 2 };
         assert_eq!(sum_test_results(stdout), (counts, 4));
+    }
+
+    #[test]
+    fn integration_tests_are_found_and_the_engines_told_apart() {
+        let metadata = r#"{"targets":[{"kind":["lib"],"name":"engine","src_path":"/p/src/lib.rs"},
+            {"kind":["test"],"crate_types":["bin"],"name":"simulation",
+            "src_path":"/p/engine/tests/simulation.rs"},{"kind":["test"],"name":"tap",
+            "src_path":"/p/drivers/tests/tap.rs"},{"kind":["bench"],"name":"packets"}]}"#;
+        assert_eq!(parse_tests(metadata), [("simulation", true), ("tap", false)]);
     }
 
     #[test]

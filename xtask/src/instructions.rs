@@ -1,16 +1,11 @@
 //! Instructions per packet, compared with the committed baseline.
 //!
-//! The bench `instructions` of `portolan-benches` prints one line per case on stdout:
-//!
-//! ```text
-//! instructions NAME VALUE
-//! ```
-//!
-//! where NAME is a word and VALUE a decimal number, instructions per packet. The baseline,
-//! `benches/baseline.json`, is one flat JSON object of the same names and numbers. The one hard
-//! constraint: the two sets of names are equal, so that no case vanishes unnoticed. A count may be
-//! at most [`WORSE_RATIO_MAX`] times its baseline. Less is never an error; `cargo xtask bench
-//! --save` keeps it.
+//! The bench `instructions` of `portolan-benches` runs under valgrind and carries [`PACKETS`]
+//! packets per case; what its runner prints, divided by that, is compared. The baseline,
+//! `benches/baseline.json`, is one flat JSON object of names and instructions per packet. The one
+//! hard constraint: both have the same names, so that no case vanishes unnoticed. A count may be at
+//! most [`WORSE_RATIO_MAX`] times its baseline. Less is never an error; `cargo xtask bench --save`
+//! keeps it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,6 +17,9 @@ use crate::install;
 use crate::steps::Counts;
 
 const BASELINE: &str = "benches/baseline.json";
+
+/// Packets that each case carries: 1,024 batches of 64.
+const PACKETS: f64 = 65_536.0;
 
 /// How much worse a count may be. The counts repeat exactly for one binary; a new toolchain or an
 /// unrelated change of layout moves them by a per cent. Lower: noise fails the run. Higher: a load
@@ -54,9 +52,9 @@ fn measure() -> Result<CountsByName> {
     let package = ["--package", "portolan-benches", "--bench", "instructions"];
     let mut command = cargo(&[&["bench", "--locked"], package.as_slice()].concat());
     command.env("GUNGRAUN_RUNNER", install::gungraun_runner()?);
-    let measured = parse_lines(&run(command)?.stdout)?;
+    let measured = parse_output(&run(command)?.stdout)?;
     if measured.is_empty() {
-        bail!("the bench printed no line `instructions NAME VALUE`");
+        bail!("the bench printed no instruction count");
     }
     Ok(measured)
 }
@@ -94,14 +92,23 @@ fn judge(baseline: Option<f64>, measured: f64) -> Result<String, String> {
     }
 }
 
-fn parse_lines(stdout: &str) -> Result<CountsByName> {
-    let lines = stdout.lines().filter_map(|line| line.trim().strip_prefix("instructions "));
+/// Reads what the runner prints: for each case a line `instructions::GROUP::BENCH CASE:(…)`, and
+/// indented under it a line `Instructions: COUNT|…`.
+fn parse_output(stdout: &str) -> Result<CountsByName> {
     let mut counts = CountsByName::new();
-    for line in lines {
-        let (name, value) = line.trim().split_once(' ').context(format!("no value: {line}"))?;
-        let value = positive(value).with_context(|| format!("not a count: {line}"))?;
-        if counts.insert(name.to_owned(), value).is_some() {
-            bail!("{name} was printed twice");
+    let mut name = None;
+    for line in stdout.lines() {
+        if let Some(path) = line.strip_prefix("instructions::") {
+            let case = path.rsplit("::").find(|part| part.contains(":(")).unwrap_or(path);
+            let case = case.split(":(").next().unwrap_or_default();
+            name = Some(case.replace(' ', "_"));
+        } else if let Some(values) = line.trim().strip_prefix("Instructions:") {
+            let count = values.split('|').next().and_then(positive);
+            let count = count.with_context(|| format!("not a count: {line}"))?;
+            let name = name.take().with_context(|| format!("a count without a case: {line}"))?;
+            if counts.insert(name.clone(), count / PACKETS).is_some() {
+                bail!("{name} was counted twice");
+            }
         }
     }
     Ok(counts)
@@ -158,14 +165,17 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_the_bench_are_read_among_others() {
-        let stdout = "running\ninstructions l2_hit 118.4\n  instructions nat_hit 190\nend\n";
-        let read = parse_lines(stdout).ok();
-        assert_eq!(read, Some(counts(&[("l2_hit", 118.4), ("nat_hit", 190.0)])));
-        for bad in ["instructions l2_hit", "instructions l2_hit many", "instructions l2_hit 0"] {
-            assert!(parse_lines(bad).is_err(), "{bad}");
+    fn the_runners_output_is_read_per_packet() {
+        let stdout = "instructions::per_packet::bridge hit:(warm_bridge(1))\n  \
+            Instructions:      6553600|N/A   (*********)\n  L1 Hits:  39037337|N/A\n\
+            instructions::per_packet::floor copy:(Floor :: new(1_000))\n  \
+            Instructions:      3276800|6553600   (-50.0%)\n\nGungraun result: Ok.\n";
+        let read = parse_output(stdout).ok();
+        assert_eq!(read, Some(counts(&[("bridge_hit", 100.0), ("floor_copy", 50.0)])));
+        for bad in ["  Instructions: 5|N/A", "instructions::a::b c:(1)\n  Instructions: many|N/A"] {
+            assert!(parse_output(bad).is_err(), "{bad}");
         }
-        assert!(parse_lines("instructions a 1\ninstructions a 2").is_err());
+        assert!(parse_output(&[stdout, stdout].concat()).is_err(), "each case twice");
     }
 
     #[test]
