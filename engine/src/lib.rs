@@ -26,6 +26,8 @@ mod parse;
 mod pipeline;
 pub mod port;
 mod reply;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod stage;
 mod steer;
 pub mod tables;

@@ -1,0 +1,379 @@
+//! The judge of everything that leaves the gateway.
+//!
+//! Each frame is read by etherparse, which shares no code with the engine, and held against the
+//! tables: is it whole, are its checksums right, may it leave by this port, may it be here at all.
+//! Two kinds of fault: of *place* (wrong network, wrong source, poisoned ARP, too big), which
+//! nothing excuses, and of *form* (lengths, checksums), which a broken input excuses, because a
+//! gateway hands a broken packet on as broken as it came.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+
+use super::frames::*;
+use super::ledger::Ledger;
+use super::payload::{Payload, REPLY};
+use super::port::WireFrame;
+use crate::id::{MacAddress, PortId};
+use crate::packet::{GsoKind, Offload};
+use crate::port::Caps;
+use crate::tables::{Network, PortKind, Tables, Uplink};
+
+/// What is wrong with a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It may not be there.
+    Place(String),
+    /// It is broken.
+    Form(String),
+}
+
+fn place(text: impl Into<String>) -> Result<(), Fault> {
+    Err(Fault::Place(text.into()))
+}
+
+fn form(text: impl Into<String>) -> Result<(), Fault> {
+    Err(Fault::Form(text.into()))
+}
+
+/// Judges frames by the tables that the world was built with.
+#[derive(Debug)]
+pub(super) struct Judge {
+    tables: Arc<Tables>,
+    caps: Vec<Caps>,
+}
+
+impl Judge {
+    pub(super) fn new(tables: Arc<Tables>, caps: Vec<Caps>) -> Judge {
+        Judge { tables, caps }
+    }
+
+    /// Judges a frame that has left by a port.
+    pub(super) fn judge(
+        &self,
+        port: PortId,
+        frame: &WireFrame,
+        ledger: &Ledger,
+    ) -> Result<(), Fault> {
+        if frame.bytes.len() < ETHERNET_BYTES {
+            return place("shorter than an Ethernet header");
+        }
+        self.judge_offload(port, frame.offload)?;
+        self.judge_size(port, frame)?;
+        let table = self.tables.port(port).ok_or(Fault::Place("there is no such port".into()))?;
+        match &table.kind {
+            PortKind::Uplink(id) => {
+                let uplink = self.tables.uplink(*id).expect("the world has this uplink");
+                self.judge_on_uplink(uplink, &frame.bytes)?;
+            }
+            PortKind::Endpoint(attachment) => {
+                let network = self.tables.network(attachment.network).expect("it exists");
+                self.judge_in_network(network, port, &frame.bytes)?;
+            }
+        }
+        judge_form(frame)?;
+        judge_content(frame, ledger)
+    }
+
+    fn judge_offload(&self, port: PortId, offload: Offload) -> Result<(), Fault> {
+        let caps = self.caps[port.index()];
+        let may = match offload {
+            Offload::None => true,
+            Offload::NeedsChecksum { .. } => caps.checksum,
+            Offload::Gso { kind: GsoKind::Udp, .. } => caps.uso,
+            Offload::Gso { .. } => caps.tso,
+        };
+        if may { Ok(()) } else { place(format!("{offload:?} to a port with {caps:?}")) }
+    }
+
+    fn judge_size(&self, port: PortId, frame: &WireFrame) -> Result<(), Fault> {
+        let configured = self.tables.port(port).map_or(u16::MAX, |table| table.mtu);
+        let mtu = usize::from(configured.min(self.caps[port.index()].mtu));
+        let bytes = match frame.offload {
+            Offload::Gso { segment_bytes, start, kind, .. } => {
+                let start = usize::from(start);
+                let header_bytes = match kind {
+                    GsoKind::Udp => 8,
+                    _ => frame.bytes.get(start + 12).map_or(20, |word| usize::from(word >> 4) * 4),
+                };
+                start - ETHERNET_BYTES + header_bytes + usize::from(segment_bytes)
+            }
+            _ => frame.bytes.len() - ETHERNET_BYTES,
+        };
+        if bytes <= mtu { Ok(()) } else { place(format!("{bytes} bytes at an MTU of {mtu}")) }
+    }
+
+    fn judge_on_uplink(&self, uplink: &Uplink, bytes: &[u8]) -> Result<(), Fault> {
+        if mac_at(bytes, 6) != uplink.mac {
+            return place(format!("source MAC address {} on the uplink", mac_at(bytes, 6)));
+        }
+        let packet = &bytes[ETHERNET_BYTES..];
+        match be16(bytes, 12) {
+            ETHERTYPE_ARP => match Arp::parse(packet) {
+                Some(arp) if arp.sender_mac == uplink.mac && uplink.owns(arp.sender.into()) => {
+                    Ok(())
+                }
+                arp => place(format!("{arp:?} on the uplink")),
+            },
+            ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => match Datagram::parse_quoted(packet) {
+                Ok(datagram) if uplink.owns(datagram.source) => {
+                    if self.tables.network_with_subnet_of(datagram.destination).is_some() {
+                        return place("to a network's own address on the uplink");
+                    }
+                    judge_neighbour(&datagram, |address| uplink.owns(address).then_some(uplink.mac))
+                }
+                Ok(datagram) => place(format!("source {} on the uplink", datagram.source)),
+                Err(text) => form(text),
+            },
+            other => place(format!("EtherType {other:#06x} on the uplink")),
+        }
+    }
+
+    fn judge_in_network(&self, network: &Network, port: PortId, bytes: &[u8]) -> Result<(), Fault> {
+        let (to, from) = (mac_at(bytes, 0), mac_at(bytes, 6));
+        if let Some(&owner) = network.by_mac.get(&to)
+            && owner != port
+        {
+            return place(format!("for {to}, who is behind another port"));
+        }
+        let is_gateway = from == network.gateway_mac;
+        let member = network.by_mac.get(&from).and_then(|&port| self.tables.port(port));
+        if !is_gateway && member.is_none() {
+            return place(format!("source MAC address {from} is nobody's in {}", network.name));
+        }
+        let packet = &bytes[ETHERNET_BYTES..];
+        let owner = |address: IpAddr| self.owner_of(network, address);
+        match be16(bytes, 12) {
+            ETHERTYPE_ARP => match Arp::parse(packet) {
+                Some(arp) if arp.sender.is_unspecified() => Ok(()),
+                Some(arp) if owner(arp.sender.into()) == Some(arp.sender_mac) => Ok(()),
+                arp => place(format!("{arp:?} in {}", network.name)),
+            },
+            ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => match Datagram::parse_quoted(packet) {
+                Ok(datagram) if is_gateway => {
+                    self.judge_routed(network, &datagram)?;
+                    judge_neighbour(&datagram, owner)
+                }
+                Ok(datagram) => {
+                    let is_own = match member.map(|table| &table.kind) {
+                        Some(PortKind::Endpoint(attachment)) => attachment.owns(datagram.source),
+                        _ => false,
+                    };
+                    if !is_own && !datagram.source.is_unspecified() {
+                        return place(format!("{from} sends as {}", datagram.source));
+                    }
+                    judge_neighbour(&datagram, owner)
+                }
+                Err(text) => form(text),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Who really has an address in a network.
+    fn owner_of(&self, network: &Network, address: IpAddr) -> Option<MacAddress> {
+        if network.is_gateway(address) {
+            return Some(network.gateway_mac);
+        }
+        let port = self.tables.port(*network.by_address.get(&address)?)?;
+        match &port.kind {
+            PortKind::Endpoint(attachment) => Some(attachment.mac),
+            PortKind::Uplink(_) => None,
+        }
+    }
+
+    /// A packet that the gateway routed into a network, or made itself.
+    fn judge_routed(&self, network: &Network, datagram: &Datagram<'_>) -> Result<(), Fault> {
+        let source = datagram.source;
+        if network.is_gateway(source) || network.subnet_of(source).is_some() {
+            return Ok(());
+        }
+        if network.internal {
+            return place(format!("{source} in the internal network {}", network.name));
+        }
+        if self.tables.network_with_subnet_of(source).is_none() {
+            return Ok(());
+        }
+        // Another network's member: only to what is published, and not as a fragment without
+        // ports, which cannot be told here.
+        let is_later = datagram.fragment.is_some_and(|part| part.offset > 0);
+        if is_later || datagram.payload.len() < 4 {
+            return Ok(());
+        }
+        let port = be16(datagram.payload, 2);
+        let publish = &self.tables.publish;
+        match publish.by_target(datagram.destination, datagram.protocol, port) {
+            Some(_) => Ok(()),
+            None => {
+                let to = datagram.destination;
+                place(format!("{source} of another network to {to}:{port}, not published"))
+            }
+        }
+    }
+}
+
+/// ND says the truth about who has an address.
+fn judge_neighbour(
+    datagram: &Datagram<'_>,
+    owner: impl Fn(IpAddr) -> Option<MacAddress>,
+) -> Result<(), Fault> {
+    if datagram.protocol != ICMPV6 || datagram.hops != 255 {
+        return Ok(());
+    }
+    let Some(message) = Neighbour::parse(datagram.payload) else { return Ok(()) };
+    let Some(mac) = message.mac else { return Ok(()) };
+    let whose = if message.kind == 136 { message.target.into() } else { datagram.source };
+    match owner(whose) {
+        Some(real) if real == mac => Ok(()),
+        real => place(format!("ND says that {whose} is at {mac}, it is at {real:?}")),
+    }
+}
+
+/// The frame is as it should be by etherparse, checksums included.
+fn judge_form(frame: &WireFrame) -> Result<(), Fault> {
+    let sliced = match SlicedPacket::from_ethernet(&frame.bytes) {
+        Ok(sliced) => sliced,
+        Err(error) => return form(error.to_string()),
+    };
+    let fragmented = match &sliced.net {
+        Some(NetSlice::Ipv4(ip)) => {
+            let header = ip.header().to_header();
+            if header.calc_header_checksum() != header.header_checksum {
+                return form("IPv4 header checksum is wrong");
+            }
+            ip.is_payload_fragmented()
+        }
+        Some(NetSlice::Ipv6(ip)) => ip.is_payload_fragmented(),
+        _ => return Ok(()),
+    };
+    if fragmented {
+        return match frame.offload {
+            Offload::None => Ok(()),
+            offload => form(format!("a fragment with {offload:?}")),
+        };
+    }
+    let datagram = match Datagram::parse(&frame.bytes[ETHERNET_BYTES..]) {
+        Ok(datagram) => datagram,
+        Err(text) => return form(text),
+    };
+    judge_transport(&sliced, frame.offload)?;
+    if frame.offload != Offload::None {
+        judge_partial(frame, &datagram)?;
+    } else if matches!(datagram.protocol, ICMP | ICMPV6) {
+        judge_quote(&datagram)?;
+    }
+    Ok(())
+}
+
+fn judge_transport(sliced: &SlicedPacket<'_>, offload: Offload) -> Result<(), Fault> {
+    let right = match (&sliced.net, &sliced.transport) {
+        (_, Some(TransportSlice::Udp(_) | TransportSlice::Tcp(_))) if offload != Offload::None => {
+            true
+        }
+        (Some(NetSlice::Ipv4(ip)), Some(transport)) => {
+            let (source, destination) = (ip.header().source(), ip.header().destination());
+            match transport {
+                TransportSlice::Tcp(tcp) => {
+                    tcp.calc_checksum_ipv4(source, destination) == Ok(tcp.checksum())
+                }
+                TransportSlice::Udp(udp) if udp.checksum() == 0 => true,
+                TransportSlice::Udp(udp) => {
+                    udp.to_header().calc_checksum_ipv4_raw(source, destination, udp.payload())
+                        == Ok(udp.checksum())
+                }
+                TransportSlice::Icmpv4(icmp) => {
+                    icmp.icmp_type().calc_checksum(icmp.payload()) == icmp.checksum()
+                }
+                _ => true,
+            }
+        }
+        (Some(NetSlice::Ipv6(ip)), Some(transport)) => {
+            let (source, destination) = (ip.header().source(), ip.header().destination());
+            match transport {
+                TransportSlice::Tcp(tcp) => {
+                    tcp.calc_checksum_ipv6(source, destination) == Ok(tcp.checksum())
+                }
+                TransportSlice::Udp(udp) => {
+                    udp.to_header().calc_checksum_ipv6_raw(source, destination, udp.payload())
+                        == Ok(udp.checksum())
+                }
+                TransportSlice::Icmpv6(icmp) => icmp.is_checksum_valid(source, destination),
+                _ => true,
+            }
+        }
+        _ => true,
+    };
+    if right { Ok(()) } else { form("transport checksum is wrong") }
+}
+
+fn judge_partial(frame: &WireFrame, datagram: &Datagram<'_>) -> Result<(), Fault> {
+    let (start, offset) = match frame.offload {
+        Offload::NeedsChecksum { start, offset } => (start, Some(usize::from(offset))),
+        Offload::Gso { start, .. } => (start, checksum_offset(datagram.protocol)),
+        Offload::None => return Ok(()),
+    };
+    let headers = datagram.bytes.len() - datagram.payload.len();
+    let expected = ETHERNET_BYTES + headers;
+    if usize::from(start) != expected || offset != checksum_offset(datagram.protocol) {
+        return form(format!("{:?}, but the transport header is at {expected}", frame.offload));
+    }
+    match datagram.checksum_is_right(frame.offload) {
+        true => Ok(()),
+        false => form("partial checksum is not the pseudo-header's sum"),
+    }
+}
+
+/// What an ICMP error quotes has a right header, and a right transport checksum if it is whole.
+fn judge_quote(datagram: &Datagram<'_>) -> Result<(), Fault> {
+    let message = datagram.payload;
+    let is_error = match datagram.protocol {
+        ICMP => matches!(message.first(), Some(3 | 4 | 5 | 11 | 12)),
+        _ => matches!(message.first(), Some(1..=4)),
+    };
+    if !is_error || message.len() < 8 {
+        return Ok(());
+    }
+    match Datagram::parse_quoted(&message[8..]) {
+        Err(text) => form(format!("in an ICMP error's quote: {text}")),
+        Ok(_) => match Datagram::parse(&message[8..]) {
+            Ok(quoted) if !quoted.checksum_is_right(Offload::None) => {
+                form("in an ICMP error's quote: transport checksum is wrong")
+            }
+            _ => Ok(()),
+        },
+    }
+}
+
+/// Questions that must reach nobody are nowhere, and routers count hops.
+fn judge_content(frame: &WireFrame, ledger: &Ledger) -> Result<(), Fault> {
+    let Ok(datagram) = Datagram::parse(&frame.bytes[ETHERNET_BYTES..]) else { return Ok(()) };
+    let Some(nonce) = question_of(&datagram) else { return Ok(()) };
+    if ledger.is_denied(nonce) {
+        return place(format!("isolation: {}", ledger.describe(nonce)));
+    }
+    Ok(())
+}
+
+/// The nonce of the question that a packet asks.
+pub(super) fn question_of(datagram: &Datagram<'_>) -> Option<u64> {
+    if datagram.fragment.is_some_and(|part| part.offset > 0) {
+        return None;
+    }
+    match datagram.protocol {
+        TCP => TcpHeader::parse(datagram.payload)
+            .filter(|(header, _)| header.flags & (flags::SYN | flags::ACK) == flags::SYN)
+            .and_then(|(header, _)| header.nonce),
+        UDP | ICMP | ICMPV6 => {
+            let is_request = match datagram.protocol {
+                ICMP => datagram.payload.first() == Some(&8),
+                ICMPV6 => datagram.payload.first() == Some(&128),
+                _ => true,
+            };
+            Payload::read(datagram.payload.get(8..)?)
+                .filter(|payload| is_request && payload.flags & REPLY == 0)
+                .map(|payload| payload.nonce)
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,249 @@
+//! The gateway of a simulated world: workers, their ports in memory, and when they want to turn.
+//!
+//! What a runner does in production, in one thread on a virtual clock: ports are marked ready as
+//! level-triggered epoll would, wakes and deadlines are kept, and after every turn each frame must
+//! be somewhere.
+
+use std::sync::Arc;
+
+use super::plan::Plan;
+use super::port::{MemoryWire, WireFrame};
+use super::rng::{Rng, mix};
+use super::steer::Steering;
+use super::topology::Topology;
+use crate::counters::{Counters, DropReason};
+use crate::frame::{FrameBalancer, FramePool, FrameSize, heap_frames};
+use crate::hand_over::HandOverRings;
+use crate::id::{PortId, WorkerId};
+use crate::port::PortSet;
+use crate::tables::{Publish, Routes, Tables};
+use crate::time::Instant;
+use crate::worker::{Event, Worker, WorkerParts};
+
+/// Chunks of each worker.
+const CHUNK_COUNT: usize = 1_024;
+/// Tails of each worker.
+const TAIL_COUNT: usize = 32;
+/// Turns in a row that do nothing though something is due, before that is a fault.
+const IDLE_TURNS_MAX: u32 = 200;
+
+/// What a turn has brought.
+#[derive(Debug, Default)]
+pub(super) struct Turned {
+    pub(super) sent: Vec<(PortId, WireFrame)>,
+    pub(super) events: Vec<Event>,
+    /// Workers that were handed something.
+    pub(super) wakes: Vec<usize>,
+    /// There is more to do at once.
+    pub(super) has_more: bool,
+    pub(super) deadline_ns: Option<u64>,
+}
+
+/// Workers and everything they need.
+pub(super) struct Gateway {
+    workers: Vec<Worker>,
+    counters: Vec<Arc<Counters>>,
+    ready: Vec<PortSet>,
+    /// When each worker turns next, as far as planned.
+    turns_ns: Vec<Option<u64>>,
+    idle_turns: Vec<u32>,
+    wires: Vec<MemoryWire>,
+    steering: Vec<Steering>,
+    balancer: Arc<FrameBalancer>,
+    tables: Arc<Tables>,
+    seed: u64,
+    pub(super) turn_count: u64,
+}
+
+impl Gateway {
+    pub(super) fn new(plan: &Plan, topology: &Topology, rng: &mut Rng) -> Gateway {
+        let tables = Arc::new(topology.tables.clone());
+        let port_count = tables.ports.len();
+        let (chunks, tails) = (plan.workers * CHUNK_COUNT, plan.workers * TAIL_COUNT);
+        let balancer = FrameBalancer::new(chunks, tails);
+        let hash_seed = rng.number();
+        let mut counters = Vec::new();
+        let mut workers = Vec::new();
+        let rings = HandOverRings::mesh(plan.workers, tables.limits.hand_over as usize);
+        for (index, rings) in rings.into_iter().enumerate() {
+            counters.push(Counters::new(port_count));
+            let frames = FramePool::new(
+                heap_frames(CHUNK_COUNT, FrameSize::Chunk),
+                heap_frames(TAIL_COUNT, FrameSize::Tail),
+                balancer.clone(),
+            );
+            workers.push(Worker::new(WorkerParts {
+                id: WorkerId(index as u8),
+                frames,
+                counters: counters[index].clone(),
+                rings,
+                tables: tables.clone(),
+                seed: hash_seed,
+                cache: plan.cache,
+            }));
+        }
+        let mut wires = Vec::new();
+        for (index, &caps) in topology.caps.iter().enumerate() {
+            let (wire, ports) = MemoryWire::new(plan.workers, caps);
+            for (worker, port) in workers.iter_mut().zip(ports) {
+                worker.attach(PortId(index as u16), Box::new(port));
+            }
+            wires.push(wire);
+        }
+        Gateway {
+            ready: vec![PortSet::new(port_count); plan.workers],
+            turns_ns: vec![None; plan.workers],
+            idle_turns: vec![0; plan.workers],
+            steering: wires.iter().map(|_| Steering::new(rng)).collect(),
+            workers,
+            counters,
+            wires,
+            balancer,
+            tables,
+            seed: plan.seed,
+            turn_count: 0,
+        }
+    }
+
+    /// A frame arrives at a port. Returns the worker that receives it.
+    pub(super) fn receive(&mut self, port: PortId, frame: WireFrame) -> usize {
+        let wire = &self.wires[port.index()];
+        let queue = self.steering[port.index()].queue(&frame.bytes, wire.queue_count());
+        wire.push(queue, frame);
+        queue
+    }
+
+    /// Plans a turn; false if an earlier one is planned already.
+    pub(super) fn wants_turn(&mut self, worker: usize, at_ns: u64) -> bool {
+        let planned = &mut self.turns_ns[worker];
+        let is_earlier = planned.is_none_or(|planned_ns| planned_ns > at_ns);
+        if is_earlier {
+            *planned = Some(at_ns);
+        }
+        is_earlier
+    }
+
+    /// True if the worker's planned turn is now.
+    pub(super) fn is_turn(&self, worker: usize, now_ns: u64) -> bool {
+        self.turns_ns[worker] == Some(now_ns)
+    }
+
+    /// Goes over to new tables.
+    pub(super) fn adopt(&mut self, worker: usize, tables: Arc<Tables>) {
+        drop(self.workers[worker].adopt(tables));
+    }
+
+    /// One turn of one worker.
+    pub(super) fn turn(&mut self, worker: usize, now_ns: u64) -> Result<Turned, String> {
+        self.turns_ns[worker] = None;
+        self.turn_count += 1;
+        self.mark_ready(worker, now_ns);
+        let engine = &mut self.workers[worker];
+        let handled = engine.turn(Instant(now_ns), &mut self.ready[worker]);
+        let wakes = engine.take_wakes();
+        let mut turned = Turned {
+            events: std::iter::from_fn(|| engine.take_event()).collect(),
+            wakes: (0..self.counters.len()).filter(|&other| wakes >> other & 1 == 1).collect(),
+            deadline_ns: engine.next_deadline().map(|deadline| deadline.0),
+            ..Turned::default()
+        };
+        for (index, wire) in self.wires.iter().enumerate() {
+            let port = PortId(index as u16);
+            turned.sent.extend(std::iter::from_fn(|| wire.take(worker)).map(|f| (port, f)));
+        }
+        let is_received = self.wires.iter().all(|wire| wire.waiting(worker) == 0);
+        turned.has_more =
+            !is_received || !self.ready[worker].is_empty() || self.workers[worker].waiting();
+        let is_overdue = turned.deadline_ns.is_some_and(|deadline_ns| deadline_ns <= now_ns);
+        let is_idle = handled == 0 && turned.sent.is_empty() && (turned.has_more || is_overdue);
+        self.idle_turns[worker] = if is_idle { self.idle_turns[worker] + 1 } else { 0 };
+        if self.idle_turns[worker] > IDLE_TURNS_MAX {
+            let deadline = turned.deadline_ns;
+            return Err(format!(
+                "worker {worker} does nothing: deadline {deadline:?} at {now_ns}, ready {:?}, \
+                 all received {is_received}, waiting {}",
+                self.ready[worker],
+                self.workers[worker].waiting()
+            ));
+        }
+        self.check_conserved()?;
+        Ok(turned)
+    }
+
+    fn mark_ready(&mut self, worker: usize, now_ns: u64) {
+        for (index, wire) in self.wires.iter().enumerate() {
+            if wire.waiting(worker) > 0 {
+                self.ready[worker].insert(PortId(index as u16));
+            }
+        }
+        // Now and then a port is said to be ready that has nothing.
+        let choice = mix(self.seed ^ mix(now_ns ^ (worker as u64) << 48 ^ 1));
+        if choice.is_multiple_of(16) {
+            let index = (choice >> 8) % self.wires.len() as u64;
+            self.ready[worker].insert(PortId(index as u16));
+        }
+    }
+
+    fn check_conserved(&self) -> Result<(), String> {
+        let (mut chunks, mut tails) = self.balancer.count();
+        for worker in &self.workers {
+            let (own_chunks, own_tails) = worker.count_frames();
+            chunks += own_chunks;
+            tails += own_tails;
+        }
+        let count = self.workers.len();
+        let expected = (count * CHUNK_COUNT, count * TAIL_COUNT);
+        match (chunks, tails) == expected {
+            true => Ok(()),
+            false => Err(format!("{chunks} chunks and {tails} tails, of {expected:?}")),
+        }
+    }
+
+    /// Nothing may be left of traffic that ended long ago.
+    pub(super) fn check_empty(&self) -> Result<(), String> {
+        let flows: u64 = self.counters.iter().map(|counters| counters.worker.flows.get()).sum();
+        if flows == 0 { Ok(()) } else { Err(format!("{flows} flows never expired")) }
+    }
+
+    /// What all workers dropped.
+    pub(super) fn drops(&self) -> Vec<(DropReason, u64)> {
+        let count = |&reason: &DropReason| {
+            (reason, self.counters.iter().map(|counters| counters.dropped(reason).get()).sum())
+        };
+        DropReason::ALL.iter().map(count).filter(|&(_, count)| count > 0).collect()
+    }
+
+    /// Packets handed from one worker to another.
+    pub(super) fn handed_over(&self) -> u64 {
+        self.counters.iter().map(|counters| counters.worker.handed_over.get()).sum()
+    }
+
+    /// New tables of equal content, in which some parts claim to have changed.
+    pub(super) fn next_tables(&mut self, rng: &mut Rng) -> Arc<Tables> {
+        let mut tables = Tables::clone(&self.tables);
+        tables.generation += 1;
+        for port in tables.ports.iter_mut().flatten().filter(|_| rng.chance(200)) {
+            Arc::make_mut(port).epoch += 1;
+        }
+        for network in tables.networks.iter_mut().flatten().filter(|_| rng.chance(200)) {
+            Arc::make_mut(network).epoch += 1;
+        }
+        for uplink in tables.uplinks.iter_mut().flatten().filter(|_| rng.chance(200)) {
+            Arc::make_mut(uplink).epoch += 1;
+        }
+        if rng.chance(200) {
+            let publish = &tables.publish;
+            let entries = publish.entries().to_vec();
+            tables.publish = Arc::new(Publish::new(publish.epoch + 1, entries));
+        }
+        if rng.chance(200) {
+            let routes = tables.routes.iter().copied().collect();
+            tables.routes = Arc::new(Routes::new(tables.routes.epoch + 1, routes));
+        }
+        if rng.chance(200) {
+            Arc::make_mut(&mut tables.nat).epoch += 1;
+        }
+        self.tables = Arc::new(tables);
+        self.tables.clone()
+    }
+}

@@ -1,0 +1,350 @@
+//! What hosts ask in a world, and what must come of it.
+//!
+//! Every kind of traffic that DESIGN section 6 has a rule for, chosen by the seed. Hosts use the
+//! same few source ports, so that masqueraded sockets collide and published numbers are in the way.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::host::{Kind, Question};
+use super::ledger::{Entry, Expect, Seen};
+use super::payload::{HEADER_BYTES, tcp_nonce};
+use super::rng::Rng;
+use super::topology::{NETWORK_COUNT, Place, Topology};
+use crate::id::NetworkId;
+use crate::tables::{Protocol, PublishEntry};
+
+/// The first source port that hosts use.
+const SOURCE_PORT_MIN: u16 = 40_000;
+
+/// Makes up questions.
+#[derive(Debug)]
+pub(super) struct Script {
+    rng: Rng,
+    serial: u32,
+    /// Source ports that each host has used.
+    ports_used: Vec<u16>,
+    /// Time to wait before asking again, and how often: once where nothing is lost.
+    retry_ns: u64,
+    tries_max: u32,
+    /// Payload that fits one packet on every path.
+    payload_max: u64,
+    fragments: bool,
+}
+
+impl Script {
+    pub(super) fn new(rng: Rng, topology: &Topology, tries_max: u32, fragments: bool) -> Script {
+        let mtu = topology.caps.iter().map(|caps| caps.mtu).min().unwrap_or(1_280);
+        Script {
+            rng,
+            serial: 0,
+            ports_used: vec![0; topology.hosts.len()],
+            retry_ns: if tries_max == 1 { 8_000_000_000 } else { 700_000_000 },
+            tries_max,
+            payload_max: u64::from(mtu) - 48 - HEADER_BYTES as u64,
+            fragments,
+        }
+    }
+
+    /// The next question. `mapped`: an outside socket of somebody masqueraded, if there is one.
+    pub(super) fn next(&mut self, topology: &Topology, mapped: Option<SocketAddr>) -> Entry {
+        match self.rng.below(20) {
+            0..=3 => self.same_network(topology),
+            4..=7 => self.masquerade(topology),
+            8..=10 => self.published_from_outside(topology),
+            11 => self.closed_on_uplink(topology),
+            12 => self.container_from_outside(topology),
+            13..=14 => self.published_from_inside(topology),
+            15 => self.other_network(topology),
+            16 => self.out_of_internal(topology),
+            17 => self.gateway_itself(topology),
+            18 => self.from_published_source(topology),
+            _ => match mapped {
+                Some(mapped) => self.unasked_to_mapping(topology, mapped),
+                None => self.masquerade(topology),
+            },
+        }
+    }
+
+    fn kind(&mut self) -> Kind {
+        *self.rng.pick(&[Kind::Udp, Kind::Udp, Kind::Tcp, Kind::Tcp, Kind::Ping])
+    }
+
+    fn served_port(&mut self, kind: Kind) -> u16 {
+        match kind {
+            Kind::Udp => *self.rng.pick(&[7, 53, 7_001, 7_010]),
+            Kind::Tcp => *self.rng.pick(&[7, 80, 7_001, 7_010]),
+            Kind::Ping => 0,
+        }
+    }
+
+    fn outside_host(&mut self, topology: &Topology) -> usize {
+        *self.rng.pick(&topology.outside())
+    }
+
+    /// A member of a network that has a way out.
+    fn inside_host(&mut self, topology: &Topology) -> usize {
+        let network = NetworkId(self.rng.below(NETWORK_COUNT as u64 - 1) as u16);
+        *self.rng.pick(&topology.members(network))
+    }
+
+    fn network_of(topology: &Topology, host: usize) -> NetworkId {
+        match topology.places[host] {
+            Place::Inside(_, network) => network,
+            Place::Outside => NetworkId::NONE,
+        }
+    }
+
+    /// An address of an outside host; one behind a router, if it has such.
+    fn outside_address(&mut self, topology: &Topology, host: usize, v6: bool) -> IpAddr {
+        let plan = &topology.hosts[host];
+        let far = plan.others.iter().find(|address| address.is_ipv6() == v6);
+        match far.filter(|_| self.rng.chance(500)) {
+            Some(&address) => address,
+            None => address_of(topology, host, v6),
+        }
+    }
+
+    fn source_port(&mut self, client: usize, kind: Kind) -> u16 {
+        let used = &mut self.ports_used[client];
+        if kind == Kind::Udp && *used > 0 && self.rng.chance(400) {
+            return SOURCE_PORT_MIN + self.rng.below(u64::from(*used)) as u16;
+        }
+        *used += 1;
+        SOURCE_PORT_MIN + *used - 1
+    }
+
+    /// A question with everything that does not depend on its story.
+    fn entry(
+        &mut self,
+        story: &'static str,
+        (client, address): (usize, IpAddr),
+        kind: Kind,
+        target: SocketAddr,
+        expect: Expect,
+    ) -> Entry {
+        self.serial += 1;
+        let source = SocketAddr::new(address, self.source_port(client, kind));
+        let stream_bytes = |rng: &mut Rng| match rng.below(4) {
+            0 => rng.below(3) as u16,
+            1 => rng.below(1_000) as u16,
+            2 => rng.below(9_000) as u16,
+            _ => rng.below(60_000) as u16,
+        };
+        let nonce = match kind {
+            Kind::Tcp => {
+                let (request, response) =
+                    (stream_bytes(&mut self.rng), stream_bytes(&mut self.rng));
+                tcp_nonce(self.serial, request, response)
+            }
+            _ => u64::from(self.serial) | self.rng.below(1 << 31) << 32,
+        };
+        let fragments = self.fragments && expect == Expect::Reply && self.rng.chance(150);
+        let payload_max = if fragments { 5_000 } else { self.payload_max };
+        let bytes = HEADER_BYTES + self.rng.below(payload_max) as usize;
+        let no_checksum = kind == Kind::Udp && address.is_ipv4() && self.rng.chance(100);
+        let tries_max = match expect {
+            Expect::Reply => self.tries_max,
+            Expect::Refused => self.tries_max.min(5),
+            Expect::Denied => 2,
+        };
+        let question = Question {
+            nonce,
+            kind,
+            source,
+            target,
+            bytes,
+            no_checksum,
+            tries_max,
+            retry_ns: self.retry_ns,
+        };
+        Entry { question, client, expect, server: None, seen: Seen::Client, story }
+    }
+
+    fn same_network(&mut self, topology: &Topology) -> Entry {
+        let network = NetworkId(self.rng.below(NETWORK_COUNT as u64) as u16);
+        let members = topology.members(network);
+        let client = *self.rng.pick(&members);
+        let others: Vec<usize> = members.into_iter().filter(|&host| host != client).collect();
+        let server = *self.rng.pick(&others);
+        let icc = topology.tables.network(network).is_some_and(|network| network.icc);
+        let (kind, v6) = (self.kind(), self.rng.chance(500));
+        let closed = kind != Kind::Ping && self.rng.chance(200);
+        let port = if closed { 999 } else { self.served_port(kind) };
+        let target = SocketAddr::new(address_of(topology, server, v6), port);
+        let expect = match (icc, closed) {
+            (false, _) => Expect::Denied,
+            (true, true) => Expect::Refused,
+            (true, false) => Expect::Reply,
+        };
+        let source = (client, address_of(topology, client, v6));
+        let mut entry = self.entry("same network", source, kind, target, expect);
+        entry.server = Some((server, target));
+        entry
+    }
+
+    fn masquerade(&mut self, topology: &Topology) -> Entry {
+        let (client, server) = (self.inside_host(topology), self.outside_host(topology));
+        let (kind, v6) = (self.kind(), self.rng.chance(500));
+        let closed = kind != Kind::Ping && self.rng.chance(200);
+        let port = if closed { 999 } else { self.served_port(kind) };
+        let target = SocketAddr::new(self.outside_address(topology, server, v6), port);
+        let expect = if closed { Expect::Refused } else { Expect::Reply };
+        let source = (client, address_of(topology, client, v6));
+        let mut entry = self.entry("masquerade", source, kind, target, expect);
+        entry.server = Some((server, target));
+        entry.seen = Seen::Masqueraded(topology.uplink_address(v6));
+        entry
+    }
+
+    /// A published port, with the target behind it and the tuple it is published on.
+    fn published(&mut self, topology: &Topology) -> (PublishEntry, SocketAddr, SocketAddr) {
+        let entry = self.rng.pick(topology.tables.publish.entries()).clone();
+        let host_port = entry.host_port + self.rng.below(u64::from(entry.port_count)) as u16;
+        let at = SocketAddr::new(topology.uplink_address(entry.target.is_ipv6()), host_port);
+        let target = SocketAddr::new(entry.target, entry.target_port_of(host_port));
+        (entry, at, target)
+    }
+
+    fn published_entry(
+        &mut self,
+        story: &'static str,
+        topology: &Topology,
+        (client, address): (usize, IpAddr),
+        (entry, at, target): (PublishEntry, SocketAddr, SocketAddr),
+    ) -> Entry {
+        let kind = match entry.protocol {
+            Protocol::Tcp => Kind::Tcp,
+            _ => Kind::Udp,
+        };
+        let served = super::host::is_served(kind, target.port());
+        let expect = if served { Expect::Reply } else { Expect::Refused };
+        let mut asked = self.entry(story, (client, address), kind, at, expect);
+        let server = topology.behind(entry.port).expect("published targets exist");
+        asked.server = Some((server, target));
+        asked
+    }
+
+    fn published_from_outside(&mut self, topology: &Topology) -> Entry {
+        let published = self.published(topology);
+        let client = self.outside_host(topology);
+        let address = self.outside_address(topology, client, published.1.is_ipv6());
+        self.published_entry("published, from outside", topology, (client, address), published)
+    }
+
+    fn published_from_inside(&mut self, topology: &Topology) -> Entry {
+        let published = self.published(topology);
+        let client = self.inside_host(topology);
+        let v6 = published.1.is_ipv6();
+        let (own, theirs) = (Self::network_of(topology, client), published.0.network);
+        let source = (client, address_of(topology, client, v6));
+        let story = if own == theirs { "hairpin" } else { "published, from another network" };
+        let mut entry = self.published_entry(story, topology, source, published);
+        if own == theirs {
+            entry.seen = Seen::Address(topology.gateway_address(own, v6));
+        }
+        entry
+    }
+
+    fn closed_on_uplink(&mut self, topology: &Topology) -> Entry {
+        let (client, v6) = (self.outside_host(topology), self.rng.chance(500));
+        let kind = *self.rng.pick(&[Kind::Udp, Kind::Tcp]);
+        let port = *self.rng.pick(&[80, 8_079, 9_011, 22]);
+        let target = SocketAddr::new(topology.uplink_address(v6), port);
+        let source = (client, self.outside_address(topology, client, v6));
+        self.entry("unpublished, on the uplink", source, kind, target, Expect::Refused)
+    }
+
+    fn container_from_outside(&mut self, topology: &Topology) -> Entry {
+        let (client, v6) = (self.outside_host(topology), self.rng.chance(500));
+        let inside = self.rng.index(topology.hosts.len() - topology.outside().len());
+        let server = topology.outside().len() + inside;
+        let kind = self.kind();
+        let port = self.served_port(kind);
+        let target = SocketAddr::new(address_of(topology, server, v6), port);
+        // The hosts on the link have a route for this; what lies behind them has none.
+        let source = (client, address_of(topology, client, v6));
+        self.entry("container, from outside", source, kind, target, Expect::Denied)
+    }
+
+    fn other_network(&mut self, topology: &Topology) -> Entry {
+        let inside = topology.hosts.len() - topology.outside().len();
+        let client = topology.outside().len() + self.rng.index(inside);
+        let own = Self::network_of(topology, client);
+        let is_other = |network: &NetworkId| *network != own;
+        let networks: Vec<NetworkId> =
+            (0..NETWORK_COUNT as u16).map(NetworkId).filter(is_other).collect();
+        let network = *self.rng.pick(&networks);
+        let server = *self.rng.pick(&topology.members(network));
+        let (kind, v6) = (self.kind(), self.rng.chance(500));
+        let port = self.served_port(kind);
+        let target = SocketAddr::new(address_of(topology, server, v6), port);
+        let source = (client, address_of(topology, client, v6));
+        self.entry("other network", source, kind, target, Expect::Denied)
+    }
+
+    fn out_of_internal(&mut self, topology: &Topology) -> Entry {
+        let members = topology.members(NetworkId(NETWORK_COUNT as u16 - 1));
+        let (client, server) = (*self.rng.pick(&members), self.outside_host(topology));
+        let (kind, v6) = (self.kind(), self.rng.chance(500));
+        let port = self.served_port(kind);
+        let target = SocketAddr::new(self.outside_address(topology, server, v6), port);
+        let source = (client, address_of(topology, client, v6));
+        self.entry("out of an internal network", source, kind, target, Expect::Denied)
+    }
+
+    fn gateway_itself(&mut self, topology: &Topology) -> Entry {
+        let v6 = self.rng.chance(500);
+        let client = self.rng.index(topology.hosts.len());
+        let (address, source) = match topology.places[client] {
+            Place::Inside(_, network) => {
+                (topology.gateway_address(network, v6), address_of(topology, client, v6))
+            }
+            Place::Outside => {
+                (topology.uplink_address(v6), self.outside_address(topology, client, v6))
+            }
+        };
+        let ping = self.rng.chance(600);
+        let (kind, port, expect) = match ping {
+            true => (Kind::Ping, 0, Expect::Reply),
+            false => (*self.rng.pick(&[Kind::Udp, Kind::Tcp]), 999, Expect::Refused),
+        };
+        let target = SocketAddr::new(address, port);
+        let mut entry = self.entry("the gateway itself", (client, source), kind, target, expect);
+        // It answers what comes in one piece.
+        entry.question.bytes = entry.question.bytes.min(self.payload_max as usize);
+        entry
+    }
+
+    /// A published socket that asks itself keeps its published number.
+    fn from_published_source(&mut self, topology: &Topology) -> Entry {
+        let (published, at, target) = self.published(topology);
+        let server = self.outside_host(topology);
+        let v6 = target.is_ipv6();
+        let client = topology.behind(published.port).expect("published targets exist");
+        let kind = match published.protocol {
+            Protocol::Tcp => return self.masquerade(topology),
+            _ => Kind::Udp,
+        };
+        let to = SocketAddr::new(self.outside_address(topology, server, v6), 7);
+        let source = (client, target.ip());
+        let mut entry = self.entry("from a published socket", source, kind, to, Expect::Reply);
+        entry.question.source = target;
+        entry.server = Some((server, to));
+        entry.seen = Seen::Published(at);
+        entry
+    }
+
+    /// Somebody outside tries the outside port of a socket that has not asked him.
+    fn unasked_to_mapping(&mut self, topology: &Topology, mapped: SocketAddr) -> Entry {
+        let client = self.outside_host(topology);
+        let address = self.outside_address(topology, client, mapped.is_ipv6());
+        let story = "unasked, to a masqueraded socket";
+        let mut entry = self.entry(story, (client, address), Kind::Udp, mapped, Expect::Denied);
+        entry.question.source.set_port(1_024 + self.serial as u16 % 10_000);
+        entry
+    }
+}
+
+fn address_of(topology: &Topology, host: usize, v6: bool) -> IpAddr {
+    topology.hosts[host].address(v6).expect("hosts have both families")
+}
