@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::frames::Datagram;
+use super::datagram::Datagram;
 
 /// Source, destination, protocol, identification.
 type Key = (IpAddr, IpAddr, u8, u32);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
+use super::datagram::Datagram;
 use super::frames::*;
 use super::ledger::Ledger;
 use super::payload::{Payload, REPLY};

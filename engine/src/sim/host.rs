@@ -3,7 +3,10 @@
 //! Addresses and routes are static; it answers ARP, ND and ping, resolves its neighbours, serves
 //! UDP echo and TCP streams on a few ports and refuses the others as RFC 1122 says. It believes
 //! nothing: a wrong checksum is dropped, and a right checksum over wrong content is reported as a
-//! broken invariant, as is an answer at a socket that did not ask. It never forwards.
+//! broken invariant, as is an answer at a socket that did not ask. It never forwards. This file is
+//! the network layer; `sockets` is what lies above.
+
+mod sockets;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -11,14 +14,15 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use ipnet::IpNet;
 
 use super::assembly::Assembly;
+use super::datagram::Datagram;
 use super::frames::*;
 use super::neighbours::Neighbours;
-use super::payload::{NO_CHECKSUM, Payload, REPLY};
+use super::payload::{NO_CHECKSUM, Payload};
 use super::port::WireFrame;
 use super::rng::Rng;
-use super::tcp::{Connection, Outcome, Segment};
+use super::tcp::Connection;
 use crate::id::MacAddress;
-use crate::packet::{GsoKind, Offload};
+use crate::packet::Offload;
 use crate::port::Caps;
 
 /// How a host is set up.
@@ -317,135 +321,6 @@ impl Host {
         }
     }
 
-    fn receive_udp(&mut self, datagram: &Datagram<'_>, offload: Offload) {
-        let bytes = datagram.payload;
-        if bytes.len() < 8 || usize::from(be16(bytes, 4)) != bytes.len() {
-            self.refused_count += 1;
-            return;
-        }
-        let source = SocketAddr::new(datagram.source, be16(bytes, 0));
-        let local = SocketAddr::new(datagram.destination, be16(bytes, 2));
-        let step = match offload {
-            Offload::Gso { kind: GsoKind::Udp, segment_bytes, .. } => usize::from(segment_bytes),
-            _ => usize::MAX,
-        };
-        for content in bytes[8..].chunks(step.max(1)) {
-            let Some(payload) = Payload::read(content) else { continue };
-            if !payload.is_intact(content) {
-                self.broken(format!("UDP from {source} to {local} was changed on its way"));
-            }
-            if payload.flags & NO_CHECKSUM != 0 && be16(bytes, 6) != 0 {
-                self.broken(format!("UDP to {local} without checksum was given one"));
-            }
-            if payload.flags & REPLY != 0 {
-                self.answered(payload.nonce, Kind::Udp, local, source);
-            } else {
-                self.serve_udp(datagram, offload, payload, (local, source));
-            }
-        }
-    }
-
-    fn serve_udp(
-        &mut self,
-        datagram: &Datagram<'_>,
-        offload: Offload,
-        payload: Payload,
-        (local, source): (SocketAddr, SocketAddr),
-    ) {
-        self.reached(payload.nonce, Kind::Udp, source, local);
-        if is_served(Kind::Udp, local.port()) {
-            let reply = Payload { flags: payload.flags | REPLY, ..payload };
-            self.send_udp(local, source, &reply.build(), payload.flags & NO_CHECKSUM != 0);
-        } else if datagram.bytes.len() >= datagram.payload.len() {
-            // Port unreachable, quoting what a kernel would have: a finished checksum.
-            let mut quoted = datagram.bytes.to_vec();
-            if offload != Offload::None {
-                let at = quoted.len() - datagram.payload.len();
-                let addresses = (datagram.source, datagram.destination);
-                fill_checksum(addresses.0, addresses.1, UDP, &mut quoted[at..]);
-            }
-            let (kind, room) = if local.is_ipv6() { ((1, 4), 1_232) } else { ((3, 3), 548) };
-            quoted.truncate(room);
-            self.send_icmp(local.ip(), source.ip(), kind, 0, &quoted);
-        }
-    }
-
-    fn reached(&mut self, nonce: u64, kind: Kind, source: SocketAddr, local: SocketAddr) {
-        self.reports.push(Report::Reached { nonce, kind, source, local });
-    }
-
-    fn broken(&mut self, text: String) {
-        self.reports.push(Report::Broken(format!("{}: {text}", self.plan.name)));
-    }
-
-    fn stray(&mut self, text: String) {
-        self.reports.push(Report::Stray(format!("{}: {text}", self.plan.name)));
-    }
-
-    fn answered(&mut self, nonce: u64, kind: Kind, local: SocketAddr, from: SocketAddr) {
-        let Some(asked) = self.asked.get_mut(&nonce) else {
-            self.broken(format!("answer {nonce:#x} from {from} to {local} that nobody asked for"));
-            return;
-        };
-        let question = asked.question;
-        if question.kind != kind || question.source != local || question.target != from {
-            let wanted = (question.source, question.target);
-            let text = format!("answer {nonce:#x} came from {from} to {local}, not {wanted:?}");
-            self.broken(text);
-        } else if !asked.is_over {
-            asked.is_over = true;
-            self.reports.push(Report::Answered { nonce });
-        }
-    }
-
-    fn receive_icmp(&mut self, datagram: &Datagram<'_>) {
-        let message = datagram.payload;
-        if message.len() < 8 {
-            self.refused_count += 1;
-            return;
-        }
-        let word = be32(message, 4);
-        match (datagram.source.is_ipv6(), message[0], message[1]) {
-            (false, 8, 0) | (true, 128, 0) => self.receive_ping(datagram, word),
-            (false, 0, 0) | (true, 129, 0) => self.receive_pong(datagram, word),
-            (false, 3, 4) => self.receive_error(&message[8..], Some(word as u16)),
-            (true, 2, 0) => self.receive_error(&message[8..], Some(word as u16)),
-            (false, 3 | 11, _) | (true, 1 | 3, _) => self.receive_error(&message[8..], None),
-            (true, 135 | 136, _) => self.receive_neighbour(datagram),
-            _ => self.refused_count += 1,
-        }
-    }
-
-    fn receive_ping(&mut self, datagram: &Datagram<'_>, word: u32) {
-        let content = &datagram.payload[8..];
-        let Some(payload) = Payload::read(content) else { return };
-        let identifier = (word >> 16) as u16;
-        let source = SocketAddr::new(datagram.source, identifier);
-        let local = SocketAddr::new(datagram.destination, identifier);
-        if !payload.is_intact(content) {
-            self.broken(format!("echo request from {source} was changed on its way"));
-        }
-        self.reached(payload.nonce, Kind::Ping, source, local);
-        let kind = if local.is_ipv6() { 129 } else { 0 };
-        self.send_icmp(local.ip(), source.ip(), (kind, 0), word, content);
-    }
-
-    fn receive_pong(&mut self, datagram: &Datagram<'_>, word: u32) {
-        let content = &datagram.payload[8..];
-        let Some(payload) = Payload::read(content) else { return };
-        let identifier = (word >> 16) as u16;
-        let from = SocketAddr::new(datagram.source, identifier);
-        if !payload.is_intact(content) {
-            self.broken(format!("echo reply from {from} was changed on its way"));
-        }
-        let mut local = SocketAddr::new(datagram.destination, identifier);
-        // The far end's port means nothing to a ping.
-        let target = self.asked.get(&payload.nonce).map(|asked| asked.question.target);
-        let from = SocketAddr::new(from.ip(), target.map_or(identifier, |target| target.port()));
-        local.set_port(identifier);
-        self.answered(payload.nonce, Kind::Ping, local, from);
-    }
-
     fn receive_neighbour(&mut self, datagram: &Datagram<'_>) {
         let Some(message) = Neighbour::parse(datagram.payload) else {
             self.refused_count += 1;
@@ -474,169 +349,6 @@ impl Host {
         let packet = header.packet(&advertisement.message(message.target, source));
         self.transmit(mac, ETHERTYPE_IPV6, &packet, Offload::None);
         self.learn(source.into(), mac);
-    }
-
-    /// An ICMP error: finds the socket whose packet it quotes. `mtu`: the packet was too big.
-    fn receive_error(&mut self, quoted: &[u8], mtu: Option<u16>) {
-        let now_ns = self.now_ns;
-        let Ok(quoted) = Datagram::parse_quoted(quoted) else {
-            self.stray("ICMP error quotes a broken packet".into());
-            return;
-        };
-        let bytes = quoted.payload;
-        if !self.plan.owns(quoted.source) || bytes.len() < 8 {
-            self.stray(format!("ICMP error quotes a packet from {}", quoted.source));
-            return;
-        }
-        let ends = (
-            SocketAddr::new(quoted.source, be16(bytes, 0)),
-            SocketAddr::new(quoted.destination, be16(bytes, 2)),
-        );
-        if let Some(mtu) = mtu {
-            self.path_mtu.insert(quoted.destination, mtu.max(576));
-        }
-        if quoted.protocol == TCP {
-            let v6 = ends.1.is_ipv6();
-            let mss = mtu.map(|mtu| mtu.saturating_sub(if v6 { 60 } else { 40 }));
-            let known = self.with_connection(ends, |connection| match mss {
-                Some(mss) => connection.too_big(now_ns, mss),
-                None => {
-                    connection.unreachable(now_ns);
-                    Vec::new()
-                }
-            });
-            if !known {
-                self.stray(format!("ICMP error about a connection {ends:?} that is not there"));
-            }
-            return;
-        }
-        let is_it = |asked: &&mut Asked| match asked.question.kind {
-            Kind::Ping => {
-                let question = asked.question;
-                question.target.ip() == ends.1.ip() && question.source.port() == be16(bytes, 4)
-            }
-            _ => (asked.question.source, asked.question.target) == ends,
-        };
-        let mut found: Vec<&mut Asked> = self.asked.values_mut().filter(is_it).collect();
-        found.sort_by_key(|asked| asked.is_over);
-        match found.first_mut() {
-            Some(asked) if !asked.is_over && mtu.is_none() => {
-                asked.is_over = true;
-                let nonce = asked.question.nonce;
-                self.reports.push(Report::Refused { nonce });
-            }
-            Some(_) => {}
-            None => self.stray(format!("ICMP error about {ends:?}, which nobody sent")),
-        }
-    }
-
-    fn receive_tcp(&mut self, datagram: &Datagram<'_>) {
-        let Some((header, content)) = TcpHeader::parse(datagram.payload) else {
-            self.refused_count += 1;
-            return;
-        };
-        let now_ns = self.now_ns;
-        let local = SocketAddr::new(datagram.destination, header.destination_port);
-        let remote = SocketAddr::new(datagram.source, header.source_port);
-        let is_syn = header.flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN;
-        if let (true, Some(nonce)) = (is_syn, header.nonce) {
-            self.reached(nonce, Kind::Tcp, remote, local);
-        }
-        let ends = (local, remote);
-        let known = self.with_connection(ends, |end| end.receive(now_ns, &header, content));
-        if known || !is_syn || header.nonce.is_none() {
-            return;
-        }
-        if is_served(Kind::Tcp, local.port()) {
-            let (mss, first) = (self.mss(remote.ip()), self.rng.number() as u32);
-            if let Some(mut connection) = Connection::server(&header, ends, mss, first) {
-                connection.burst = self.burst();
-                self.connections.insert(ends, connection);
-                self.with_connection(ends, |connection| connection.pump(now_ns));
-            }
-        } else {
-            // RFC 9293 section 3.10.7.1: a SYN to a closed port.
-            let reset = TcpHeader {
-                source_port: local.port(),
-                destination_port: remote.port(),
-                sequence: 0,
-                acknowledgment: header.sequence.wrapping_add(1),
-                flags: flags::RST | flags::ACK,
-                mss: None,
-                nonce: None,
-            };
-            self.send_segment(ends, 536, Segment { header: reset, payload: Vec::new() });
-        }
-    }
-
-    /// Runs something on a connection, sends what it wants sent, reports what happened. False:
-    /// there is no such connection.
-    fn with_connection(
-        &mut self,
-        ends: (SocketAddr, SocketAddr),
-        act: impl FnOnce(&mut Connection) -> Vec<Segment>,
-    ) -> bool {
-        let Some(connection) = self.connections.get_mut(&ends) else { return false };
-        let segments = act(connection);
-        let (nonce, mss, client) = (connection.nonce, connection.mss, connection.is_client());
-        for outcome in connection.take_outcomes() {
-            match outcome {
-                Outcome::Broken(text) => {
-                    self.reports.push(Report::Broken(format!("{}: {text}", self.plan.name)));
-                }
-                Outcome::Finished if client => self.reports.push(Report::Answered { nonce }),
-                Outcome::Refused if client => self.reports.push(Report::Refused { nonce }),
-                Outcome::GaveUp if client => self.reports.push(Report::GaveUp { nonce }),
-                _ => {}
-            }
-        }
-        segments.into_iter().for_each(|segment| self.send_segment(ends, mss, segment));
-        true
-    }
-
-    fn send_segment(&mut self, ends: (SocketAddr, SocketAddr), mss: u16, segment: Segment) {
-        let (source, target) = (ends.0.ip(), ends.1.ip());
-        let is_super = segment.payload.len() > usize::from(mss);
-        let mut bytes = segment.header.segment(&segment.payload);
-        let start = (ETHERNET_BYTES + if source.is_ipv6() { 40 } else { 20 }) as u16;
-        let offload = if is_super {
-            let kind = tcp_gso(source.is_ipv6());
-            Offload::Gso { kind, segment_bytes: mss, start, ecn: false }
-        } else if self.plan.caps.checksum && self.rng.chance(500) {
-            Offload::NeedsChecksum { start, offset: 16 }
-        } else {
-            Offload::None
-        };
-        match offload {
-            Offload::None => fill_checksum(source, target, TCP, &mut bytes),
-            _ => fill_partial_checksum(source, target, TCP, &mut bytes),
-        }
-        let mut header = IpHeader::new(source, target, TCP);
-        header.dont_fragment = true;
-        self.send_ip(header, &bytes, offload);
-    }
-
-    fn send_udp(
-        &mut self,
-        source: SocketAddr,
-        target: SocketAddr,
-        payload: &[u8],
-        no_checksum: bool,
-    ) {
-        let mut bytes = udp(source.port(), target.port(), payload);
-        let header_bytes = if source.is_ipv6() { 40 } else { 20 };
-        let fits = header_bytes + bytes.len() <= usize::from(self.mtu_to(target.ip()));
-        let mut offload = Offload::None;
-        if no_checksum && source.is_ipv4() {
-            // The field stays zero.
-        } else if fits && self.plan.caps.checksum && self.rng.chance(500) {
-            let start = (ETHERNET_BYTES + header_bytes) as u16;
-            offload = Offload::NeedsChecksum { start, offset: 6 };
-            fill_partial_checksum(source.ip(), target.ip(), UDP, &mut bytes);
-        } else {
-            fill_checksum(source.ip(), target.ip(), UDP, &mut bytes);
-        }
-        self.send_ip(IpHeader::new(source.ip(), target.ip(), UDP), &bytes, offload);
     }
 
     fn send_icmp(
@@ -701,5 +413,140 @@ impl Host {
     fn transmit(&mut self, to: MacAddress, ethertype: u16, packet: &[u8], offload: Offload) {
         let bytes = ethernet(to, self.plan.mac, ethertype, packet);
         self.sent.push(WireFrame { bytes, offload });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::wire::{Link, LinkPlan};
+
+    fn pair(caps: Caps) -> [Host; 2] {
+        let mut rng = Rng::new(5);
+        [1u8, 2].map(|number| {
+            let plan = HostPlan {
+                name: format!("host{number}"),
+                mac: MacAddress(0x0200_0000_0000 | u64::from(number)),
+                addresses: [format!("10.0.0.{number}/24"), format!("fd00::{number}/64")]
+                    .map(|text| text.parse().unwrap())
+                    .to_vec(),
+                others: Vec::new(),
+                routes: Vec::new(),
+                mtu: 1_500,
+                caps,
+            };
+            Host::new(plan, rng.fork())
+        })
+    }
+
+    /// Runs both hosts on one link until nothing is left to do; returns what each reported.
+    fn talk(hosts: &mut [Host; 2], plan: LinkPlan) -> [Vec<Report>; 2] {
+        let mut rng = Rng::new(9);
+        let mut links = [Link::new(plan, rng.fork()), Link::new(plan, rng.fork())];
+        let mut flying: BTreeMap<(u64, u64), (usize, WireFrame)> = BTreeMap::new();
+        let mut now_ns = 1;
+        for serial in 0.. {
+            for host in 0..2 {
+                for frame in std::mem::take(&mut hosts[host].sent) {
+                    for (index, (at_ns, frame)) in
+                        links[host].carry(now_ns, frame).into_iter().enumerate()
+                    {
+                        let place = flying.len() as u64 + 1_000 * (serial * 2 + index as u64);
+                        flying.insert((at_ns, place), (1 - host, frame));
+                    }
+                }
+            }
+            let deadline_ns = hosts.iter().filter_map(Host::deadline_ns).min();
+            let arrival_ns = flying.first_key_value().map(|((at_ns, _), _)| *at_ns);
+            match (arrival_ns, deadline_ns) {
+                (Some(at_ns), later) if later.is_none_or(|later| at_ns <= later) => {
+                    now_ns = now_ns.max(at_ns);
+                    let (_, (host, frame)) = flying.pop_first().unwrap();
+                    hosts[host].receive(now_ns, &frame);
+                }
+                (_, Some(at_ns)) => {
+                    now_ns = now_ns.max(at_ns);
+                    hosts.iter_mut().for_each(|host| host.wake(now_ns));
+                }
+                _ => break,
+            }
+        }
+        [0, 1].map(|host| std::mem::take(&mut hosts[host].reports))
+    }
+
+    fn question(nonce: u64, kind: Kind, v6: bool, port: u16) -> Question {
+        let address = |number: u8| -> IpAddr {
+            let text = if v6 { format!("fd00::{number}") } else { format!("10.0.0.{number}") };
+            text.parse().unwrap()
+        };
+        Question {
+            nonce,
+            kind,
+            source: SocketAddr::new(address(1), 40_000 + nonce as u16),
+            target: SocketAddr::new(address(2), port),
+            bytes: 3_000,
+            no_checksum: nonce == 3,
+            tries_max: 40,
+            retry_ns: 1_000_000_000,
+        }
+    }
+
+    fn all_questions() -> Vec<(Question, bool)> {
+        let mut questions = Vec::new();
+        for v6 in [false, true] {
+            for (kind, port) in [(Kind::Udp, 7), (Kind::Tcp, 80), (Kind::Ping, 0), (Kind::Tcp, 81)]
+            {
+                let nonce = super::super::payload::tcp_nonce(questions.len() as u32, 9_000, 50_000);
+                questions.push((question(nonce, kind, v6, port), is_served(kind, port)));
+            }
+        }
+        questions
+    }
+
+    #[test]
+    fn hosts_understand_each_other_on_any_wire() {
+        let bad = LinkPlan {
+            delay_ns_min: 1_000,
+            delay_ns_max: 1_000_000,
+            lost: 100,
+            duplicated: 50,
+            overtaken: 100,
+            corrupted: 50,
+        };
+        let caps = Caps { checksum: true, tso: true, uso: false, mtu: 1_500 };
+        for (link, caps) in [
+            (LinkPlan::default(), Caps::default()),
+            (LinkPlan::default(), caps),
+            (bad, Caps::default()),
+            (bad, caps),
+        ] {
+            let mut hosts = pair(caps);
+            for (question, _) in all_questions() {
+                hosts[0].ask(1, question);
+            }
+            let [client, server] = talk(&mut hosts, link);
+            for (question, is_served) in all_questions() {
+                let expected = |report: &Report| match *report {
+                    Report::Answered { nonce } => is_served && nonce == question.nonce,
+                    Report::Refused { nonce } => !is_served && nonce == question.nonce,
+                    _ => false,
+                };
+                let found = client.iter().filter(|report| expected(report)).count();
+                assert_eq!(found, 1, "{question:?} on {link:?}: {client:#?}");
+            }
+            let is_fault = |report: &Report| matches!(report, Report::Broken(_) | Report::Stray(_));
+            assert!(!client.iter().chain(&server).any(is_fault), "{client:#?} {server:#?}");
+        }
+    }
+
+    #[test]
+    fn a_closed_udp_port_is_told_to_the_socket_that_asked() {
+        for v6 in [false, true] {
+            let mut hosts = pair(Caps::default());
+            let asked = Question { bytes: 100, ..question(1, Kind::Udp, v6, 999) };
+            hosts[0].ask(1, asked);
+            let [client, _] = talk(&mut hosts, LinkPlan::default());
+            assert!(matches!(client[..], [Report::Refused { nonce: 1 }]), "{client:?}");
+        }
     }
 }

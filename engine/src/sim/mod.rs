@@ -12,6 +12,7 @@
 
 mod assembly;
 mod check;
+pub mod datagram;
 pub mod frames;
 mod garbage;
 mod gateway;

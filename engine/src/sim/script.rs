@@ -57,7 +57,7 @@ impl Script {
             15 => self.other_network(topology),
             16 => self.out_of_internal(topology),
             17 => self.gateway_itself(topology),
-            18 => self.from_published_source(topology),
+            18 => self.published_source_asks(topology),
             _ => match mapped {
                 Some(mapped) => self.unasked_to_mapping(topology, mapped),
                 None => self.masquerade(topology),
@@ -316,7 +316,7 @@ impl Script {
     }
 
     /// A published socket that asks itself keeps its published number.
-    fn from_published_source(&mut self, topology: &Topology) -> Entry {
+    fn published_source_asks(&mut self, topology: &Topology) -> Entry {
         let (published, at, target) = self.published(topology);
         let server = self.outside_host(topology);
         let v6 = target.is_ipv6();

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::fmt::Write;
 
+use super::datagram::Datagram;
 use super::frames::*;
 use super::port::WireFrame;
 

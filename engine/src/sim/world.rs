@@ -208,8 +208,8 @@ impl World {
         };
         self.now_ns = at_ns;
         match event {
-            Event::ToGateway(port, frame) => self.to_gateway(port, frame),
-            Event::ToLink(host, frame) => self.to_link(host, &frame),
+            Event::ToGateway(port, frame) => self.reach_gateway(port, frame),
+            Event::ToLink(host, frame) => self.reach_link(host, &frame),
             Event::ToHost(host, frame) => {
                 self.trace.frame(self.now_ns, "host receives", host, &frame);
                 self.hosts[host].receive(self.now_ns, &frame);
@@ -250,8 +250,8 @@ impl World {
             self.garbage_count += 1;
             self.trace.frame(self.now_ns, "garbage of host", host, &frame);
             match self.topology.places[host] {
-                Place::Inside(port, _) => self.to_gateway(port, frame),
-                Place::Outside => self.to_gateway(UPLINK, frame),
+                Place::Inside(port, _) => self.reach_gateway(port, frame),
+                Place::Outside => self.reach_gateway(UPLINK, frame),
             }
         }
     }
@@ -288,26 +288,26 @@ impl World {
         Ok(())
     }
 
-    fn to_gateway(&mut self, port: PortId, frame: WireFrame) {
+    fn reach_gateway(&mut self, port: PortId, frame: WireFrame) {
         self.trace.frame(self.now_ns, "gateway receives from port", port.index(), &frame);
         let worker = self.gateway.receive(port, frame);
         self.schedule_turn(worker, self.now_ns);
     }
 
     /// The uplink's link is a switch that knows every station.
-    fn to_link(&mut self, from: usize, frame: &WireFrame) {
+    fn reach_link(&mut self, from: usize, frame: &WireFrame) {
         let to = mac_at(&frame.bytes, 0);
         if to == self.uplink_mac() || to.is_group() {
-            self.to_gateway(UPLINK, frame.clone());
+            self.reach_gateway(UPLINK, frame.clone());
         }
-        self.to_outside_hosts(Some(from), to, frame);
+        self.reach_outside_hosts(Some(from), to, frame);
     }
 
     fn uplink_mac(&self) -> MacAddress {
         self.topology.tables.uplink(UplinkId(0)).expect("every world has it").mac
     }
 
-    fn to_outside_hosts(&mut self, from: Option<usize>, to: MacAddress, frame: &WireFrame) {
+    fn reach_outside_hosts(&mut self, from: Option<usize>, to: MacAddress, frame: &WireFrame) {
         for host in self.topology.outside() {
             if Some(host) != from && (to.is_group() || to == self.topology.hosts[host].mac) {
                 self.carry_to_host(host, frame.clone());
@@ -368,7 +368,7 @@ impl World {
             Some(host) => self.carry_to_host(host, frame),
             None => {
                 let to = mac_at(&frame.bytes, 0);
-                self.to_outside_hosts(None, to, &frame);
+                self.reach_outside_hosts(None, to, &frame);
             }
         }
         Ok(())
