@@ -378,3 +378,123 @@ pub(super) fn question_of(datagram: &Datagram<'_>) -> Option<u64> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::rng::Rng;
+    use crate::sim::topology::{Topology, TopologyPlan, UPLINK};
+
+    struct Scene {
+        judge: Judge,
+        ledger: Ledger,
+        topology: Topology,
+    }
+
+    fn scene() -> Scene {
+        let plan = TopologyPlan { uplink_mtu: 1_500, offloads: false, icc: true };
+        let topology = Topology::new(plan, &mut Rng::new(1));
+        let judge = Judge::new(Arc::new(topology.tables.clone()), topology.caps.clone());
+        Scene { judge, ledger: Ledger::new(true, false, (32_768, 65_535)), topology }
+    }
+
+    impl Scene {
+        /// A UDP frame of the gateway by a port, from and to these addresses.
+        fn frame(
+            &self,
+            from_mac: MacAddress,
+            to: usize,
+            ends: (&str, &str),
+            bytes: usize,
+        ) -> WireFrame {
+            let (source, destination) = (ends.0.parse().unwrap(), ends.1.parse().unwrap());
+            let mut segment = udp(1, 53, &vec![0; bytes]);
+            fill_checksum(source, destination, UDP, &mut segment);
+            let header = IpHeader::new(source, destination, UDP);
+            let mac = self.topology.hosts[to].mac;
+            let packet = header.packet(&segment);
+            WireFrame::whole(ethernet(mac, from_mac, header.ethertype(), &packet))
+        }
+
+        fn judge(&self, port: PortId, frame: &WireFrame) -> Result<(), Fault> {
+            self.judge.judge(port, frame, &self.ledger)
+        }
+    }
+
+    fn is_place(result: Result<(), Fault>) -> bool {
+        matches!(result, Err(Fault::Place(_)))
+    }
+
+    const GATEWAY: MacAddress = MacAddress(0x0242_0a01_0001);
+    const UPLINK_MAC: MacAddress = MacAddress(0x0242_c000_020a);
+
+    #[test]
+    fn a_right_frame_is_right() {
+        let scene = scene();
+        let inside = scene.frame(GATEWAY, 4, ("192.0.2.20", "10.1.0.10"), 1_472);
+        assert_eq!(scene.judge(PortId(1), &inside), Ok(()));
+        let outside = scene.frame(UPLINK_MAC, 0, ("2001:db8::10", "2001:db8::1"), 99);
+        assert_eq!(scene.judge(UPLINK, &outside), Ok(()));
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_a_fault_of_form() {
+        let scene = scene();
+        for at in [24, 40, 45] {
+            let mut frame = scene.frame(GATEWAY, 4, ("192.0.2.20", "10.1.0.10"), 10);
+            frame.bytes[at] ^= 1;
+            let result = scene.judge(PortId(1), &frame);
+            assert!(matches!(result, Err(Fault::Form(_))), "{at}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn too_big_and_misplaced_frames_are_faults_of_place() {
+        let scene = scene();
+        let frame = |from, to, ends, bytes| scene.frame(from, to, ends, bytes);
+        let outside = ("192.0.2.20", "10.1.0.10");
+        // Larger than the MTU.
+        assert!(is_place(scene.judge(PortId(1), &frame(GATEWAY, 4, outside, 1_473))));
+        // At a port that is not the receiver's.
+        assert!(is_place(scene.judge(PortId(2), &frame(GATEWAY, 4, outside, 10))));
+        // From nobody in this network.
+        assert!(is_place(scene.judge(PortId(1), &frame(MacAddress(2), 4, outside, 10))));
+        // A container's own address on the uplink.
+        let leak = frame(UPLINK_MAC, 0, ("10.1.0.10", "192.0.2.1"), 10);
+        assert!(is_place(scene.judge(UPLINK, &leak)));
+        // Another network's member, at a port that is published, and at one that is not.
+        let published = frame(GATEWAY, 4, ("10.2.0.10", "10.1.0.10"), 10);
+        assert_eq!(scene.judge(PortId(1), &published), Ok(()));
+        let unpublished = frame(GATEWAY, 5, ("10.2.0.10", "10.1.0.11"), 10);
+        assert!(is_place(scene.judge(PortId(2), &unpublished)));
+        // The outside in the internal network.
+        let internal = frame(MacAddress(0x0242_0a03_0001), 10, ("192.0.2.1", "10.3.0.10"), 10);
+        assert!(is_place(scene.judge(PortId(7), &internal)));
+    }
+
+    #[test]
+    fn poisoned_arp_is_a_fault_of_place() {
+        let scene = scene();
+        let liar = scene.topology.hosts[5].mac;
+        for (mac, is_lie) in [(liar, true), (GATEWAY, false)] {
+            let arp = Arp {
+                operation: 2,
+                sender_mac: mac,
+                sender: [10, 1, 0, 1].into(),
+                target_mac: scene.topology.hosts[4].mac,
+                target: [10, 1, 0, 10].into(),
+            };
+            let to = scene.topology.hosts[4].mac;
+            let frame = WireFrame::whole(ethernet(to, mac, ETHERTYPE_ARP, &arp.message()));
+            assert_eq!(is_place(scene.judge(PortId(1), &frame)), is_lie);
+        }
+    }
+
+    #[test]
+    fn offload_needs_a_port_that_takes_it() {
+        let scene = scene();
+        let mut frame = scene.frame(GATEWAY, 4, ("192.0.2.20", "10.1.0.10"), 10);
+        frame.offload = Offload::NeedsChecksum { start: 34, offset: 6 };
+        assert!(is_place(scene.judge(PortId(1), &frame)));
+    }
+}
