@@ -43,11 +43,14 @@ fn form(text: impl Into<String>) -> Result<(), Fault> {
 pub(super) struct Judge {
     tables: Arc<Tables>,
     caps: Vec<Caps>,
+    /// No packet has a partial checksum, so none is quoted.
+    quotes_are_whole: bool,
 }
 
 impl Judge {
     pub(super) fn new(tables: Arc<Tables>, caps: Vec<Caps>) -> Judge {
-        Judge { tables, caps }
+        let quotes_are_whole = caps.iter().all(|caps| !caps.checksum);
+        Judge { tables, caps, quotes_are_whole }
     }
 
     /// Judges a frame that has left by a port.
@@ -73,7 +76,7 @@ impl Judge {
                 self.judge_in_network(network, port, &frame.bytes)?;
             }
         }
-        judge_form(frame)?;
+        judge_form(frame, self.quotes_are_whole)?;
         judge_content(frame, ledger)
     }
 
@@ -232,7 +235,7 @@ fn judge_neighbour(
 }
 
 /// The frame is as it should be by etherparse, checksums included.
-fn judge_form(frame: &WireFrame) -> Result<(), Fault> {
+fn judge_form(frame: &WireFrame, quotes_are_whole: bool) -> Result<(), Fault> {
     let sliced = match SlicedPacket::from_ethernet(&frame.bytes) {
         Ok(sliced) => sliced,
         Err(error) => return form(error.to_string()),
@@ -262,7 +265,7 @@ fn judge_form(frame: &WireFrame) -> Result<(), Fault> {
     if frame.offload != Offload::None {
         judge_partial(frame, &datagram)?;
     } else if matches!(datagram.protocol, ICMP | ICMPV6) {
-        judge_quote(&datagram)?;
+        judge_quote(&datagram, quotes_are_whole)?;
     }
     Ok(())
 }
@@ -325,8 +328,9 @@ fn judge_partial(frame: &WireFrame, datagram: &Datagram<'_>) -> Result<(), Fault
     }
 }
 
-/// What an ICMP error quotes has a right header, and a right transport checksum if it is whole.
-fn judge_quote(datagram: &Datagram<'_>) -> Result<(), Fault> {
+/// What an ICMP error quotes has a right header, and a right transport checksum if all of it is
+/// there and was finished when it was quoted.
+fn judge_quote(datagram: &Datagram<'_>, is_whole: bool) -> Result<(), Fault> {
     let message = datagram.payload;
     let is_error = match datagram.protocol {
         ICMP => matches!(message.first(), Some(3 | 4 | 5 | 11 | 12)),
@@ -338,7 +342,7 @@ fn judge_quote(datagram: &Datagram<'_>) -> Result<(), Fault> {
     match Datagram::parse_quoted(&message[8..]) {
         Err(text) => form(format!("in an ICMP error's quote: {text}")),
         Ok(_) => match Datagram::parse(&message[8..]) {
-            Ok(quoted) if !quoted.checksum_is_right(Offload::None) => {
+            Ok(quoted) if is_whole && !quoted.checksum_is_right(Offload::None) => {
                 form("in an ICMP error's quote: transport checksum is wrong")
             }
             _ => Ok(()),

@@ -24,6 +24,9 @@ use crate::worker::{Event, Worker, WorkerParts};
 const CHUNK_COUNT: usize = 1_024;
 /// Tails of each worker.
 const TAIL_COUNT: usize = 32;
+/// When the world begins: not 0, so that nothing mistakes 0 for never.
+pub(super) const START_NS: u64 = 1_000_000_000;
+
 /// Turns in a row that do nothing though something is due, before that is a fault.
 const IDLE_TURNS_MAX: u32 = 200;
 
@@ -80,6 +83,7 @@ impl Gateway {
                 tables: tables.clone(),
                 seed: hash_seed,
                 cache: plan.cache,
+                now: Instant(START_NS),
             }));
         }
         let mut wires = Vec::new();
@@ -193,10 +197,12 @@ impl Gateway {
         }
         let count = self.workers.len();
         let expected = (count * CHUNK_COUNT, count * TAIL_COUNT);
-        match (chunks, tails) == expected {
-            true => Ok(()),
-            false => Err(format!("{chunks} chunks and {tails} tails, of {expected:?}")),
-        }
+        // What lies in a ring is counted by nobody until its receiver turns.
+        let is_right = match self.workers.iter().any(Worker::waiting) {
+            true => chunks <= expected.0 && tails <= expected.1,
+            false => (chunks, tails) == expected,
+        };
+        if is_right { Ok(()) } else { Err(format!("frames: {chunks}, {tails} of {expected:?}")) }
     }
 
     /// Nothing may be left of traffic that ended long ago.

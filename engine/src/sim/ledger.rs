@@ -94,21 +94,21 @@ pub(super) struct Ledger {
     ports: (u16, u16),
     /// Nothing is lost, so everything must work at once.
     is_lossless: bool,
-    /// Somebody makes up packets, so stray ones prove nothing.
-    is_hostile: bool,
+    /// Packets are made up or corrupted, so stray ones prove nothing.
+    has_broken_inputs: bool,
     pub(super) outcomes: Outcomes,
     open_count: usize,
 }
 
 impl Ledger {
-    pub(super) fn new(is_lossless: bool, is_hostile: bool, ports: (u16, u16)) -> Ledger {
+    pub(super) fn new(is_lossless: bool, has_broken_inputs: bool, ports: (u16, u16)) -> Ledger {
         Ledger {
             records: BTreeMap::new(),
             by_outside: BTreeMap::new(),
             by_inside: BTreeMap::new(),
             ports,
             is_lossless,
-            is_hostile,
+            has_broken_inputs,
             outcomes: Outcomes::default(),
             open_count: 0,
         }
@@ -164,7 +164,7 @@ impl Ledger {
     pub(super) fn take(&mut self, now_ns: u64, host: usize, report: Report) -> Result<(), String> {
         match report {
             Report::Broken(text) => Err(text),
-            Report::Stray(text) if self.is_hostile => {
+            Report::Stray(text) if self.has_broken_inputs => {
                 drop(text);
                 Ok(())
             }

@@ -40,6 +40,8 @@ pub struct Plan {
     pub turn_delay_ns_max: u64,
     /// Keep every output frame, to find the first one that differs.
     pub keep_log: bool,
+    /// Events that a failure shows.
+    pub trace_len: usize,
 }
 
 impl Plan {
@@ -59,6 +61,7 @@ impl Plan {
             idle: false,
             turn_delay_ns_max: 20_000,
             keep_log: false,
+            trace_len: 80,
         }
     }
 
@@ -86,6 +89,11 @@ impl Plan {
 
     pub(super) fn is_lossless(&self) -> bool {
         self.link.lost + self.link.duplicated + self.link.overtaken + self.link.corrupted == 0
+    }
+
+    /// True if hosts or wires make packets that no honest host sends.
+    pub(super) fn has_broken_inputs(&self) -> bool {
+        self.hostile || self.link.corrupted > 0
     }
 
     pub(super) fn topology(&self, rng: &mut Rng) -> TopologyPlan {

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::host::{Kind, Question};
 use super::ledger::{Entry, Expect, Seen};
 use super::payload::{HEADER_BYTES, tcp_nonce};
+use super::plan::Plan;
 use super::rng::Rng;
 use super::topology::{NETWORK_COUNT, Place, Topology};
 use crate::id::NetworkId;
@@ -29,10 +30,13 @@ pub(super) struct Script {
     /// Payload that fits one packet on every path.
     payload_max: u64,
     fragments: bool,
+    /// UDP without checksums may be asked, because nothing flips bits that it would not notice.
+    no_checksums: bool,
 }
 
 impl Script {
-    pub(super) fn new(rng: Rng, topology: &Topology, tries_max: u32, fragments: bool) -> Script {
+    pub(super) fn new(rng: Rng, topology: &Topology, plan: &Plan) -> Script {
+        let tries_max = if plan.is_lossless() { 1 } else { 60 };
         let mtu = topology.caps.iter().map(|caps| caps.mtu).min().unwrap_or(1_280);
         Script {
             rng,
@@ -41,7 +45,8 @@ impl Script {
             retry_ns: if tries_max == 1 { 8_000_000_000 } else { 700_000_000 },
             tries_max,
             payload_max: u64::from(mtu) - 48 - HEADER_BYTES as u64,
-            fragments,
+            fragments: plan.fragments,
+            no_checksums: plan.link.corrupted == 0,
         }
     }
 
@@ -141,7 +146,8 @@ impl Script {
         let fragments = self.fragments && expect == Expect::Reply && self.rng.chance(150);
         let payload_max = if fragments { 5_000 } else { self.payload_max };
         let bytes = HEADER_BYTES + self.rng.below(payload_max) as usize;
-        let no_checksum = kind == Kind::Udp && address.is_ipv4() && self.rng.chance(100);
+        let may_omit = self.no_checksums && kind == Kind::Udp && address.is_ipv4();
+        let no_checksum = may_omit && self.rng.chance(100);
         let tries_max = match expect {
             Expect::Reply => self.tries_max,
             Expect::Refused => self.tries_max.min(5),

@@ -9,9 +9,6 @@ use super::datagram::Datagram;
 use super::frames::*;
 use super::port::WireFrame;
 
-/// Events kept.
-const TAIL_LEN: usize = 80;
-
 #[derive(Debug)]
 enum Event {
     Frame { what: &'static str, place: usize, frame: WireFrame },
@@ -19,15 +16,23 @@ enum Event {
 }
 
 /// The tail of events.
-#[derive(Debug, Default)]
-pub(super) struct Trace(VecDeque<(u64, Event)>);
+#[derive(Debug)]
+pub(super) struct Trace {
+    events: VecDeque<(u64, Event)>,
+    len_max: usize,
+}
 
 impl Trace {
+    /// Keeps the last `len_max` events.
+    pub(super) fn new(len_max: usize) -> Trace {
+        Trace { events: VecDeque::new(), len_max }
+    }
+
     fn add(&mut self, now_ns: u64, event: Event) {
-        if self.0.len() == TAIL_LEN {
-            self.0.pop_front();
+        if self.events.len() >= self.len_max {
+            self.events.pop_front();
         }
-        self.0.push_back((now_ns, event));
+        self.events.push_back((now_ns, event));
     }
 
     pub(super) fn note(&mut self, now_ns: u64, text: String) {
@@ -48,7 +53,7 @@ impl Trace {
     /// The events, one a line.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
-        for (now_ns, event) in &self.0 {
+        for (now_ns, event) in &self.events {
             let ms = *now_ns as f64 / 1e6;
             let line = match event {
                 Event::Frame { what, place, frame } => format!("{what} {place}: {}", words(frame)),

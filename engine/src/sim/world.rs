@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::check::{Fault, Judge};
 use super::frames::mac_at;
 use super::garbage::garbage;
-use super::gateway::Gateway;
+use super::gateway::{Gateway, START_NS};
 use super::host::Host;
 use super::ledger::{Ledger, Outcomes};
 use super::plan::{Failure, Output, Plan, Summary};
@@ -25,9 +25,6 @@ use super::trace::Trace;
 use super::wire::{Link, LinkCounts};
 use crate::id::{MacAddress, PortId, UplinkId};
 use crate::tables::Tables;
-
-/// When the world begins: not 0, so that nothing mistakes 0 for never.
-const START_NS: u64 = 1_000_000_000;
 
 /// Average time between two questions.
 const QUESTION_NS: u64 = 20_000_000;
@@ -97,7 +94,6 @@ impl World {
             || (0..host_count).map(|_| Link::new(plan.link, rng.fork())).collect::<Vec<_>>();
         let (from_host, to_host) = (links(), links());
         let hosts = topology.hosts.iter().map(|host| Host::new(host.clone(), rng.fork())).collect();
-        let tries_max = if plan.is_lossless() { 1 } else { 60 };
         let nat = &topology.tables.nat;
         World {
             now_ns: START_NS,
@@ -107,10 +103,14 @@ impl World {
             wakes_ns: vec![None; host_count],
             from_host,
             to_host,
-            script: Script::new(rng.fork(), &topology, tries_max, plan.fragments),
-            ledger: Ledger::new(plan.is_lossless(), plan.hostile, (nat.port_min, nat.port_max)),
+            script: Script::new(rng.fork(), &topology, &plan),
+            ledger: Ledger::new(
+                plan.is_lossless(),
+                plan.has_broken_inputs(),
+                (nat.port_min, nat.port_max),
+            ),
             judge: Judge::new(Arc::new(topology.tables.clone()), topology.caps.clone()),
-            trace: Trace::default(),
+            trace: Trace::new(plan.trace_len),
             outputs: vec![Output::default(); topology.tables.ports.len()],
             log: Vec::new(),
             garbage_count: 0,
