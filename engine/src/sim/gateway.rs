@@ -22,8 +22,8 @@ use crate::worker::{Event, Worker, WorkerParts};
 
 /// Chunks of each worker.
 const CHUNK_COUNT: usize = 1_024;
-/// Tails of each worker.
-const TAIL_COUNT: usize = 32;
+/// Tails of each worker: several blocks, or one that only hands them on runs dry.
+const TAIL_COUNT: usize = 256;
 /// When the world begins: not 0, so that nothing mistakes 0 for never.
 pub(super) const START_NS: u64 = 1_000_000_000;
 

@@ -442,7 +442,7 @@ mod tests {
     /// Runs both hosts on one link until nothing is left to do; returns what each reported.
     fn talk(hosts: &mut [Host; 2], plan: LinkPlan) -> [Vec<Report>; 2] {
         let mut rng = Rng::new(9);
-        let mut links = [Link::new(plan, rng.fork()), Link::new(plan, rng.fork())];
+        let mut links = [true, false].map(|is_inbound| Link::new(plan, is_inbound, rng.fork()));
         let mut flying: BTreeMap<(u64, u64), (usize, WireFrame)> = BTreeMap::new();
         let mut now_ns = 1;
         for serial in 0.. {

@@ -16,6 +16,9 @@ pub(super) enum Expect {
     Reply,
     /// RST or ICMP unreachable.
     Refused,
+    /// It reaches the server, where nothing listens; the error about it may come back.
+    /// LIMIT: it must, once ICMP errors are carried through NAT.
+    Unserved,
     /// It reaches nobody; whether somebody says so does not matter.
     Denied,
 }
@@ -267,6 +270,7 @@ impl Ledger {
                 outcomes.answered += 1;
             }
             (Expect::Refused, Some(Expect::Refused)) => outcomes.refused += 1,
+            (Expect::Unserved, Some(Expect::Refused) | None) => outcomes.refused += 1,
             (Expect::Denied, Some(Expect::Refused) | None) => outcomes.denied += 1,
             // What is refused by RST may be lost on the way, and is not repeated for ever.
             (Expect::Refused, None) if !self.is_lossless => outcomes.lost += 1,

@@ -150,7 +150,7 @@ impl Script {
         let no_checksum = may_omit && self.rng.chance(100);
         let tries_max = match expect {
             Expect::Reply => self.tries_max,
-            Expect::Refused => self.tries_max.min(5),
+            Expect::Refused | Expect::Unserved => self.tries_max.min(5),
             Expect::Denied => 2,
         };
         let question = Question {
@@ -194,7 +194,7 @@ impl Script {
         let closed = kind != Kind::Ping && self.rng.chance(200);
         let port = if closed { 999 } else { self.served_port(kind) };
         let target = SocketAddr::new(self.outside_address(topology, server, v6), port);
-        let expect = if closed { Expect::Refused } else { Expect::Reply };
+        let expect = if closed { closed_behind_nat(kind) } else { Expect::Reply };
         let source = (client, address_of(topology, client, v6));
         let mut entry = self.entry("masquerade", source, kind, target, expect);
         entry.server = Some((server, target));
@@ -223,7 +223,7 @@ impl Script {
             _ => Kind::Udp,
         };
         let served = super::host::is_served(kind, target.port());
-        let expect = if served { Expect::Reply } else { Expect::Refused };
+        let expect = if served { Expect::Reply } else { closed_behind_nat(kind) };
         let mut asked = self.entry(story, (client, address), kind, at, expect);
         let server = topology.behind(entry.port).expect("published targets exist");
         asked.server = Some((server, target));
@@ -353,4 +353,12 @@ impl Script {
 
 fn address_of(topology: &Topology, host: usize, v6: bool) -> IpAddr {
     topology.hosts[host].address(v6).expect("hosts have both families")
+}
+
+/// What comes of a question to a closed port on the other side of NAT.
+fn closed_behind_nat(kind: Kind) -> Expect {
+    match kind {
+        Kind::Tcp => Expect::Refused,
+        Kind::Udp | Kind::Ping => Expect::Unserved,
+    }
 }

@@ -2,10 +2,13 @@
 //!
 //! Every choice comes from the link's own stream of numbers. A bit error flips one bit of an IP
 //! packet: one bit is what every Internet checksum finds, so whoever accepts such a packet as right
-//! has a bug, or somebody on the way "repaired" its checksum. Frames with offload are on no real
+//! has a bug, or somebody on the way "repaired" its checksum. Two flips could cancel out, so links
+//! towards the gateway flip other bits of a byte than links away from it. Frames with offload are on no real
 //! wire (a TAP hands them over in memory) and stay free of bit errors, as does ARP, which has no
 //! checksum of its own.
 
+use super::datagram::Datagram;
+use super::frames::ETHERNET_BYTES;
 use super::port::WireFrame;
 use super::rng::Rng;
 use crate::packet::Offload;
@@ -60,13 +63,17 @@ impl LinkCounts {
 pub(super) struct Link {
     plan: LinkPlan,
     rng: Rng,
+    /// The lowest of the four bits of a byte that this link may flip.
+    lowest_bit: u64,
     last_arrival_ns: u64,
     pub(super) counts: LinkCounts,
 }
 
 impl Link {
-    pub(super) fn new(plan: LinkPlan, rng: Rng) -> Link {
-        Link { plan, rng, last_arrival_ns: 0, counts: LinkCounts::default() }
+    /// A link from a host (`is_inbound`) or to one.
+    pub(super) fn new(plan: LinkPlan, is_inbound: bool, rng: Rng) -> Link {
+        let lowest_bit = if is_inbound { 0 } else { 4 };
+        Link { plan, rng, lowest_bit, last_arrival_ns: 0, counts: LinkCounts::default() }
     }
 
     /// Takes a packet and says when it arrives: never, once or twice.
@@ -106,10 +113,19 @@ impl Link {
         if frame.offload != Offload::None || !is_ip || frame.bytes.len() <= 14 {
             return false;
         }
+        if is_later_fragment(&frame.bytes) {
+            // Two fragments of one packet could cancel each other out.
+            return false;
+        }
         let index = 14 + self.rng.index(frame.bytes.len() - 14);
-        frame.bytes[index] ^= 1 << self.rng.below(8);
+        frame.bytes[index] ^= 1 << (self.lowest_bit + self.rng.below(4));
         true
     }
+}
+
+fn is_later_fragment(frame: &[u8]) -> bool {
+    let part = Datagram::parse(&frame[ETHERNET_BYTES..]).ok().and_then(|ip| ip.fragment);
+    part.is_some_and(|part| part.offset > 0)
 }
 
 #[cfg(test)]
@@ -119,7 +135,7 @@ mod tests {
     #[test]
     fn a_perfect_link_keeps_bytes_and_order() {
         let plan = LinkPlan { delay_ns_min: 10, delay_ns_max: 1_000, ..LinkPlan::default() };
-        let mut link = Link::new(plan, Rng::new(3));
+        let mut link = Link::new(plan, true, Rng::new(3));
         let mut last = 0;
         for number in 0..200 {
             let frame = WireFrame::whole(vec![number; 60]);
@@ -141,7 +157,7 @@ mod tests {
             overtaken: 200,
             corrupted: 200,
         };
-        let mut link = Link::new(plan, Rng::new(4));
+        let mut link = Link::new(plan, true, Rng::new(4));
         let mut bytes = vec![0; 60];
         bytes[12..14].copy_from_slice(&[0x08, 0x00]);
         let (mut arrived, mut changed) = (0, 0);

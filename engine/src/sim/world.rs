@@ -90,9 +90,10 @@ impl World {
         let topology = Topology::new(plan.topology(&mut rng), &mut rng);
         let gateway = Gateway::new(&plan, &topology, &mut rng);
         let host_count = topology.hosts.len();
-        let mut links =
-            || (0..host_count).map(|_| Link::new(plan.link, rng.fork())).collect::<Vec<_>>();
-        let (from_host, to_host) = (links(), links());
+        let mut links = |is_inbound| -> Vec<Link> {
+            (0..host_count).map(|_| Link::new(plan.link, is_inbound, rng.fork())).collect()
+        };
+        let (from_host, to_host) = (links(true), links(false));
         let hosts = topology.hosts.iter().map(|host| Host::new(host.clone(), rng.fork())).collect();
         let nat = &topology.tables.nat;
         World {
