@@ -15,6 +15,7 @@ enum Kind {
     Lossless,
     Lossy,
     Hostile,
+    Tight,
 }
 
 impl Kind {
@@ -23,6 +24,7 @@ impl Kind {
             Kind::Lossless => Plan::lossless(seed, workers),
             Kind::Lossy => Plan::lossy(seed, workers),
             Kind::Hostile => Plan::hostile(seed, workers),
+            Kind::Tight => Plan::tight(seed, workers),
         }
     }
 }
@@ -79,8 +81,16 @@ fn honest_traffic_does_not_suffer_from_garbage() {
 }
 
 #[test]
+fn where_everything_is_too_small_the_rules_still_hold() {
+    each_world(Kind::Tight, |plan| {
+        let summary = run(plan);
+        assert!(summary.outcomes.lost > 0, "seed {}: nothing was too small", plan.seed);
+    });
+}
+
+#[test]
 fn with_and_without_the_flow_cache_every_output_byte_is_the_same() {
-    for kind in [Kind::Lossless, Kind::Lossy, Kind::Hostile] {
+    for kind in [Kind::Lossless, Kind::Lossy, Kind::Hostile, Kind::Tight] {
         each_world(kind, |plan| {
             let on = run(plan);
             let off = run(Plan { cache: false, ..plan });

@@ -77,7 +77,7 @@ impl Judge {
             }
         }
         judge_form(frame, self.quotes_are_whole)?;
-        judge_content(frame, ledger)
+        self.judge_content(frame, ledger)
     }
 
     fn judge_offload(&self, port: PortId, offload: Offload) -> Result<(), Fault> {
@@ -184,6 +184,23 @@ impl Judge {
         match &port.kind {
             PortKind::Endpoint(attachment) => Some(attachment.mac),
             PortKind::Uplink(_) => None,
+        }
+    }
+
+    /// Questions that must reach nobody are nowhere, and a router takes one hop of each.
+    fn judge_content(&self, frame: &WireFrame, ledger: &Ledger) -> Result<(), Fault> {
+        let Ok(datagram) = Datagram::parse(&frame.bytes[ETHERNET_BYTES..]) else { return Ok(()) };
+        let Some(nonce) = question_of(&datagram) else { return Ok(()) };
+        if ledger.is_denied(nonce) {
+            return place(format!("isolation: {}", ledger.describe(nonce)));
+        }
+        let from = mac_at(&frame.bytes, 6);
+        let is_routed = self.tables.uplinks.iter().flatten().any(|uplink| uplink.mac == from)
+            || self.tables.networks.iter().flatten().any(|network| network.gateway_mac == from);
+        let expected = if is_routed { HOPS - 1 } else { HOPS };
+        match datagram.hops == expected {
+            true => Ok(()),
+            false => form(format!("{} hops left, not {expected}", datagram.hops)),
         }
     }
 
@@ -350,16 +367,6 @@ fn judge_quote(datagram: &Datagram<'_>, is_whole: bool) -> Result<(), Fault> {
     }
 }
 
-/// Questions that must reach nobody are nowhere, and routers count hops.
-fn judge_content(frame: &WireFrame, ledger: &Ledger) -> Result<(), Fault> {
-    let Ok(datagram) = Datagram::parse(&frame.bytes[ETHERNET_BYTES..]) else { return Ok(()) };
-    let Some(nonce) = question_of(&datagram) else { return Ok(()) };
-    if ledger.is_denied(nonce) {
-        return place(format!("isolation: {}", ledger.describe(nonce)));
-    }
-    Ok(())
-}
-
 /// The nonce of the question that a packet asks.
 pub(super) fn question_of(datagram: &Datagram<'_>) -> Option<u64> {
     if datagram.fragment.is_some_and(|part| part.offset > 0) {
@@ -386,6 +393,7 @@ pub(super) fn question_of(datagram: &Datagram<'_>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::plan::Plan;
     use crate::sim::rng::Rng;
     use crate::sim::topology::{Topology, TopologyPlan, UPLINK};
 
@@ -396,10 +404,10 @@ mod tests {
     }
 
     fn scene() -> Scene {
-        let plan = TopologyPlan { uplink_mtu: 1_500, offloads: false, icc: true };
+        let plan = TopologyPlan { uplink_mtu: 1_500, offloads: false, icc: true, tight: false };
         let topology = Topology::new(plan, &mut Rng::new(1));
         let judge = Judge::new(Arc::new(topology.tables.clone()), topology.caps.clone());
-        Scene { judge, ledger: Ledger::new(true, false, (32_768, 65_535)), topology }
+        Scene { judge, ledger: Ledger::new(&Plan::lossless(1, 1), (32_768, 65_535)), topology }
     }
 
     impl Scene {

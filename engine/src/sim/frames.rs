@@ -23,6 +23,8 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 /// Protocol number of ICMPv6.
 pub const ICMPV6: u8 = 58;
+/// TTL or hop limit that hosts send with.
+pub const HOPS: u8 = 64;
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET_BYTES: usize = 14;
 
@@ -148,7 +150,7 @@ impl IpHeader {
             source,
             destination,
             protocol,
-            hops: 64,
+            hops: HOPS,
             identification: 0,
             dont_fragment: false,
         }

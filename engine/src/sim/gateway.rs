@@ -4,6 +4,7 @@
 //! level-triggered epoll would, wakes and deadlines are kept, and after every turn each frame must
 //! be somewhere.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::plan::Plan;
@@ -27,6 +28,13 @@ const TAIL_COUNT: usize = 256;
 /// When the world begins: not 0, so that nothing mistakes 0 for never.
 pub(super) const START_NS: u64 = 1_000_000_000;
 
+/// The same where everything is too small.
+const TIGHT_CHUNK_COUNT: usize = 48;
+const TIGHT_TAIL_COUNT: usize = 2;
+/// Packets that a port takes in a turn there.
+const TIGHT_ROOM_LEN: usize = 3;
+/// Turns between two looks at all flows, which take longer than a turn.
+const TUPLES_EVERY: u64 = 64;
 /// Turns in a row that do nothing though something is due, before that is a fault.
 const IDLE_TURNS_MAX: u32 = 200;
 
@@ -53,6 +61,9 @@ pub(super) struct Gateway {
     wires: Vec<MemoryWire>,
     steering: Vec<Steering>,
     balancer: Arc<FrameBalancer>,
+    /// Chunks and tails that there are.
+    frame_count: (usize, usize),
+    is_tight: bool,
     tables: Arc<Tables>,
     seed: u64,
     pub(super) turn_count: u64,
@@ -61,8 +72,10 @@ pub(super) struct Gateway {
 impl Gateway {
     pub(super) fn new(plan: &Plan, topology: &Topology, rng: &mut Rng) -> Gateway {
         let tables = Arc::new(topology.tables.clone());
+        let chunk_count = if plan.tight { TIGHT_CHUNK_COUNT } else { CHUNK_COUNT };
+        let tail_count = if plan.tight { TIGHT_TAIL_COUNT } else { TAIL_COUNT };
         let port_count = tables.ports.len();
-        let (chunks, tails) = (plan.workers * CHUNK_COUNT, plan.workers * TAIL_COUNT);
+        let (chunks, tails) = (plan.workers * chunk_count, plan.workers * tail_count);
         let balancer = FrameBalancer::new(chunks, tails);
         let hash_seed = rng.number();
         let mut counters = Vec::new();
@@ -71,8 +84,8 @@ impl Gateway {
         for (index, rings) in rings.into_iter().enumerate() {
             counters.push(Counters::new(port_count));
             let frames = FramePool::new(
-                heap_frames(CHUNK_COUNT, FrameSize::Chunk),
-                heap_frames(TAIL_COUNT, FrameSize::Tail),
+                heap_frames(chunk_count, FrameSize::Chunk),
+                heap_frames(tail_count, FrameSize::Tail),
                 balancer.clone(),
             );
             workers.push(Worker::new(WorkerParts {
@@ -89,7 +102,10 @@ impl Gateway {
         let mut wires = Vec::new();
         for (index, &caps) in topology.caps.iter().enumerate() {
             let (wire, ports) = MemoryWire::new(plan.workers, caps);
-            for (worker, port) in workers.iter_mut().zip(ports) {
+            for (queue, (worker, port)) in workers.iter_mut().zip(ports).enumerate() {
+                if plan.tight {
+                    wire.set_room(queue, TIGHT_ROOM_LEN);
+                }
                 worker.attach(PortId(index as u16), Box::new(port));
             }
             wires.push(wire);
@@ -103,6 +119,8 @@ impl Gateway {
             counters,
             wires,
             balancer,
+            frame_count: (chunks, tails),
+            is_tight: plan.tight,
             tables,
             seed: plan.seed,
             turn_count: 0,
@@ -161,7 +179,7 @@ impl Gateway {
         let is_overdue = turned.deadline_ns.is_some_and(|deadline_ns| deadline_ns <= now_ns);
         let is_idle = handled == 0 && turned.sent.is_empty() && (turned.has_more || is_overdue);
         self.idle_turns[worker] = if is_idle { self.idle_turns[worker] + 1 } else { 0 };
-        if self.idle_turns[worker] > IDLE_TURNS_MAX {
+        if self.idle_turns[worker] > IDLE_TURNS_MAX && !self.is_tight {
             let deadline = turned.deadline_ns;
             return Err(format!(
                 "worker {worker} does nothing: deadline {deadline:?} at {now_ns}, ready {:?}, \
@@ -171,6 +189,9 @@ impl Gateway {
             ));
         }
         self.check_conserved()?;
+        if self.turn_count.is_multiple_of(TUPLES_EVERY) {
+            self.check_tuples()?;
+        }
         Ok(turned)
     }
 
@@ -195,14 +216,26 @@ impl Gateway {
             chunks += own_chunks;
             tails += own_tails;
         }
-        let count = self.workers.len();
-        let expected = (count * CHUNK_COUNT, count * TAIL_COUNT);
+        let expected = self.frame_count;
         // What lies in a ring is counted by nobody until its receiver turns.
         let is_right = match self.workers.iter().any(Worker::waiting) {
             true => chunks <= expected.0 && tails <= expected.1,
             false => (chunks, tails) == expected,
         };
         if is_right { Ok(()) } else { Err(format!("frames: {chunks}, {tails} of {expected:?}")) }
+    }
+
+    /// No two flows may send with one outside tuple, or the reply could go to either.
+    pub(super) fn check_tuples(&self) -> Result<(), String> {
+        let mut tuples = BTreeMap::new();
+        for flow in self.workers.iter().flat_map(Worker::flows) {
+            let (input, ingress) = (flow.input, flow.reply_ingress);
+            let tuple = (input.protocol, ingress, flow.source, flow.destination);
+            if let Some(other) = tuples.insert(tuple, input) {
+                return Err(format!("{input:?} and {other:?} both leave as {tuple:?}"));
+            }
+        }
+        Ok(())
     }
 
     /// Nothing may be left of traffic that ended long ago.
@@ -222,6 +255,17 @@ impl Gateway {
     /// Packets handed from one worker to another.
     pub(super) fn handed_over(&self) -> u64 {
         self.counters.iter().map(|counters| counters.worker.handed_over.get()).sum()
+    }
+
+    /// New tables in which some published ports are published no more.
+    pub(super) fn withdraw(&mut self, host_ports: &[u16]) -> Arc<Tables> {
+        let mut tables = Tables::clone(&self.tables);
+        tables.generation += 1;
+        let (epoch, entries) = (tables.publish.epoch + 1, tables.publish.entries());
+        let kept = entries.iter().filter(|entry| !host_ports.contains(&entry.host_port));
+        tables.publish = Arc::new(Publish::new(epoch, kept.cloned().collect()));
+        self.tables = Arc::new(tables);
+        self.tables.clone()
     }
 
     /// New tables of equal content, in which some parts claim to have changed.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::host::{Kind, Question, Report};
+use super::plan::Plan;
 
 /// What must come of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +96,8 @@ pub(super) struct Ledger {
     by_outside: BTreeMap<(Kind, SocketAddr), Mapping>,
     by_inside: BTreeMap<(Kind, SocketAddr, bool), Mapping>,
     ports: (u16, u16),
+    /// Everything is too small, so nothing needs to work.
+    is_tight: bool,
     /// Nothing is lost, so everything must work at once.
     is_lossless: bool,
     /// Packets are made up or corrupted, so stray ones prove nothing.
@@ -104,14 +107,15 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(is_lossless: bool, has_broken_inputs: bool, ports: (u16, u16)) -> Ledger {
+    pub(super) fn new(plan: &Plan, ports: (u16, u16)) -> Ledger {
         Ledger {
             records: BTreeMap::new(),
             by_outside: BTreeMap::new(),
             by_inside: BTreeMap::new(),
             ports,
-            is_lossless,
-            has_broken_inputs,
+            is_tight: plan.tight,
+            is_lossless: plan.is_lossless(),
+            has_broken_inputs: plan.has_broken_inputs(),
             outcomes: Outcomes::default(),
             open_count: 0,
         }
@@ -274,6 +278,9 @@ impl Ledger {
             (Expect::Denied, Some(Expect::Refused) | None) => outcomes.denied += 1,
             // What is refused by RST may be lost on the way, and is not repeated for ever.
             (Expect::Refused, None) if !self.is_lossless => outcomes.lost += 1,
+            (Expect::Reply | Expect::Refused, Some(Expect::Refused) | None) if self.is_tight => {
+                outcomes.lost += 1;
+            }
             (_, Some(how)) => return Err(format!("{story}, but the end was {how:?}")),
             (_, None) => return Err(format!("{story}, but nothing came back")),
         }

@@ -38,6 +38,10 @@ pub struct Plan {
     pub idle: bool,
     /// Longest time from a frame's arrival to the worker's turn, nanoseconds.
     pub turn_delay_ns_max: u64,
+    /// Half way, some published ports are published no more.
+    pub withdraw: bool,
+    /// Frames, tables, rings and ports are too small: nothing needs to work, but every rule holds.
+    pub tight: bool,
     /// Keep every output frame, to find the first one that differs.
     pub keep_log: bool,
     /// Events that a failure shows.
@@ -60,6 +64,8 @@ impl Plan {
             uplink_mtu: 1_500,
             idle: false,
             turn_delay_ns_max: 20_000,
+            withdraw: true,
+            tight: false,
             keep_log: false,
             trace_len: 80,
         }
@@ -78,8 +84,14 @@ impl Plan {
                 overtaken: chance(100),
                 corrupted: chance(50),
             },
+            withdraw: false,
             ..Plan::lossless(seed, workers)
         }
+    }
+
+    /// A world in which everything that can be full is full.
+    pub fn tight(seed: u64, workers: usize) -> Plan {
+        Plan { tight: true, hostile: true, ..Plan::lossy(seed, workers) }
     }
 
     /// A world with good wires and bad hosts: honest traffic must not suffer.
@@ -97,7 +109,12 @@ impl Plan {
     }
 
     pub(super) fn topology(&self, rng: &mut Rng) -> TopologyPlan {
-        TopologyPlan { uplink_mtu: self.uplink_mtu, offloads: self.offloads, icc: rng.chance(700) }
+        TopologyPlan {
+            uplink_mtu: self.uplink_mtu,
+            offloads: self.offloads,
+            icc: rng.chance(700),
+            tight: self.tight,
+        }
     }
 }
 

@@ -10,12 +10,26 @@ use super::ledger::{Entry, Expect, Seen};
 use super::payload::{HEADER_BYTES, tcp_nonce};
 use super::plan::Plan;
 use super::rng::Rng;
-use super::topology::{NETWORK_COUNT, Place, Topology};
+use super::topology::{NETWORK_COUNT, Place, Topology, WITHDRAWN};
 use crate::id::NetworkId;
 use crate::tables::{Protocol, PublishEntry};
 
 /// The first source port that hosts use.
 const SOURCE_PORT_MIN: u16 = 40_000;
+
+/// Source port of who asks a published UDP port that will be withdrawn.
+const WITHDRAWN_CLIENT_PORT: u16 = 30_001;
+
+/// How it stands with the published ports that are withdrawn half way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Withdrawn {
+    /// They are published.
+    No,
+    /// They will be gone in a moment: nobody asks them.
+    Soon,
+    /// They are gone: who asks them is refused, though his flow was alive.
+    Gone,
+}
 
 /// Makes up questions.
 #[derive(Debug)]
@@ -32,6 +46,7 @@ pub(super) struct Script {
     fragments: bool,
     /// UDP without checksums may be asked, because nothing flips bits that it would not notice.
     no_checksums: bool,
+    pub(super) withdrawn: Withdrawn,
 }
 
 impl Script {
@@ -47,6 +62,7 @@ impl Script {
             payload_max: u64::from(mtu) - 48 - HEADER_BYTES as u64,
             fragments: plan.fragments,
             no_checksums: plan.link.corrupted == 0,
+            withdrawn: Withdrawn::No,
         }
     }
 
@@ -204,7 +220,12 @@ impl Script {
 
     /// A published port, with the target behind it and the tuple it is published on.
     fn published(&mut self, topology: &Topology) -> (PublishEntry, SocketAddr, SocketAddr) {
-        let entry = self.rng.pick(topology.tables.publish.entries()).clone();
+        let is_asked = |entry: &&PublishEntry| {
+            self.withdrawn != Withdrawn::Soon || !WITHDRAWN.contains(&entry.host_port)
+        };
+        let entries: Vec<&PublishEntry> =
+            topology.tables.publish.entries().iter().filter(is_asked).collect();
+        let entry = (*self.rng.pick(&entries)).clone();
         let host_port = entry.host_port + self.rng.below(u64::from(entry.port_count)) as u16;
         let at = SocketAddr::new(topology.uplink_address(entry.target.is_ipv6()), host_port);
         let target = SocketAddr::new(entry.target, entry.target_port_of(host_port));
@@ -222,9 +243,21 @@ impl Script {
             Protocol::Tcp => Kind::Tcp,
             _ => Kind::Udp,
         };
-        let served = super::host::is_served(kind, target.port());
-        let expect = if served { Expect::Reply } else { closed_behind_nat(kind) };
+        let is_withdrawable = WITHDRAWN.contains(&entry.host_port);
+        let is_gone = is_withdrawable && self.withdrawn == Withdrawn::Gone;
+        let expect = match super::host::is_served(kind, target.port()) {
+            _ if is_gone => Expect::Refused,
+            true => Expect::Reply,
+            false => closed_behind_nat(kind),
+        };
         let mut asked = self.entry(story, (client, address), kind, at, expect);
+        if is_withdrawable && kind == Kind::Udp {
+            // One socket asks before and after, so that its flow is there when the port goes.
+            asked.question.source.set_port(WITHDRAWN_CLIENT_PORT);
+        }
+        if is_gone {
+            return asked;
+        }
         let server = topology.behind(entry.port).expect("published targets exist");
         asked.server = Some((server, target));
         asked
@@ -324,6 +357,9 @@ impl Script {
     /// A published socket that asks itself keeps its published number.
     fn published_source_asks(&mut self, topology: &Topology) -> Entry {
         let (published, at, target) = self.published(topology);
+        if WITHDRAWN.contains(&published.host_port) {
+            return self.masquerade(topology);
+        }
         let server = self.outside_host(topology);
         let v6 = target.is_ipv6();
         let client = topology.behind(published.port).expect("published targets exist");

@@ -23,6 +23,9 @@ pub(super) const ENDPOINT_COUNT: usize = 3;
 /// Number of networks; the last is internal.
 pub(super) const NETWORK_COUNT: usize = 3;
 
+/// Published ports that are withdrawn half way, if the plan says so: one of TCP, one of UDP.
+pub(super) const WITHDRAWN: [u16; 2] = [8_082, 5_302];
+
 /// The uplink's port.
 pub(super) const UPLINK: PortId = PortId(0);
 
@@ -53,6 +56,8 @@ pub(super) struct TopologyPlan {
     pub(super) offloads: bool,
     /// The second network's members may talk to each other.
     pub(super) icc: bool,
+    /// Every table is too small.
+    pub(super) tight: bool,
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -61,6 +66,31 @@ fn ip(text: &str) -> IpAddr {
 
 fn net(text: &str) -> IpNet {
     text.parse().expect("a prefix of this file")
+}
+
+fn limits(tight: bool) -> Limits {
+    let wide = Limits {
+        flows: 8_192,
+        flows_per_port: 4_096,
+        fdb: 1_024,
+        fdb_per_port: 128,
+        neighbours: 256,
+        held_per_neighbour: 64,
+        ..Limits::default()
+    };
+    let narrow = Limits {
+        flows: 24,
+        flows_per_port: 8,
+        fdb: 8,
+        fdb_per_port: 2,
+        neighbours: 2,
+        held_per_neighbour: 2,
+        fragments: 2,
+        floods_per_second: 20,
+        answers_per_second: 10,
+        hand_over: 4,
+    };
+    if tight { narrow } else { wide }
 }
 
 impl Topology {
@@ -81,15 +111,7 @@ impl Topology {
             topology.add_network(index, plan.icc);
         }
         topology.add_published();
-        topology.tables.limits = Arc::new(Limits {
-            flows: 8_192,
-            flows_per_port: 4_096,
-            fdb: 1_024,
-            fdb_per_port: 128,
-            neighbours: 256,
-            held_per_neighbour: 64,
-            ..Limits::default()
-        });
+        topology.tables.limits = Arc::new(limits(plan.tight));
         topology.tables.nat = Arc::new(NatSettings { epoch: 1, ..NatSettings::default() });
         topology
     }
@@ -271,8 +293,8 @@ impl Topology {
             (0, 0, Udp, 9_000, 11, 7_000),
             (0, 0, Tcp, 9_000, 11, 7_000),
             (0, 1, Tcp, 8_081, 1, 80),
-            (1, 0, Tcp, 8_082, 1, 80),
-            (1, 0, Udp, 5_302, 1, 53),
+            (1, 0, Tcp, WITHDRAWN[0], 1, 80),
+            (1, 0, Udp, WITHDRAWN[1], 1, 53),
             (1, 0, Tcp, 8_099, 1, 81),
             (1, 1, Udp, 40_005, 1, 7),
             (1, 1, Tcp, 40_005, 1, 7),

@@ -19,8 +19,8 @@ use super::ledger::{Ledger, Outcomes};
 use super::plan::{Failure, Output, Plan, Summary};
 use super::port::WireFrame;
 use super::rng::{Rng, mix};
-use super::script::Script;
-use super::topology::{Place, Topology, UPLINK};
+use super::script::{Script, Withdrawn};
+use super::topology::{Place, Topology, UPLINK, WITHDRAWN};
 use super::trace::Trace;
 use super::wire::{Link, LinkCounts};
 use crate::id::{MacAddress, PortId, UplinkId};
@@ -34,6 +34,9 @@ const PATIENCE_NS: u64 = 240_000_000_000;
 
 /// Longer than any flow lives without packets.
 const IDLE_NS: u64 = 8_000_000_000_000;
+
+/// The last worker goes over to new tables so long after they are made.
+const ADOPT_NS_MAX: u64 = 1_000_000;
 
 /// Frames that one broken input may turn into: a flood to every member, and an error about it.
 const FAULTS_PER_INPUT: u64 = 8;
@@ -56,8 +59,17 @@ enum Event {
     Garbage,
     /// New tables are made.
     Reload,
+    /// Published ports are withdrawn: first nobody asks them, then they are gone.
+    Withdraw(Stage),
     /// A worker goes over to them.
     Adopt(usize, Arc<Tables>),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Quiet,
+    Change,
+    Gone,
 }
 
 /// A simulated world.
@@ -105,11 +117,7 @@ impl World {
             from_host,
             to_host,
             script: Script::new(rng.fork(), &topology, &plan),
-            ledger: Ledger::new(
-                plan.is_lossless(),
-                plan.has_broken_inputs(),
-                (nat.port_min, nat.port_max),
-            ),
+            ledger: Ledger::new(&plan, (nat.port_min, nat.port_max)),
             judge: Judge::new(Arc::new(topology.tables.clone()), topology.caps.clone()),
             trace: Trace::new(plan.trace_len),
             outputs: vec![Output::default(); topology.tables.ports.len()],
@@ -186,6 +194,12 @@ impl World {
             let at_ns = START_NS + self.rng.below(span_ns);
             self.schedule(at_ns, Event::Reload);
         }
+        if self.plan.withdraw {
+            let half_ns = START_NS + span_ns / 2;
+            self.schedule(half_ns - span_ns / 8, Event::Withdraw(Stage::Quiet));
+            self.schedule(half_ns, Event::Withdraw(Stage::Change));
+            self.schedule(half_ns + ADOPT_NS_MAX, Event::Withdraw(Stage::Gone));
+        }
         START_NS + span_ns
     }
 
@@ -226,7 +240,11 @@ impl World {
             }
             Event::Ask => self.ask()?,
             Event::Garbage => self.send_garbage(),
-            Event::Reload => self.reload(),
+            Event::Reload => {
+                let tables = self.gateway.next_tables(&mut self.rng);
+                self.adopt(tables);
+            }
+            Event::Withdraw(stage) => self.withdraw(stage),
             Event::Adopt(worker, tables) => {
                 self.trace.note(at_ns, format!("worker {worker} adopts {}", tables.generation));
                 self.gateway.adopt(worker, tables);
@@ -257,10 +275,21 @@ impl World {
         }
     }
 
-    fn reload(&mut self) {
-        let tables = self.gateway.next_tables(&mut self.rng);
+    fn withdraw(&mut self, stage: Stage) {
+        match stage {
+            Stage::Quiet => self.script.withdrawn = Withdrawn::Soon,
+            Stage::Change => {
+                let tables = self.gateway.withdraw(&WITHDRAWN);
+                self.adopt(tables);
+            }
+            Stage::Gone => self.script.withdrawn = Withdrawn::Gone,
+        }
+    }
+
+    /// Each worker goes over to new tables at a time of its own.
+    fn adopt(&mut self, tables: Arc<Tables>) {
         for worker in 0..self.plan.workers {
-            let at_ns = self.now_ns + self.rng.below(1_000_000);
+            let at_ns = self.now_ns + self.rng.below(ADOPT_NS_MAX);
             self.schedule(at_ns, Event::Adopt(worker, tables.clone()));
         }
     }
