@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::id::PortId;
+use crate::pipeline::STAGE_NAMES;
 
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -214,6 +215,7 @@ pub struct Counters {
     /// What the worker did.
     pub worker: WorkerCounters,
     drops: [Counter; DropReason::ALL.len()],
+    stages: [Counter; STAGE_NAMES.len()],
     ports: Vec<PortCounters>,
 }
 
@@ -223,6 +225,7 @@ impl Counters {
         Arc::new(Counters {
             worker: WorkerCounters::default(),
             drops: std::array::from_fn(|_| Counter::default()),
+            stages: std::array::from_fn(|_| Counter::default()),
             ports: (0..port_count).map(|_| PortCounters::default()).collect(),
         })
     }
@@ -233,7 +236,18 @@ impl Counters {
         &self.drops[reason as usize]
     }
 
-    /// Counters of a port; ports beyond the size given at start share the last one.
+    /// Notes which stage settled the fate of a flow's first packet.
+    pub(crate) fn settled_by(&self, stage: usize) {
+        self.stages[stage.min(STAGE_NAMES.len() - 1)].add(1);
+    }
+
+    /// How many first packets each stage settled, in the order of the stages; the last one counts
+    /// those that none of them stopped.
+    pub fn stages(&self) -> [(&'static str, u64); STAGE_NAMES.len()] {
+        std::array::from_fn(|stage| (STAGE_NAMES[stage], self.stages[stage].get()))
+    }
+
+    /// Counters of a port; `None` for one that was added after the start.
     #[inline(always)]
     pub fn port(&self, port: PortId) -> Option<&PortCounters> {
         self.ports.get(port.index())

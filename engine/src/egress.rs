@@ -102,11 +102,6 @@ impl Egress {
         }
     }
 
-    /// True if this worker has a queue of the port.
-    pub(crate) fn has(&self, id: PortId) -> bool {
-        self.slots.get(id.index()).is_some_and(Option::is_some)
-    }
-
     /// Queues a packet for a port.
     #[inline(always)]
     pub(crate) fn send(

@@ -37,43 +37,46 @@ impl Stages {
         }
     }
 
-    /// Decides about a packet with this input.
-    pub(crate) fn decide(&mut self, input: &FlowInput, cx: &Cx) -> (Decision, Verdict) {
-        let mut decision = Decision::default();
-        let verdict = self.walk(input, &mut decision, cx);
-        (decision, verdict)
-    }
-
-    fn walk(&mut self, input: &FlowInput, decision: &mut Decision, cx: &Cx) -> Verdict {
+    /// Decides about a packet with this input. Also says which stage settled it: an index into
+    /// [`STAGE_NAMES`], whose last one stands for "none, it is forwarded".
+    pub(crate) fn decide(&mut self, input: &FlowInput, cx: &Cx) -> (Decision, Verdict, usize) {
         fn step<S: Stage>(
             stage: &mut S,
             input: &FlowInput,
             decision: &mut Decision,
             cx: &Cx,
-        ) -> Result<(), Verdict> {
+            walked: &mut usize,
+        ) -> Option<Verdict> {
             match stage.decide(input, decision, cx) {
-                Verdict::Continue => Ok(()),
-                settled => Err(settled),
+                Verdict::Continue => {
+                    *walked += 1;
+                    None
+                }
+                settled => Some(settled),
             }
         }
-        let walked = step(&mut self.admit, input, decision, cx)
-            .and_then(|()| step(&mut self.publish, input, decision, cx))
-            .and_then(|()| step(&mut self.local, input, decision, cx))
-            .and_then(|()| step(&mut self.bridge, input, decision, cx))
-            .and_then(|()| step(&mut self.route, input, decision, cx))
-            .and_then(|()| step(&mut self.policy, input, decision, cx))
-            .and_then(|()| step(&mut self.nat, input, decision, cx));
-        walked.err().unwrap_or(Verdict::Forward)
+        let mut decision = Decision::default();
+        let (on, walked) = (&mut decision, &mut 0);
+        let settled = step(&mut self.admit, input, on, cx, walked)
+            .or_else(|| step(&mut self.publish, input, on, cx, walked))
+            .or_else(|| step(&mut self.local, input, on, cx, walked))
+            .or_else(|| step(&mut self.bridge, input, on, cx, walked))
+            .or_else(|| step(&mut self.route, input, on, cx, walked))
+            .or_else(|| step(&mut self.policy, input, on, cx, walked))
+            .or_else(|| step(&mut self.nat, input, on, cx, walked));
+        let stage = *walked;
+        (decision, settled.unwrap_or(Verdict::Forward), stage)
     }
-
-    /// Names of the stages, in order.
-    pub(crate) const NAMES: [&'static str; 7] = [
-        Admit::NAME,
-        Publish::NAME,
-        Local::NAME,
-        Bridge::NAME,
-        Route::NAME,
-        Policy::NAME,
-        Nat::NAME,
-    ];
 }
+
+/// Names of the stages in their order, and of what is left when none of them objects.
+pub(crate) const STAGE_NAMES: [&str; 8] = [
+    Admit::NAME,
+    Publish::NAME,
+    Local::NAME,
+    Bridge::NAME,
+    Route::NAME,
+    Policy::NAME,
+    Nat::NAME,
+    "forward",
+];

@@ -71,7 +71,7 @@ pub(crate) fn symmetric(
     };
     let both = half(one).wrapping_add(half(other)) ^ u64::from(protocol);
     let hash = mix(both, seed_for(seed, 32));
-    WorkerId(((hash >> 32) * worker_count as u64 >> 32) as u8)
+    WorkerId((((hash >> 32) * worker_count as u64) >> 32) as u8)
 }
 
 #[cfg(test)]

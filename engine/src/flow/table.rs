@@ -11,7 +11,7 @@ use super::index::{Index, Lanes, mix, seed_for};
 use super::key::{Family, FlowInput, FlowKey};
 use super::track::TcpState;
 use super::wheel::Wheel;
-use crate::id::{PortId, WorkerId};
+use crate::id::WorkerId;
 use crate::stage::Parts;
 use crate::time::Tick;
 
@@ -296,17 +296,13 @@ impl<F: Family> FlowTable<F> {
         let flows = self.cold.iter().enumerate();
         flows.filter_map(|(id, cold)| Some((FlowId(id as u32), cold.as_ref()?)))
     }
-
-    /// The port that started a flow.
-    pub(crate) fn started_by(&self, id: FlowId) -> Option<PortId> {
-        self.cold(id).map(|cold| cold.input.ingress)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::key::V4;
     use super::*;
+    use crate::id::PortId;
     use proptest::prelude::*;
     use std::net::{IpAddr, Ipv4Addr};
 

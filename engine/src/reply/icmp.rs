@@ -43,8 +43,6 @@ pub(crate) enum ErrorKind {
     HostUnreachable,
     /// There is no route.
     NetUnreachable,
-    /// Policy forbids it.
-    AdminProhibited,
     /// The packet is larger than this MTU and may not be fragmented.
     TooBig(u16),
 }
@@ -60,8 +58,6 @@ impl ErrorKind {
             ErrorKind::PortUnreachable => (icmp::UNREACHABLE, 3, 0),
             // RFC 1191 section 4: the MTU is in the lower half.
             ErrorKind::TooBig(mtu) => (icmp::UNREACHABLE, 4, u32::from(mtu)),
-            // RFC 1812 section 5.2.7.1.
-            ErrorKind::AdminProhibited => (icmp::UNREACHABLE, 13, 0),
         }
     }
 
@@ -70,7 +66,6 @@ impl ErrorKind {
         match self {
             ErrorKind::TtlExceeded => (V6_TIME_EXCEEDED, 0, 0),
             ErrorKind::NetUnreachable => (V6_UNREACHABLE, 0, 0),
-            ErrorKind::AdminProhibited => (V6_UNREACHABLE, 1, 0),
             ErrorKind::HostUnreachable => (V6_UNREACHABLE, 3, 0),
             ErrorKind::PortUnreachable => (V6_UNREACHABLE, 4, 0),
             ErrorKind::TooBig(mtu) => (V6_TOO_BIG, 0, u32::from(mtu)),
@@ -251,13 +246,12 @@ mod tests {
     use super::*;
     use crate::judge::judge;
 
-    const KINDS: [ErrorKind; 7] = [
+    const KINDS: [ErrorKind; 6] = [
         ErrorKind::TtlExceeded,
         ErrorKind::PortUnreachable,
         ErrorKind::ProtocolUnreachable,
         ErrorKind::HostUnreachable,
         ErrorKind::NetUnreachable,
-        ErrorKind::AdminProhibited,
         ErrorKind::TooBig(1_400),
     ];
 
@@ -420,7 +414,6 @@ mod tests {
             (ErrorKind::ProtocolUnreachable, (3, 2, 0), (4, 1, 6)),
             (ErrorKind::HostUnreachable, (3, 1, 0), (1, 3, 0)),
             (ErrorKind::NetUnreachable, (3, 0, 0), (1, 0, 0)),
-            (ErrorKind::AdminProhibited, (3, 13, 0), (1, 1, 0)),
             (ErrorKind::TooBig(1_400), (3, 4, 1_400), (2, 0, 1_400)),
         ] {
             for (is_v6, expected) in [(false, v4), (true, v6)] {
@@ -535,7 +528,7 @@ mod tests {
             l3 in prop_oneof![Just(14u16), 0u16..250],
             l4 in prop_oneof![Just(34u16), Just(54), 0u16..250],
             offload in 0usize..3,
-            kind in 0usize..7,
+            kind in 0..KINDS.len(),
             notes in any::<u16>(),
             protocol in prop_oneof![Just(1u8), Just(58), any::<u8>()],
         ) {

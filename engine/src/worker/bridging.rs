@@ -40,7 +40,8 @@ impl Core {
         let mac = MacAddress(destination);
         let input = FlowInput::bridged(ingress, network, mac);
         let (stages, cx) = self.stages_and_cx();
-        let (decision, verdict) = stages.decide(&input, &cx);
+        let (decision, verdict, stage) = stages.decide(&input, &cx);
+        self.counters.settled_by(stage);
         match (verdict, decision.forward) {
             (Verdict::Forward, Some(NextHop::Endpoint(port))) => {
                 let generation = self.generation;

@@ -135,7 +135,8 @@ impl<F: Edit> Flows<F> {
             return core.hand_over(home, packet, hops);
         }
         let (stages, cx) = core.stages_and_cx();
-        let (decision, verdict) = stages.decide(&input, &cx);
+        let (decision, verdict, stage) = stages.decide(&input, &cx);
+        core.counters.settled_by(stage);
         match verdict {
             Verdict::Forward => {
                 match self.install(core, &input, key, &decision, packet.meta.tcp_flags) {
@@ -272,7 +273,7 @@ impl<F: Edit> Flows<F> {
             return Revalidated::Ended;
         }
         let (stages, cx) = core.stages_and_cx();
-        let (decision, verdict) = stages.decide(&cold.input, &cx);
+        let (decision, verdict, _) = stages.decide(&cold.input, &cx);
         if verdict == Verdict::Forward
             && home == core.id
             && self.renew(core, flow, &cold, &decision)
@@ -363,7 +364,7 @@ impl<F: Edit> Flows<F> {
         };
         if hops == 0 && core.worker_count > 1 {
             let hash = self.fragments.steering_hash(&datagram) >> 32;
-            let to = WorkerId((hash * core.worker_count as u64 >> 32) as u8);
+            let to = WorkerId(((hash * core.worker_count as u64) >> 32) as u8);
             if to != core.id {
                 return core.hand_over(to, packet, hops);
             }

@@ -228,9 +228,8 @@ mod tests {
                 } else if let Some((id, outside)) =
                     mappings.take(&inside(host, port), 50_000, 50_015, |_| true)
                 {
-                    if live.insert((host, port), (id, outside)).is_none() {
-                        mappings.hold(id);
-                    }
+                    let new = live.insert((host, port), (id, outside)).is_none();
+                    (0..u32::from(new)).for_each(|_| mappings.hold(id));
                 }
                 let mut ports: Vec<u16> = live.values().map(|&(_, port)| port).collect();
                 ports.sort_unstable();
