@@ -404,7 +404,13 @@ mod tests {
     }
 
     fn scene() -> Scene {
-        let plan = TopologyPlan { uplink_mtu: 1_500, offloads: false, icc: true, tight: false };
+        let plan = TopologyPlan {
+            uplink_mtu: 1_500,
+            offloads: false,
+            icc: true,
+            tight: false,
+            short_timeouts: false,
+        };
         let topology = Topology::new(plan, &mut Rng::new(1));
         let judge = Judge::new(Arc::new(topology.tables.clone()), topology.caps.clone());
         Scene { judge, ledger: Ledger::new(&Plan::lossless(1, 1), (32_768, 65_535)), topology }

@@ -45,8 +45,8 @@ pub(super) struct Turned {
     pub(super) events: Vec<Event>,
     /// Workers that were handed something.
     pub(super) wakes: Vec<usize>,
-    /// There is more to do at once.
-    pub(super) has_more: bool,
+    /// There is more to do, this long from now: at once, later if the last turns did nothing.
+    pub(super) more_ns: Option<u64>,
     pub(super) deadline_ns: Option<u64>,
 }
 
@@ -174,10 +174,10 @@ impl Gateway {
             turned.sent.extend(std::iter::from_fn(|| wire.take(worker)).map(|f| (port, f)));
         }
         let is_received = self.wires.iter().all(|wire| wire.waiting(worker) == 0);
-        turned.has_more =
+        let has_more =
             !is_received || !self.ready[worker].is_empty() || self.workers[worker].waiting();
         let is_overdue = turned.deadline_ns.is_some_and(|deadline_ns| deadline_ns <= now_ns);
-        let is_idle = handled == 0 && turned.sent.is_empty() && (turned.has_more || is_overdue);
+        let is_idle = handled == 0 && turned.sent.is_empty() && (has_more || is_overdue);
         self.idle_turns[worker] = if is_idle { self.idle_turns[worker] + 1 } else { 0 };
         if self.idle_turns[worker] > IDLE_TURNS_MAX && !self.is_tight {
             let deadline = turned.deadline_ns;
@@ -188,6 +188,7 @@ impl Gateway {
                 self.workers[worker].waiting()
             ));
         }
+        turned.more_ns = has_more.then_some(1_000 << self.idle_turns[worker].min(12));
         self.check_conserved()?;
         if self.turn_count.is_multiple_of(TUPLES_EVERY) {
             self.check_tuples()?;

@@ -114,6 +114,7 @@ impl Plan {
             offloads: self.offloads,
             icc: rng.chance(700),
             tight: self.tight,
+            short_timeouts: self.idle,
         }
     }
 }

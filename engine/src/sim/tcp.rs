@@ -39,6 +39,8 @@ pub(super) enum Outcome {
     Refused,
     /// Nobody answered for too long.
     GaveUp,
+    /// A server's end that no client ever confirmed.
+    Ghost,
     /// What must not happen.
     Broken(String),
 }
@@ -211,7 +213,10 @@ impl Connection {
             self.next = self.acknowledged;
             let is_opening = self.state == State::SynSent;
             if self.timeouts >= if is_opening { self.tries_max } else { TIMEOUTS_MAX } {
-                return self.end(now_ns, Outcome::GaveUp);
+                // A server that was never confirmed may be the ghost of a late SYN.
+                let is_ghost = self.state == State::SynReceived;
+                let outcome = if is_ghost { Outcome::Ghost } else { Outcome::GaveUp };
+                return self.end(now_ns, outcome);
             }
         }
         let mut segments = Vec::new();
@@ -284,7 +289,7 @@ impl Connection {
             }
             State::SynSent => Vec::new(),
             State::SynReceived if has(flags::SYN) => vec![self.handshake()],
-            State::SynReceived if has(flags::RST) => self.end(now_ns, Outcome::GaveUp),
+            State::SynReceived if has(flags::RST) => self.end(now_ns, Outcome::Ghost),
             State::SynReceived if !has(flags::ACK) || !confirms_syn => Vec::new(),
             State::SynReceived => {
                 let mut segments = self.open(now_ns, Vec::new());

@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -58,6 +59,8 @@ pub(super) struct TopologyPlan {
     pub(super) icc: bool,
     /// Every table is too small.
     pub(super) tight: bool,
+    /// No flow lives for hours without packets.
+    pub(super) short_timeouts: bool,
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -112,7 +115,11 @@ impl Topology {
         }
         topology.add_published();
         topology.tables.limits = Arc::new(limits(plan.tight));
-        topology.tables.nat = Arc::new(NatSettings { epoch: 1, ..NatSettings::default() });
+        let mut nat = NatSettings { epoch: 1, ..NatSettings::default() };
+        if plan.short_timeouts {
+            nat.timeouts.tcp_established = Duration::from_secs(300);
+        }
+        topology.tables.nat = Arc::new(nat);
         topology
     }
 

@@ -30,10 +30,10 @@ use crate::tables::Tables;
 const QUESTION_NS: u64 = 20_000_000;
 
 /// How long after the last question everything must have ended.
-const PATIENCE_NS: u64 = 240_000_000_000;
+const PATIENCE_NS: u64 = 600_000_000_000;
 
-/// Longer than any flow lives without packets.
-const IDLE_NS: u64 = 8_000_000_000_000;
+/// Longer than any flow lives without packets in a world that ends with silence.
+const IDLE_NS: u64 = 400_000_000_000;
 
 /// The last worker goes over to new tables so long after they are made.
 const ADOPT_NS_MAX: u64 = 1_000_000;
@@ -365,8 +365,8 @@ impl World {
         for other in turned.wakes {
             self.schedule_turn(other, self.now_ns);
         }
-        if turned.has_more {
-            self.schedule_turn(worker, self.now_ns + 1_000);
+        if let Some(more_ns) = turned.more_ns {
+            self.schedule_turn(worker, self.now_ns + more_ns);
         }
         if let Some(deadline_ns) = turned.deadline_ns
             && self.gateway.wants_turn(worker, deadline_ns.max(self.now_ns + 1))

@@ -253,7 +253,7 @@ impl Host {
                 }
                 Outcome::Finished if client => self.reports.push(Report::Answered { nonce }),
                 Outcome::Refused if client => self.reports.push(Report::Refused { nonce }),
-                Outcome::GaveUp if client => self.reports.push(Report::GaveUp { nonce }),
+                Outcome::GaveUp => self.reports.push(Report::GaveUp { nonce }),
                 _ => {}
             }
         }
