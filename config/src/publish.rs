@@ -55,6 +55,14 @@ pub(crate) fn parse(spec: &str) -> Result<Mapping, Refused> {
     let Some((host_first, host_last)) = host_range.filter(|(first, _)| *first > 0) else {
         return Err(ephemeral("without a host port", target_ports));
     };
+    if protocol == Protocol::Sctp && host_first != target_first {
+        // The checksum of SCTP covers the ports, so changing one means summing the whole packet.
+        return Err(format!(
+            "publishing {spec} is not in this version: an sctp port keeps its number, \
+             publish it as {target_ports}:{target_ports}/sctp"
+        )
+        .into());
+    }
     if host_last - host_first != target_last - target_first {
         if target_first == target_last {
             return Err(ephemeral("with a range of host ports for one port", target_ports));
@@ -143,7 +151,7 @@ mod tests {
             (":8080:80", mapping(None, (8080, 1, 80), Tcp)),
             ("53:53/UDP", mapping(None, (53, 1, 53), Udp)),
             ("127.0.0.1:8443:443", mapping(Some("127.0.0.1"), (8443, 1, 443), Tcp)),
-            ("8000-8010:9000-9010/sctp", mapping(None, (8000, 11, 9000), Sctp)),
+            ("8000-8010:8000-8010/sctp", mapping(None, (8000, 11, 8000), Sctp)),
             ("[2001:db8::10]:80:80", mapping(Some("2001:db8::10"), (80, 1, 80), Tcp)),
             ("2001:db8::10:80:80", mapping(Some("2001:db8::10"), (80, 1, 80), Tcp)),
             ("1-65535:1-65535", mapping(None, (1, 65535, 1), Tcp)),

@@ -102,7 +102,7 @@ drop_reasons! {
     LocalUnhandled = "local_unhandled",
     /// ARP or ND that is not for us to answer.
     NeighbourUnhandled = "neighbour_unhandled",
-    /// An ICMP error to be routed: carrying it through NAT is not built yet.
+    /// An ICMP error to the gateway or through it: carrying it through NAT is not built yet.
     IcmpError = "icmp_error",
     /// An answer was due, but `answers_per_second` is used up.
     AnswerLimited = "answer_limited",

@@ -1,19 +1,20 @@
 //! Everything that can fill up has its size here, and NAT its settings.
 //!
-//! Limits are totals of the gateway; each worker takes an equal share, rounded up. What happens at
-//! a limit is said with each; reaching one is always counted under the drop reason named.
+//! Limits are totals of the gateway; each worker takes an equal share, rounded up, unless said
+//! otherwise. What happens at a limit is said with each; reaching one is always counted under the
+//! drop reason named.
 
 use std::time::Duration;
 
 /// Sizes. They are taken at start: the packet path allocates nothing later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Flows, both families together. When full: a new flow is refused (`flow_table_full`).
+    /// Flows of each address family. When full: a new flow is refused (`flow_table_full`).
     pub flows: u32,
     /// Flows that one port may have started. When full: its new flows are refused
     /// (`flow_share_full`).
     pub flows_per_port: u32,
-    /// Stations in the FDB. When full: a new station is not learnt, its frames pass
+    /// Stations in the FDB; every worker has room for all. When full: a new station is not learnt, its frames pass
     /// (`fdb_full` counts them).
     pub fdb: u32,
     /// Stations learnt from one port. When full: as `fdb` (`fdb_share_full`).
@@ -24,7 +25,7 @@ pub struct Limits {
     pub held_per_neighbour: u32,
     /// Fragmented datagrams whose first fragment was seen. When full: the oldest goes.
     pub fragments: u32,
-    /// Broadcast, multicast and unknown frames that one port may have flooded, per second. Beyond:
+    /// Broadcast, multicast and unknown frames that one port may have flooded, per second and worker. Beyond:
     /// dropped (`flood_limited`).
     pub floods_per_second: u32,
     /// ICMP errors and resets that we send, per second. Beyond: the packet is dropped without one

@@ -10,7 +10,7 @@ use std::thread;
 use config::Config;
 use crossbeam::channel::{Receiver, bounded};
 use sd_notify::NotifyState;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::error::Error;
@@ -36,9 +36,10 @@ pub fn run(config: &Config) -> Result<(), Error> {
     served.and(stopped)
 }
 
-/// A channel that gets each SIGTERM and SIGINT from now on.
+/// A channel that gets each SIGTERM, SIGINT and SIGHUP from now on. A closed terminal ends the
+/// gateway as cleanly as SIGTERM: its namespaces would be left behind otherwise.
 pub(crate) fn end_signals() -> Result<Receiver<i32>, Error> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|source| Error::Thread { purpose: "signals", source })?;
     let (sender, receiver) = bounded(1);
     let forward = move || {

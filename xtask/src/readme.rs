@@ -38,17 +38,17 @@ pub(crate) fn demo() -> Result<Counts> {
     let output = run(cargo(&words))?;
     let counts = demo_counts(&output.stdout);
     if counts == Counts::default() {
-        bail!("the demo printed no check, a line that begins with `ok` or `FAILED`");
+        bail!("the demo printed no check, a line that begins with `PASS` or `FAIL`");
     }
     Ok(counts)
 }
 
-/// The demo prints a line per check, which begins with `ok` or `FAILED`.
+/// The demo prints a line per check, which begins with `PASS` or `FAIL`.
 fn demo_counts(stdout: &str) -> Counts {
     let first_words = stdout.lines().filter_map(|line| line.split_whitespace().next());
     first_words.fold(Counts::default(), |counts, word| match word {
-        "ok" => counts.plus(Counts::ONE),
-        "FAILED" => counts.plus(Counts { passed: 0, failed: 1 }),
+        "PASS" => counts.plus(Counts::ONE),
+        "FAIL" => counts.plus(Counts { passed: 0, failed: 1 }),
         _ => counts,
     })
 }
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn the_demos_checks_are_counted() {
         let stdout =
-            "making namespaces\nok      ping\n  ok tcp\nFAILED  udp\nthroughput 9 Gbit/s\n";
+            "making namespaces\nPASS    ping\n  PASS tcp\nFAIL  udp\nthroughput 9 Gbit/s\n";
         assert_eq!(demo_counts(stdout), Counts { passed: 2, failed: 1 });
         assert_eq!(demo_counts("done\n"), Counts::default());
     }

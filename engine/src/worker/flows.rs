@@ -126,7 +126,7 @@ impl<F: Edit> Flows<F> {
     fn decide(&mut self, core: &mut Core, packet: Packet, key: FlowKey<F::Addresses>, hops: u8) {
         core.counters.worker.misses.add(1);
         let input = key.input::<F>();
-        if packet.meta.notes.any(Notes::ICMP_ERROR) && !core.is_own(&input) {
+        if packet.meta.notes.any(Notes::ICMP_ERROR) {
             return core.drop(packet, DropReason::IcmpError);
         }
         let home = steer::home(&input, &core.tables, core.worker_count, core.seed);
@@ -513,15 +513,6 @@ fn action<F: Edit>(
 }
 
 impl Core {
-    /// True for a destination that is the gateway's own.
-    fn is_own(&self, input: &FlowInput) -> bool {
-        self.tables.uplink_with_address(input.destination).is_some()
-            || self
-                .tables
-                .network(input.network)
-                .is_some_and(|network| network.is_gateway(input.destination))
-    }
-
     /// Lets a packet wait for its neighbour.
     pub(super) fn wait(&mut self, adjacency: AdjacencyId, packet: Packet) {
         let tick = self.tick;

@@ -104,7 +104,8 @@ impl Worker {
         let share = |total: u32| (total as usize).div_ceil(worker_count);
         let (tick, ports) = (now.tick(), tables.ports.len());
         let counted = flows::port_count_of(ports);
-        let fdb = Fdb::new(share(limits.fdb) + ports, limits.fdb_per_port, counted, seed);
+        // Stations are told to all workers, so each has room for all of them.
+        let fdb = Fdb::new(limits.fdb as usize + ports, limits.fdb_per_port, counted, seed);
         let flows = share(limits.flows);
         let neighbours = limits.neighbours as usize + counted;
         let core = Core {
