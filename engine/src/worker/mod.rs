@@ -155,10 +155,13 @@ impl Worker {
 
     /// Takes the worker's queue of a port away. Its frames have gone back to the pool.
     pub fn detach(&mut self, id: PortId) -> Option<Box<dyn Port>> {
-        self.core.neighbours.take_held_by_port(id, &mut self.core.released);
-        for packet in std::mem::take(&mut self.core.released) {
+        let mut held = std::mem::take(&mut self.core.released);
+        self.core.neighbours.take_held_by_port(id, &mut held);
+        for packet in held.drain(..) {
             self.core.drop(packet, crate::DropReason::EgressDown);
         }
+        // The room is kept: the packet path must not allocate it anew.
+        self.core.released = held;
         self.core.egress.detach(id, &mut self.core.frames)
     }
 
