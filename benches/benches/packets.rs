@@ -1,7 +1,7 @@
 //! Nanoseconds per packet, for reading: NAT hits at growing flow counts beside the floor.
 //!
-//! `cargo bench -p portolan-benches --bench packets`. On a shared machine only the difference to the
-//! floor of the same run means something.
+//! `cargo bench -p portolan-benches --bench packets`. On a shared machine only the difference
+//! to the floor of the same run means something.
 
 use benches::memory::{Floor, World};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

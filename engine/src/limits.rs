@@ -14,8 +14,8 @@ pub struct Limits {
     /// Flows that one port may have started. When full: its new flows are refused
     /// (`flow_share_full`).
     pub flows_per_port: u32,
-    /// Stations in the FDB; every worker has room for all. When full: a new station is not learnt, its frames pass
-    /// (`fdb_full` counts them).
+    /// Stations in the FDB; every worker has room for all. When full: a new station is not learnt,
+    /// its frames pass (`fdb_full` counts them).
     pub fdb: u32,
     /// Stations learnt from one port. When full: as `fdb` (`fdb_share_full`).
     pub fdb_per_port: u32,
@@ -25,8 +25,8 @@ pub struct Limits {
     pub held_per_neighbour: u32,
     /// Fragmented datagrams whose first fragment was seen. When full: the oldest goes.
     pub fragments: u32,
-    /// Broadcast, multicast and unknown frames that one port may have flooded, per second and worker. Beyond:
-    /// dropped (`flood_limited`).
+    /// Broadcast, multicast and unknown frames that one port may have flooded, per second and
+    /// worker. Beyond: dropped (`flood_limited`).
     pub floods_per_second: u32,
     /// ICMP errors and resets that we send, per second. Beyond: the packet is dropped without one
     /// (`answer_limited`).

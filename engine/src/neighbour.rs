@@ -5,10 +5,10 @@
 //! When a neighbour's MAC address changes, the adjacency changes and all its flows follow.
 //!
 //! ```text
-//!  (none) -- first packet --> Incomplete -- answer --> Reachable -- 30 s --> Probing -- answer -->+
-//!                              | 3 tries                   ^                   | 3 tries          |
-//!                              v                           +-------------------|------------------+
-//!                            Failed (packets dropped) <------------------------+
+//! (none) -- first packet --> Incomplete -- answer --> Reachable -- 30 s --> Probing -- answer -+
+//!                             | 3 tries                   ^                   | 3 tries     |
+//!                             v                           +-------------------|-------------+
+//!                           Failed (packets dropped) <------------------------+
 //! ```
 //!
 //! Only addresses that we asked for are learnt: an unsolicited answer creates nothing. An entry

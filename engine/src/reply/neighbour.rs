@@ -2,8 +2,8 @@
 //!
 //! smoltcp writes the messages, so that formats with options are not written twice. The one hard
 //! constraint: an answer goes to one station, but for announcements and for the answer to duplicate
-//! address detection, which by RFC 4861 go to all. Whether the question was valid (checksum, sender,
-//! target ours) is the business of ingress and of the stages.
+//! address detection, which by RFC 4861 go to all. Whether the question was valid (checksum,
+//! sender, target ours) is the business of ingress and of the stages.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -7,8 +7,8 @@
 //! with the engine. It knows neither threads nor kernels: those are for the drivers' tests.
 //!
 //! `plan` what a world is like · `topology` its networks · `script` and `garbage` what hosts send ·
-//! `host`, `tcp`, `neighbours`, `assembly`, `payload` the hosts · `wire`, `port`, `steer` how frames
-//! travel · `gateway` the workers · `ledger` and `check` what must hold · `world` the clock.
+//! `host`, `tcp`, `neighbours`, `assembly`, `payload` the hosts · `wire`, `port`, `steer` how
+//! frames travel · `gateway` the workers · `ledger` and `check` what must hold · `world` the clock.
 
 mod assembly;
 mod check;

@@ -68,7 +68,7 @@ pub mod ethernet {
     pub const SERVICE_VLAN: u16 = 0x88a8;
 }
 
-/// `[hardware 2 | protocol 2 | lengths 1+1 | operation 2 | sender MAC 6, IP 4 | target MAC 6, IP 4]`,
+/// `[hardware 2 | protocol 2 | lengths 1+1 | operation 2 | sender MAC 6, IP 4 | target the same]`,
 /// RFC 826.
 pub mod arp {
     /// Length for Ethernet and IPv4.

@@ -9,8 +9,8 @@ use super::super::Socket;
 use crate::flow::{Index, mix, seed_for};
 
 /// Ports that are looked at beyond the preferred one. Acceptable is every n-th one, n being twice
-/// the number of workers: with 4 workers these are 512 acceptable ones, of which a free one is found
-/// even at 98 % use. Fewer would refuse flows early, more would make a refusal slow.
+/// the number of workers: with 4 workers these are 512 acceptable ones, of which a free one is
+/// found even at 98 % use. Fewer would refuse flows early, more would make a refusal slow.
 const TRIES_MAX: u64 = 4096;
 
 /// What has one outside port.
