@@ -22,7 +22,7 @@ impl PortId {
 pub struct NetworkId(pub u16);
 
 impl NetworkId {
-    /// What stands in a [`FlowKey`](crate::flow::FlowKey) for packets of an uplink, which belong
+    /// What stands in a flow's key for packets of an uplink, which belong
     /// to no network. No network has this id.
     pub const NONE: NetworkId = NetworkId(u16::MAX);
 

@@ -4,8 +4,8 @@
 //! packet: one bit is what every Internet checksum finds, so whoever accepts such a packet as right
 //! has a bug, or somebody on the way "repaired" its checksum. Two flips could cancel out, so links
 //! towards the gateway flip other bits of a byte than links away from it. Frames with offload are
-//! on no real wire (a TAP hands them over in memory) and stay free of bit errors, as does ARP, which
-//! has no checksum of its own.
+//! on no real wire (a TAP hands them over in memory) and stay free of bit errors, as does ARP,
+//! which has no checksum of its own.
 
 use super::datagram::Datagram;
 use super::frames::ETHERNET_BYTES;
