@@ -15,6 +15,10 @@ impl Core {
     /// is to be dropped, because stations move between ports as only a loop makes them.
     pub(super) fn hear(&mut self, rule: &IngressRule, source: u64) -> bool {
         let (network, mac, port) = (rule.network, MacAddress(source), rule.port);
+        if self.tables.network(network).is_some_and(|own| own.by_mac.contains_key(&mac)) {
+            // Where a member is, the tables say: who claims its address takes nothing from it.
+            return true;
+        }
         match self.stages.bridge.fdb.hear(network, mac, port, self.tick) {
             Heard::Known => {}
             Heard::New => self.tell(|| Message::Station { network, mac, port }),
