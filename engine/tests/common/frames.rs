@@ -154,3 +154,11 @@ fn discovery(from: &Host, mac: MacAddress, to: Ipv6Addr, message: &Neighbour) ->
     header.hops = 255;
     ethernet(mac, from.mac, ETHERTYPE_IPV6, &header.packet(&message.message(from.ipv6, to)))
 }
+
+/// An echo reply by way of the gateway.
+pub(crate) fn echo_reply(from: &Host, identifier: u16, to: IpAddr) -> Vec<u8> {
+    let (protocol, kind) = if to.is_ipv6() { (ICMPV6, 129) } else { (ICMP, 0) };
+    let header = header(from, to, protocol);
+    let word = u32::from(identifier) << 16 | 1;
+    routed(from, &header, &icmp(header.source, to, (kind, 0), word, b"ping"))
+}

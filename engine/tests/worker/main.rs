@@ -1,0 +1,21 @@
+//! What the gateway does, sentence by sentence: frames in, frames out.
+//!
+//! A [`Gateway`](gateway::Gateway) with 1, 2 or 4 workers gets the frames that one host sends and
+//! shows everything that leaves, so each test reads as one sentence about one packet or two. Hard
+//! constraint: no test knows how the engine works inside. Whole worlds with random traffic are the
+//! simulator's; what each stage decides is tested beside the stage.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod answers;
+mod bridging;
+mod changes;
+mod forwarding;
+mod fragments;
+mod gateway;
+mod lifetimes;
+mod masquerade;
+mod neighbours;
+mod spoofing;
+mod super_frames;
