@@ -20,6 +20,9 @@ const SOURCE_PORT_MIN: u16 = 40_000;
 /// Source port of who asks a published UDP port that will be withdrawn.
 const WITHDRAWN_CLIENT_PORT: u16 = 30_001;
 
+/// Questions that `ask_withdrawn` has.
+pub(super) const WITHDRAWN_ASKERS: usize = 6;
+
 /// How it stands with the published ports that are withdrawn half way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Withdrawn {
@@ -266,22 +269,57 @@ impl Script {
     fn published_from_outside(&mut self, topology: &Topology) -> Entry {
         let published = self.published(topology);
         let client = self.outside_host(topology);
-        let address = self.outside_address(topology, client, published.1.is_ipv6());
-        self.published_entry("published, from outside", topology, (client, address), published)
+        self.ask_published(topology, client, published)
     }
 
     fn published_from_inside(&mut self, topology: &Topology) -> Entry {
         let published = self.published(topology);
         let client = self.inside_host(topology);
+        self.ask_published(topology, client, published)
+    }
+
+    fn ask_published(
+        &mut self,
+        topology: &Topology,
+        client: usize,
+        published: (PublishEntry, SocketAddr, SocketAddr),
+    ) -> Entry {
         let v6 = published.1.is_ipv6();
         let (own, theirs) = (Self::network_of(topology, client), published.0.network);
-        let source = (client, address_of(topology, client, v6));
-        let story = if own == theirs { "hairpin" } else { "published, from another network" };
-        let mut entry = self.published_entry(story, topology, source, published);
+        let (story, address) = match topology.places[client] {
+            Place::Outside => {
+                ("published, from outside", self.outside_address(topology, client, v6))
+            }
+            Place::Inside(..) if own == theirs => ("hairpin", address_of(topology, client, v6)),
+            Place::Inside(..) => {
+                ("published, from another network", address_of(topology, client, v6))
+            }
+        };
+        let mut entry = self.published_entry(story, topology, (client, address), published);
         if own == theirs {
             entry.seen = Seen::Address(topology.gateway_address(own, v6));
         }
         entry
+    }
+
+    /// The UDP port that is withdrawn half way is asked from everywhere, before and after: by a
+    /// number below [`WITHDRAWN_ASKERS`], always from the same socket.
+    pub(super) fn ask_withdrawn(&mut self, topology: &Topology, number: usize) -> Entry {
+        let v6 = number % 2 == 1;
+        let entries = topology.tables.publish.entries().iter();
+        let mut entries = entries.filter(|entry| entry.host_port == WITHDRAWN[1]);
+        let entry = entries.find(|entry| entry.target.is_ipv6() == v6);
+        let entry = entry.expect("it is published in both families").clone();
+        let at = SocketAddr::new(topology.uplink_address(v6), entry.host_port);
+        let target = SocketAddr::new(entry.target, entry.target_port);
+        let client = match number / 2 {
+            0 => topology.outside()[2],
+            1 => topology.members(NetworkId(0))[2],
+            _ => topology.members(entry.network)[2],
+        };
+        let mut asked = self.ask_published(topology, client, (entry, at, target));
+        asked.question.source.set_ip(address_of(topology, client, v6));
+        asked
     }
 
     fn closed_on_uplink(&mut self, topology: &Topology) -> Entry {

@@ -15,11 +15,11 @@ use super::frames::mac_at;
 use super::garbage::garbage;
 use super::gateway::{Gateway, START_NS};
 use super::host::Host;
-use super::ledger::{Ledger, Outcomes};
+use super::ledger::{Entry, Ledger, Outcomes};
 use super::plan::{Failure, Output, Plan, Summary};
 use super::port::WireFrame;
 use super::rng::{Rng, mix};
-use super::script::{Script, Withdrawn};
+use super::script::{Script, WITHDRAWN_ASKERS, Withdrawn};
 use super::topology::{Place, Topology, UPLINK, WITHDRAWN};
 use super::trace::Trace;
 use super::wire::{Link, LinkCounts};
@@ -61,6 +61,8 @@ enum Event {
     Reload,
     /// Published ports are withdrawn: first nobody asks them, then they are gone.
     Withdraw(Stage),
+    /// Somebody asks what is withdrawn half way.
+    AskWithdrawn(usize),
     /// A worker goes over to them.
     Adopt(usize, Arc<Tables>),
 }
@@ -199,6 +201,12 @@ impl World {
             self.schedule(half_ns - span_ns / 8, Event::Withdraw(Stage::Quiet));
             self.schedule(half_ns, Event::Withdraw(Stage::Change));
             self.schedule(half_ns + ADOPT_NS_MAX, Event::Withdraw(Stage::Gone));
+            for number in 0..WITHDRAWN_ASKERS {
+                let asked = || Event::AskWithdrawn(number);
+                let apart_ns = number as u64 * 1_000_000;
+                self.schedule(START_NS + span_ns / 4 + apart_ns, asked());
+                self.schedule(half_ns + ADOPT_NS_MAX * 2 + apart_ns, asked());
+            }
         }
         START_NS + span_ns
     }
@@ -238,7 +246,15 @@ impl World {
                     self.settle(host)?;
                 }
             }
-            Event::Ask => self.ask()?,
+            Event::Ask => {
+                let mapped = self.ledger.mapped_socket(at_ns, self.rng.number());
+                let entry = self.script.next(&self.topology, mapped);
+                self.ask(entry)?;
+            }
+            Event::AskWithdrawn(number) => {
+                let entry = self.script.ask_withdrawn(&self.topology, number);
+                self.ask(entry)?;
+            }
             Event::Garbage => self.send_garbage(),
             Event::Reload => {
                 let tables = self.gateway.next_tables(&mut self.rng);
@@ -253,9 +269,7 @@ impl World {
         Ok(())
     }
 
-    fn ask(&mut self) -> Result<(), String> {
-        let mapped = self.ledger.mapped_socket(self.now_ns, self.rng.number());
-        let entry = self.script.next(&self.topology, mapped);
+    fn ask(&mut self, entry: Entry) -> Result<(), String> {
         let (client, question) = (entry.client, entry.question);
         self.ledger.enter(entry);
         self.trace.note(self.now_ns, self.ledger.describe(question.nonce));
