@@ -15,7 +15,7 @@ use crate::wire::{
 
 /// What lowering the TTL by one adds to the complement of the header checksum: `~m + m'` where the
 /// word (TTL, protocol) is less by 0x0100.
-const TTL_DELTA: u32 = 0xfeff;
+const TTL_DELTA: u16 = 0xfeff;
 
 /// An address family whose header the executor can edit.
 pub(crate) trait Edit: crate::flow::Family {
@@ -35,6 +35,9 @@ pub(crate) trait Edit: crate::flow::Family {
     /// The TTL or hop limit of a plain packet.
     fn ttl_plain(window: &[u8; WINDOW_BYTES]) -> u8;
 
+    /// The transport protocol of a plain packet.
+    fn protocol_plain(window: &[u8; WINDOW_BYTES]) -> u8;
+
     /// Addresses as they lie in a plain packet.
     fn read_plain(window: &[u8; WINDOW_BYTES]) -> Self::Addresses;
 
@@ -53,9 +56,8 @@ impl Edit for V4 {
         let Some(header) = header_at_mut::<{ ipv4::HEADER_BYTES }>(head, l3) else {
             return false;
         };
-        let complement = u32::from(!u16_at(header, ipv4::CHECKSUM));
-        let sum = complement + u32::from(action.address_delta) + TTL_DELTA;
-        let checksum = !checksum::fold_small(sum);
+        let delta = checksum::add(action.address_delta, TTL_DELTA);
+        let checksum = checksum::apply(u16_at(header, ipv4::CHECKSUM), delta);
         header[ipv4::TTL] = header[ipv4::TTL].wrapping_sub(1);
         header[ipv4::CHECKSUM..ipv4::SOURCE].copy_from_slice(&checksum.to_be_bytes());
         header[ipv4::SOURCE..].copy_from_slice(&action.addresses.to_be_bytes());
@@ -70,6 +72,11 @@ impl Edit for V4 {
     #[inline(always)]
     fn ttl_plain(window: &[u8; WINDOW_BYTES]) -> u8 {
         window[PLAIN_L3 + ipv4::TTL]
+    }
+
+    #[inline(always)]
+    fn protocol_plain(window: &[u8; WINDOW_BYTES]) -> u8 {
+        window[PLAIN_L3 + ipv4::PROTOCOL]
     }
 
     #[inline(always)]
@@ -116,6 +123,11 @@ impl Edit for V6 {
     }
 
     #[inline(always)]
+    fn protocol_plain(window: &[u8; WINDOW_BYTES]) -> u8 {
+        window[PLAIN_L3 + ipv6::NEXT_HEADER]
+    }
+
+    #[inline(always)]
     fn read_plain(window: &[u8; WINDOW_BYTES]) -> [u128; 2] {
         [u128_at(window, PLAIN_L3 + ipv6::SOURCE), u128_at(window, PLAIN_L3 + ipv6::DESTINATION)]
     }
@@ -155,13 +167,13 @@ pub(crate) fn execute<F: Edit>(
 /// known to the compiler.
 #[inline(always)]
 pub(crate) fn execute_plain<F: Edit>(
-    packet: &mut Packet,
+    window: &mut [u8; WINDOW_BYTES],
+    partial: bool,
     action: &FlowAction<F::Addresses>,
     adjacency: &Adjacency,
 ) {
-    let partial = packet.offload != Offload::None;
-    let protocol = packet.meta.protocol;
-    let head = &mut packet.window_mut()[..];
+    let protocol = F::protocol_plain(window);
+    let head = &mut window[..];
     edit::<F>(head, PLAIN_L3, action, adjacency);
     edit_transport(head, F::PLAIN_L4, protocol, action.ports, delta_of(action, partial));
 }
@@ -263,6 +275,12 @@ pub(crate) fn fits(packet: &Packet, mtu: u16) -> bool {
     packet.meta.l3_bytes <= u32::from(mtu) || segments_fit(packet, mtu)
 }
 
+/// [`fits`] for a plain packet, whose trailer is cut off.
+#[inline(always)]
+pub(crate) fn fits_plain(packet: &Packet, mtu: u16) -> bool {
+    packet.len() <= usize::from(mtu) + PLAIN_L3 || segments_fit(packet, mtu)
+}
+
 #[cold]
 fn segments_fit(packet: &Packet, mtu: u16) -> bool {
     let Offload::Gso { segment_bytes, start, .. } = packet.offload else { return false };
@@ -354,7 +372,7 @@ mod tests {
             let action = action((old, old_ports), (new, new_ports));
             let mut plain = packet.copy(&mut frames).unwrap();
             execute::<V4>(&mut packet, &action, &adjacency(), true);
-            execute_plain::<V4>(&mut plain, &action, &adjacency());
+            execute_plain::<V4>(plain.window_mut(), false, &action, &adjacency());
             prop_assert_eq!(plain.head(), packet.head());
             check_v4(packet.head());
             prop_assert_eq!(&packet.head()[..12], &[7; 12]);

@@ -51,10 +51,9 @@ impl Value {
 
     #[inline(always)]
     fn is_valid(self, generation: u32, now: Tick) -> bool {
-        match self.is_learnt() {
-            true => now.since(Tick(self.0 as u32)) < AGE_TICKS,
-            false => (self.0 >> 32) as u32 & 0x7fff == generation & 0x7fff,
-        }
+        // A member's stamp has the bit of a learnt one clear: one comparison says both.
+        let is_member = (self.0 >> 32) as u16 == generation as u16 & 0x7fff;
+        is_member || (self.is_learnt() && now.since(Tick(self.0 as u32)) < AGE_TICKS)
     }
 }
 
@@ -117,6 +116,7 @@ impl Fdb {
     }
 
     /// The port of an address, if the entry may be used under this snapshot.
+    #[inline(always)]
     pub(crate) fn port_of(
         &self,
         network: NetworkId,
@@ -124,21 +124,8 @@ impl Fdb {
         generation: u32,
         now: Tick,
     ) -> Option<PortId> {
-        let bucket = self.bucket_of(key_of(network, mac)) as u32;
-        self.port_in(bucket, (network, mac), generation, now)
-    }
-
-    /// Pass 3 of a look-up, in the bucket that [`touch`](Fdb::touch) loaded.
-    #[inline(always)]
-    pub(crate) fn port_in(
-        &self,
-        bucket: u32,
-        (network, mac): (NetworkId, u64),
-        generation: u32,
-        now: Tick,
-    ) -> Option<PortId> {
         let key = key_of(network, mac);
-        let first = bucket as usize;
+        let first = self.bucket_of(key);
         let bucket = self.buckets.get(first)?;
         for way in 0..WAYS {
             if bucket.keys[way] == key {
@@ -154,16 +141,6 @@ impl Fdb {
         let bucket = &self.buckets[first ^ 1];
         let way = bucket.keys.iter().position(|&other| other == key)?;
         bucket.values[way].is_valid(generation, now).then(|| bucket.values[way].port())
-    }
-
-    /// Pass 1: loads the line that a look-up will want; returns its bucket.
-    #[inline(always)]
-    pub(crate) fn touch(&self, network: NetworkId, mac: u64) -> u32 {
-        let bucket = self.bucket_of(key_of(network, mac));
-        if let Some(bucket) = self.buckets.get(bucket) {
-            std::hint::black_box(bucket.keys[0]);
-        }
-        bucket as u32
     }
 
     #[inline(always)]

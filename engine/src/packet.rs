@@ -237,6 +237,12 @@ impl Packet {
         self.len() == 0
     }
 
+    /// True if nothing is left to do for the sender and all of the packet lies in the head.
+    #[inline(always)]
+    pub(crate) fn is_ordinary(&self) -> bool {
+        self.tail_len == 0 && self.offload == Offload::None
+    }
+
     /// How many bytes of the packet lie in the head.
     #[inline(always)]
     pub(crate) fn head_bytes(&self) -> usize {
@@ -304,6 +310,7 @@ impl Packet {
     }
 
     /// Cuts the packet to `len` bytes; an Ethernet trailer goes this way.
+    #[inline]
     pub fn truncate(&mut self, len: usize) {
         let head_len = usize::from(self.head_len);
         if len <= head_len {

@@ -6,7 +6,7 @@
 //! Not done here: transport checksums (the receiver checks them; NAT keeps a wrong one wrong).
 
 use crate::counters::DropReason;
-use crate::packet::{Notes, Packet};
+use crate::packet::{Notes, Packet, WINDOW_BYTES};
 use crate::wire::{
     ethernet, header_at, icmp, ipv4, ipv6, protocol, sctp, tcp, u16_at, u64_at, udp,
 };
@@ -47,6 +47,38 @@ pub(crate) fn ethernet(packet: &Packet) -> Result<Ethernet, DropReason> {
     })
 }
 
+/// Reads only: the IP packet's bytes, if what follows an Ethernet header in a packet without a tail
+/// is what [`plain_v4`] recognises and changes no TCP state. `available` is at least an IP header.
+#[inline(always)]
+pub(crate) fn glance_v4(window: &[u8; WINDOW_BYTES], available: usize) -> Option<usize> {
+    let header: &[u8; ipv4::HEADER_BYTES] =
+        window[PLAIN_L3..].first_chunk().expect("the window is longer");
+    let total_bytes = usize::from(u16_at(header, ipv4::TOTAL_LENGTH));
+    let fragment = u16_at(header, ipv4::FRAGMENT) & !ipv4::DONT_FRAGMENT;
+    let right = header[0] == 0x45
+        && fragment == 0
+        && total_bytes <= available
+        && plain_header_is_right(header);
+    if !right {
+        return None;
+    }
+    // The packet lies in the head as a whole, so a header that lies inside the packet does too.
+    let right = match header[ipv4::PROTOCOL] {
+        protocol::UDP => {
+            let length = usize::from(u16_at(window, PLAIN_L4_V4 + udp::LENGTH));
+            length >= udp::HEADER_BYTES && ipv4::HEADER_BYTES + length <= total_bytes
+        }
+        protocol::TCP => {
+            let length = usize::from(window[PLAIN_L4_V4 + tcp::DATA_OFFSET] >> 4) * 4;
+            length >= tcp::HEADER_BYTES
+                && ipv4::HEADER_BYTES + length <= total_bytes
+                && window[PLAIN_L4_V4 + tcp::FLAGS] & (tcp::SYN | tcp::FIN | tcp::RST) == 0
+        }
+        _ => false,
+    };
+    right.then_some(total_bytes)
+}
+
 /// Recognises the shape of nearly every IPv4 packet: untagged, without options, not a fragment, TCP
 /// or UDP, right in itself. Everything is at a fixed place then. False: not of this shape; the
 /// general parser says what it is. Both note the same in `meta` (a property test).
@@ -62,7 +94,7 @@ pub(crate) fn plain_v4(packet: &mut Packet) -> bool {
     let right = header[0] == 0x45
         && fragment == 0
         && total_bytes <= available
-        && plain_header_sum(header) == 0xffff;
+        && plain_header_is_right(header);
     if !right {
         return false;
     }
@@ -185,7 +217,7 @@ pub(crate) fn ipv4(packet: &mut Packet) -> Result<(), DropReason> {
     let fragment = u16_at(header, ipv4::FRAGMENT);
     let protocol = header[ipv4::PROTOCOL];
     if version_length == 0x45 {
-        if plain_header_sum(header) != 0xffff {
+        if !plain_header_is_right(header) {
             return Err(DropReason::MalformedIp);
         }
     } else {
@@ -209,17 +241,19 @@ pub(crate) fn ipv4(packet: &mut Packet) -> Result<(), DropReason> {
     transport(packet, total_bytes - header_bytes)
 }
 
-/// The folded sum of a header without options: 0xffff when its checksum is right.
+/// True if the checksum of a header without options is right.
 #[inline(always)]
-fn plain_header_sum(header: &[u8; ipv4::HEADER_BYTES]) -> u16 {
-    // Whether the sum is all ones does not depend on byte order: no swap is needed.
-    let word = |offset: usize| {
-        u64::from(u32::from_ne_bytes(*header[offset..].first_chunk().expect("20 bytes")))
+fn plain_header_is_right(header: &[u8; ipv4::HEADER_BYTES]) -> bool {
+    // Whether the sum is all ones does not depend on byte order, and 2^16 is 1 modulo 65535: words
+    // of any length may be added, as long as what overflows is added again. The sum is not 0,
+    // because the header is not.
+    let long = |offset: usize| {
+        u64::from_ne_bytes(*header[offset..].first_chunk().expect("20 bytes"))
     };
-    let total = word(0) + word(4) + word(8) + word(12) + word(16);
-    let total = (total & 0xffff_ffff) + (total >> 32);
-    let total = (total & 0xffff) + (total >> 16);
-    ((total & 0xffff) + (total >> 16)) as u16
+    let last = u32::from_ne_bytes(*header[16..].first_chunk().expect("20 bytes"));
+    let (sum, carry) = long(0).overflowing_add(long(8));
+    let (sum, carry) = sum.overflowing_add(u64::from(last) + u64::from(carry));
+    sum.wrapping_add(u64::from(carry)) % 0xffff == 0
 }
 
 /// Checks a header with options, or one that is wrong. Returns its length.

@@ -31,8 +31,8 @@ pub(crate) struct Index {
 }
 
 /// Lanes of a bucket that may hold what is looked for, one high bit each.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Lanes(u64);
+#[derive(Clone, Copy)]
+struct Lanes(u64);
 
 impl Index {
     /// An index for `capacity` entries; its lanes are at most half full then, so that both buckets
@@ -59,21 +59,16 @@ impl Index {
         Lanes(difference.wrapping_sub(LOW_BITS) & !difference & HIGH_BITS)
     }
 
-    /// Pass 1: loads the first bucket's line and compares tags.
+    /// The first slot that may be the one with this hash.
     #[inline(always)]
-    pub(crate) fn probe(&self, hash: u64) -> Lanes {
+    pub(crate) fn candidate(&self, hash: u64) -> Option<u32> {
         let bucket = &self.buckets[hash as usize & self.mask];
-        Index::matches(bucket.tags, Index::tag(hash))
-    }
-
-    /// Pass 2: the first slot that [`probe`](Index::probe) found.
-    #[inline(always)]
-    pub(crate) fn candidate(&self, hash: u64, lanes: Lanes) -> Option<u32> {
-        if lanes.0 == 0 {
+        let lanes = Index::matches(bucket.tags, Index::tag(hash)).0;
+        if lanes == 0 {
             return None;
         }
-        let lane = lanes.0.trailing_zeros() as usize / 8;
-        Some(self.buckets[hash as usize & self.mask].slots[lane & (LANES - 1)])
+        let lane = lanes.trailing_zeros() as usize / 8;
+        Some(bucket.slots[lane & (LANES - 1)])
     }
 
     /// The slot with this hash for which `equal` holds.

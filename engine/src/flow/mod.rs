@@ -8,7 +8,7 @@ mod track;
 mod wheel;
 
 pub(crate) use fragment::{Datagram, Fragments};
-pub(crate) use index::{Index, Lanes, mix, seed_for};
+pub(crate) use index::{Index, mix, seed_for};
 pub(crate) use key::{Family, FlowKey, V4, V6, echo_answer, pack_transport};
 pub use key::{FlowInput, Path};
 pub(crate) use table::{

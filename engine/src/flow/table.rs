@@ -7,7 +7,7 @@
 //!
 //! Nothing here knows why a flow was decided as it was; nothing allocates after [`FlowTable::new`].
 
-use super::index::{Index, Lanes, mix, seed_for};
+use super::index::{Index, mix, seed_for};
 use super::key::{Family, FlowInput, FlowKey};
 use super::track::TcpState;
 use super::wheel::Wheel;
@@ -148,7 +148,7 @@ pub(crate) struct FlowTable<F: Family> {
     cold: Box<[Option<Cold>]>,
     free: Vec<u32>,
     pub(crate) wheel: Wheel,
-    seeds: [u64; 3],
+    seeds: [u64; 2],
 }
 
 impl<F: Family> FlowTable<F> {
@@ -160,37 +160,28 @@ impl<F: Family> FlowTable<F> {
             cold: vec![None; capacity].into_boxed_slice(),
             free: (0..capacity as u32).rev().collect(),
             wheel: Wheel::new(capacity, now),
-            seeds: [seed_for(seed, 10), seed_for(seed, 11), seed_for(seed, 12)],
+            seeds: [seed_for(seed, 10), seed_for(seed, 11)],
         }
     }
 
     #[inline(always)]
     pub(crate) fn hash(&self, key: &FlowKey<F::Addresses>) -> u64 {
+        // The ingress port is spread over the word, so that no port of a packet undoes it.
+        let ingress = u64::from(key.ingress).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let addresses = F::hash(key.addresses, self.seeds[0]);
-        let both = mix(addresses, key.transport ^ self.seeds[1]);
-        mix(both ^ u64::from(key.ingress), self.seeds[2])
+        mix(addresses, key.transport ^ self.seeds[1] ^ ingress)
     }
 
-    /// Pass 1 of a look-up: loads the bucket.
+    /// [`find`](FlowTable::find) with the hash at hand, quick when the first candidate is right.
     #[inline(always)]
-    pub(crate) fn probe(&self, hash: u64) -> Lanes {
-        self.index.probe(hash)
-    }
-
-    /// Pass 2: loads the first candidate's line. The name may be of a side with another key.
-    #[inline(always)]
-    pub(crate) fn candidate(&self, hash: u64, lanes: Lanes) -> Option<SideId> {
-        let slot = self.index.candidate(hash, lanes)?;
-        let line = self.sides.get(slot as usize)?;
-        // The load is what counts: pass 3 finds the line in the cache.
-        std::hint::black_box(line.transport);
-        Some(SideId(slot))
-    }
-
-    /// Pass 3: true if the side has this key.
-    #[inline(always)]
-    pub(crate) fn is(&self, side: SideId, key: &FlowKey<F::Addresses>) -> bool {
-        self.sides.get(side.0 as usize).is_some_and(|side| side.matches(key))
+    pub(crate) fn find_hashed(&self, hash: u64, key: &FlowKey<F::Addresses>) -> Option<SideId> {
+        if let Some(slot) = self.index.candidate(hash)
+            && self.sides.get(slot as usize).is_some_and(|side| side.matches(key))
+        {
+            return Some(SideId(slot));
+        }
+        // Another key with the same tag came first, or the entry is in its second bucket.
+        self.find(key)
     }
 
     /// The whole look-up at once.

@@ -50,9 +50,14 @@ impl TcpState {
     }
 
     /// True if a packet with these flags leaves the state as it is.
-    #[inline(always)]
     pub(crate) fn keeps(self, flags: u8) -> bool {
-        self as u8 <= TcpState::Established as u8 && flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0
+        self.is_settled() && flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0
+    }
+
+    /// True if a packet without SYN, FIN and RST leaves the state as it is.
+    #[inline(always)]
+    pub(crate) fn is_settled(self) -> bool {
+        self as u8 <= TcpState::Established as u8
     }
 
     /// The state after a packet with these flags from the original or the reply side.

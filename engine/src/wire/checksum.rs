@@ -62,13 +62,14 @@ pub fn delta(old: &[u8], new: &[u8]) -> u16 {
 /// Applies a delta to a checksum: `HC' = ~(~HC + ~m + m')`.
 #[inline(always)]
 pub fn apply(checksum: u16, delta: u16) -> u16 {
-    !fold_small(u32::from(!checksum) + u32::from(delta))
+    !add(!checksum, delta)
 }
 
 /// Adds two deltas.
 #[inline(always)]
 pub fn add(one: u16, other: u16) -> u16 {
-    fold_small(u32::from(one) + u32::from(other))
+    let (sum, carry) = one.overflowing_add(other);
+    sum + u16::from(carry)
 }
 
 #[cfg(test)]

@@ -1,69 +1,82 @@
 //! The short way: a batch from one port, in three passes.
 //!
-//! 1. Parse, check the sender, compute the key; load the line of its bucket.
-//! 2. Load the line of the flow that the bucket names.
-//! 3. Compare, check the guards, edit, send. What does not fit goes the long way.
+//! 1. Glance at each packet: check its sender, find a frame's port, compute a flow's key and hash.
+//! 2. Find the flows.
+//! 3. Check the guards, edit, send. What does not fit goes the long way, in order.
 //!
-//! The passes exist so that the memory of 64 flows is fetched at once instead of one after the
-//! other; each pass uses the loads that the one before began.
+//! The passes exist so that the memory of many flows is fetched at once: the second is so short that
+//! a processor has the look-ups of several packets under way. Until the first packet that goes the
+//! long way nothing but the packets and their flows' counters changes, so what was looked up
+//! before stays true; from there on each packet is looked up anew.
 
 use super::Worker;
 use super::core::Core;
 use super::flows::plain_key;
 use crate::counters::DropReason;
-use crate::execute::{Edit, execute_plain, fits};
-use crate::flow::{ActionKind, FlowKey, FlowTable, Lanes, SideId, V4, V6};
+use crate::execute::{Edit, execute_plain, fits_plain};
+use crate::flow::{ActionKind, FlowKey, FlowTable, SideId, V4, V6};
 use crate::id::PortId;
-use crate::ingress::{Class, IngressRule};
+use crate::ingress::{Class, Glance, IngressRule};
 use crate::packet::{BATCH_LEN, Batch, Notes, Offload, Packet};
+use crate::parse::PLAIN_L3;
 use crate::port::PortSet;
+use crate::wire::tcp;
 use crate::worker::Event;
+
+/// How a packet goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Way {
+    /// A frame inside a network, whose port is known.
+    Bridged,
+    /// A plain packet that may have a flow.
+    V4,
+    /// The same of IPv6; its key lies in [`Lookups::keys_v6`].
+    V6,
+    /// Anything else.
+    Long,
+}
 
 /// What the passes hand on to each other about one packet. Plain fields, each written where it is
 /// known: an enum would be put together and taken apart again for every packet.
 #[derive(Clone, Copy, Debug)]
 struct Lookup {
-    class: Result<Class, DropReason>,
-    v4: KeyLookup<u64>,
-    v6: KeyLookup<[u128; 2]>,
-    /// Of a bridged frame: its destination, and the bucket to look into.
-    destination: u64,
-    bucket: u32,
+    key_v4: FlowKey<u64>,
+    hash: u64,
+    side: SideId,
     /// Where the packet leaves, once that is known.
     egress: PortId,
-}
-
-/// A look-up in a flow table under way.
-#[derive(Clone, Copy, Debug)]
-struct KeyLookup<A> {
-    key: FlowKey<A>,
-    hash: u64,
-    lanes: Lanes,
-    candidate: Option<SideId>,
-}
-
-impl<A: Default> Default for KeyLookup<A> {
-    fn default() -> Self {
-        KeyLookup { key: FlowKey::default(), hash: 0, lanes: Lanes::default(), candidate: None }
-    }
+    way: Way,
 }
 
 /// The look-ups of a batch.
 #[derive(Debug)]
-pub(super) struct Lookups([Lookup; BATCH_LEN]);
+pub(super) struct Lookups {
+    all: [Lookup; BATCH_LEN],
+    keys_v6: [FlowKey<[u128; 2]>; BATCH_LEN],
+}
 
 impl Default for Lookups {
     fn default() -> Lookups {
         let lookup = Lookup {
-            class: Err(DropReason::Truncated),
-            v4: KeyLookup::default(),
-            v6: KeyLookup::default(),
-            destination: 0,
-            bucket: 0,
+            key_v4: FlowKey::default(),
+            hash: 0,
+            side: SideId(0),
             egress: PortId::default(),
+            way: Way::Long,
         };
-        Lookups([lookup; BATCH_LEN])
+        Lookups { all: [lookup; BATCH_LEN], keys_v6: [FlowKey::default(); BATCH_LEN] }
     }
+}
+
+/// What the first pass found in a batch as a whole.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    bytes: u64,
+    /// Some packet may have a flow.
+    flows: bool,
+    /// Some packet has an offload or a tail.
+    special: bool,
 }
 
 impl Worker {
@@ -102,119 +115,190 @@ impl Worker {
             batch.drain(..).for_each(|packet| self.core.drop(packet, DropReason::PortGone));
             return;
         };
-        let lookups = &mut lookups.0[..batch.len()];
-        let (rx_bytes, with_flows) = self.first_pass(&rule, batch, lookups);
+        let found = match rule.anti_spoofing {
+            true => self.first_pass::<true>(&rule, batch, lookups),
+            false => self.first_pass::<false>(&rule, batch, lookups),
+        };
         if let Some(port) = self.core.counters.port(id) {
             port.rx_packets.add(batch.len() as u64);
-            port.rx_bytes.add(rx_bytes);
+            port.rx_bytes.add(found.bytes);
         }
-        if with_flows {
-            self.second_pass(lookups);
+        if found.flows {
+            self.second_pass(batch.len(), lookups);
         }
-        let hits = self.third_pass(&rule, batch, lookups);
+        let (hits, one_egress) = match self.core.cache {
+            true => self.third_pass(batch, lookups),
+            false => (0, false),
+        };
         self.core.counters.worker.hits.add(hits as u64);
-        if hits == batch.len() && self.core.send_all(batch, lookups, rx_bytes) {
+        let whole = hits == batch.len() && one_egress && !found.special;
+        if whole && self.core.send_all(batch, lookups.all[0].egress, found.bytes) {
             return;
         }
         self.dispose(&rule, batch, lookups, hits);
     }
 
-    /// Returns the bytes of the batch, and whether any packet needs a flow.
-    #[inline(always)]
-    fn first_pass(
+    #[inline(never)]
+    fn first_pass<const CHECKED: bool>(
         &self,
         rule: &IngressRule,
         batch: &mut Batch,
-        lookups: &mut [Lookup],
-    ) -> (u64, bool) {
-        let (mut bytes, mut with_flows) = (0, false);
-        for (packet, lookup) in batch.iter_mut().zip(lookups) {
-            bytes += packet.len() as u64;
-            lookup.class = rule.examine(packet);
-            match lookup.class {
-                Ok(Class::PlainV4) => {
-                    with_flows = true;
-                    begin(&self.v4.table, packet, &mut lookup.v4);
+        lookups: &mut Lookups,
+    ) -> Found {
+        let mut found = Found::default();
+        let keys_v6 = lookups.keys_v6.iter_mut();
+        for ((packet, lookup), key_v6) in batch.iter_mut().zip(&mut lookups.all).zip(keys_v6) {
+            if !packet.is_ordinary() {
+                found.bytes += packet.len() as u64;
+                (found.special, found.flows) = (true, true);
+                self.look_closely(rule, packet, lookup, key_v6);
+                continue;
+            }
+            let bytes = packet.head_bytes();
+            found.bytes += bytes as u64;
+            let window = packet.window();
+            match rule.glance::<CHECKED>(window, bytes) {
+                Glance::Bridged(destination) => {
+                    lookup.way = Way::Long;
+                    if let Some(port) = self.core.frame_port(rule, destination) {
+                        lookup.egress = port;
+                        lookup.way = Way::Bridged;
+                    }
                 }
-                Ok(Class::PlainV6) => {
-                    with_flows = true;
-                    begin(&self.v6.table, packet, &mut lookup.v6);
+                Glance::PlainV4(total_bytes) => {
+                    found.flows = true;
+                    lookup.way = Way::V4;
+                    lookup.key_v4 = plain_key::<V4>(window, rule);
+                    lookup.hash = self.v4.table.hash(&lookup.key_v4);
+                    if PLAIN_L3 + total_bytes < bytes {
+                        packet.truncate(PLAIN_L3 + total_bytes);
+                    }
                 }
-                Ok(Class::Bridged) => {
-                    lookup.destination = packet.destination();
-                    let fdb = &self.core.stages.bridge.fdb;
-                    lookup.bucket = fdb.touch(rule.network, lookup.destination);
+                Glance::Unclear => {
+                    found.flows = true;
+                    self.look_closely(rule, packet, lookup, key_v6);
                 }
-                _ => {}
             }
         }
-        (bytes, with_flows)
+        found
     }
 
-    #[inline(always)]
-    fn second_pass(&self, lookups: &mut [Lookup]) {
-        for Lookup { class, v4, v6, .. } in lookups {
-            match class {
-                Ok(Class::PlainV4) => v4.candidate = self.v4.table.candidate(v4.hash, v4.lanes),
-                Ok(Class::PlainV6) => v6.candidate = self.v6.table.candidate(v6.hash, v6.lanes),
-                _ => {}
-            }
-        }
-    }
-
-    /// Repeats decisions in place until a packet has none; returns how many had.
-    #[inline(always)]
-    fn third_pass(
-        &mut self,
+    /// The first pass for a packet that is not of the commonest shapes.
+    #[inline(never)]
+    fn look_closely(
+        &self,
         rule: &IngressRule,
-        batch: &mut Batch,
-        lookups: &mut [Lookup],
-    ) -> usize {
-        let core = &mut self.core;
-        for (count, (packet, lookup)) in batch.iter_mut().zip(lookups).enumerate() {
-            let egress = match lookup.class {
-                Ok(Class::PlainV4) => repeat::<V4>(core, &mut self.v4.table, &lookup.v4, packet),
-                Ok(Class::PlainV6) => repeat::<V6>(core, &mut self.v6.table, &lookup.v6, packet),
-                Ok(Class::Bridged) => core.repeat_frame(rule, packet, lookup),
-                _ => None,
+        packet: &mut Packet,
+        lookup: &mut Lookup,
+        key_v6: &mut FlowKey<[u128; 2]>,
+    ) {
+        lookup.way = Way::Long;
+        match rule.examine(packet) {
+            Ok(Class::PlainV4) => {
+                lookup.way = Way::V4;
+                lookup.key_v4 = plain_key::<V4>(packet.window(), rule);
+                lookup.hash = self.v4.table.hash(&lookup.key_v4);
+            }
+            Ok(Class::PlainV6) => {
+                lookup.way = Way::V6;
+                *key_v6 = plain_key::<V6>(packet.window(), rule);
+                lookup.hash = self.v6.table.hash(key_v6);
+            }
+            Ok(Class::Bridged) => {
+                if let Some(port) = self.core.repeat_frame(rule, packet) {
+                    lookup.egress = port;
+                    lookup.way = Way::Bridged;
+                }
+            }
+            _ => {}
+        }
+        if packet.meta.tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
+            lookup.way = Way::Long;
+        }
+    }
+
+    #[inline(never)]
+    fn second_pass(&self, count: usize, lookups: &mut Lookups) {
+        for (lookup, key_v6) in lookups.all[..count].iter_mut().zip(&lookups.keys_v6) {
+            let side = match lookup.way {
+                Way::V4 => self.v4.table.find_hashed(lookup.hash, &lookup.key_v4),
+                Way::V6 => self.v6.table.find_hashed(lookup.hash, key_v6),
+                _ => continue,
             };
-            match egress {
-                Some(egress) => lookup.egress = egress,
-                None => return count,
+            match side {
+                Some(side) => lookup.side = side,
+                None => lookup.way = Way::Long,
             }
         }
-        batch.len()
+    }
+
+    /// Repeats decisions in place until a packet has none; returns how many had, and whether they
+    /// all leave by one port.
+    #[inline(never)]
+    fn third_pass(&mut self, batch: &mut Batch, lookups: &mut Lookups) -> (usize, bool) {
+        let core = &self.core;
+        let (mut count, mut differences, mut last) = (0, 0, None);
+        for (packet, lookup) in batch.iter_mut().zip(&mut lookups.all) {
+            let egress = match lookup.way {
+                Way::Bridged => Some(lookup.egress),
+                Way::V4 => repeat::<V4>(core, &mut self.v4.table, lookup.side, packet),
+                Way::V6 => repeat::<V6>(core, &mut self.v6.table, lookup.side, packet),
+                Way::Long => None,
+            };
+            let Some(egress) = egress else { break };
+            differences |= egress.0 ^ last.unwrap_or(egress.0);
+            last = Some(egress.0);
+            lookup.egress = egress;
+            count += 1;
+        }
+        (count, differences == 0)
     }
 
     /// Sends the packets that have a decision, `hits` from the front, and carries the rest one by
     /// one in their order.
-    fn dispose(&mut self, rule: &IngressRule, batch: &mut Batch, lookups: &[Lookup], hits: usize) {
-        for (index, (mut packet, lookup)) in batch.drain(..).zip(lookups).enumerate() {
-            let core = &mut self.core;
+    #[inline(never)]
+    fn dispose(&mut self, rule: &IngressRule, batch: &mut Batch, lookups: &Lookups, hits: usize) {
+        for (index, (mut packet, lookup)) in batch.drain(..).zip(&lookups.all).enumerate() {
             if index < hits {
-                core.send(lookup.egress, packet);
+                self.core.send(lookup.egress, packet);
                 continue;
             }
-            let egress = match lookup.class {
-                Ok(Class::PlainV4) => {
-                    repeat::<V4>(core, &mut self.v4.table, &lookup.v4, &mut packet)
-                }
-                Ok(Class::PlainV6) => {
-                    repeat::<V6>(core, &mut self.v6.table, &lookup.v6, &mut packet)
-                }
-                Ok(Class::Bridged) => core.repeat_frame(rule, &packet, lookup),
-                _ => None,
-            };
-            match (egress, lookup.class) {
-                (Some(egress), _) => {
-                    core.counters.worker.hits.add(1);
-                    core.send(egress, packet);
-                }
-                (None, Ok(class)) => self.take_care(rule, class, packet),
-                (None, Err(reason)) => core.drop(packet, reason),
+            match rule.examine(&mut packet) {
+                Ok(class) => match self.repeat_alone(rule, class, &mut packet) {
+                    Some(egress) => {
+                        self.core.counters.worker.hits.add(1);
+                        self.core.send(egress, packet);
+                    }
+                    None => self.take_care(rule, class, packet),
+                },
+                Err(reason) => self.core.drop(packet, reason),
             }
         }
         self.route_released();
+    }
+
+    /// Repeats the decision for one examined packet, if there is one.
+    fn repeat_alone(
+        &mut self,
+        rule: &IngressRule,
+        class: Class,
+        packet: &mut Packet,
+    ) -> Option<PortId> {
+        let core = &self.core;
+        let changes_state = packet.meta.tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0;
+        match class {
+            _ if !core.cache => None,
+            Class::Bridged => core.repeat_frame(rule, packet),
+            Class::PlainV4 if !changes_state => {
+                let side = self.v4.table.find(&plain_key::<V4>(packet.window(), rule))?;
+                repeat::<V4>(core, &mut self.v4.table, side, packet)
+            }
+            Class::PlainV6 if !changes_state => {
+                let side = self.v6.table.find(&plain_key::<V6>(packet.window(), rule))?;
+                repeat::<V6>(core, &mut self.v6.table, side, packet)
+            }
+            _ => None,
+        }
     }
 
     /// A packet without a decision, the long way.
@@ -253,61 +337,51 @@ impl Worker {
     }
 }
 
-/// Begins the look-up of a plain packet's flow.
-#[inline(always)]
-fn begin<F: Edit>(table: &FlowTable<F>, packet: &Packet, look: &mut KeyLookup<F::Addresses>) {
-    look.key = plain_key::<F>(packet);
-    look.hash = table.hash(&look.key);
-    look.lanes = table.probe(look.hash);
-}
-
-/// Repeats the decision of a known flow. `None`: there is none, or a guard fails.
+/// Repeats the decision of a known flow for a plain packet that changes no TCP state. `None`: a guard
+/// fails, and nothing was done.
 #[inline(always)]
 fn repeat<F: Edit>(
-    core: &mut Core,
+    core: &Core,
     table: &mut FlowTable<F>,
-    look: &KeyLookup<F::Addresses>,
+    side: SideId,
     packet: &mut Packet,
 ) -> Option<PortId> {
-    let side = match look.candidate {
-        Some(candidate) if table.is(candidate, &look.key) => candidate,
-        // Another key with the same tag came first, or the entry is in its second bucket.
-        _ => table.find(&look.key)?,
-    };
     let side = table.side_mut(side);
-    let action = &side.action;
-    let fresh = side.generation == core.generation && core.cache;
-    let alive = F::ttl_plain(packet.window()) > 1;
-    let settled = side.tcp.keeps(packet.meta.tcp_flags);
-    let forward = action.kind == ActionKind::Forward;
-    if !(fresh && alive && settled && forward && fits(packet, action.mtu)) {
+    let fresh = side.generation == core.generation;
+    // A hand-over's MTU is 0, so that nothing fits.
+    if !(fresh && side.tcp.is_settled() && fits_plain(packet, side.action.mtu)) {
         return None;
     }
-    let adjacency = core.neighbours.get(action.adjacency).filter(|known| known.resolved)?;
+    debug_assert_eq!(side.action.kind, ActionKind::Forward);
+    let adjacency = core.neighbours.get(side.action.adjacency).filter(|known| known.resolved)?;
+    let (bytes, partial) = (packet.len() as u64, packet.offload != Offload::None);
+    let window = packet.window_mut();
+    if F::ttl_plain(window) <= 1 {
+        return None;
+    }
     side.last_seen = core.tick;
     side.packets = side.packets.wrapping_add(1);
-    side.bytes += packet.len() as u64;
-    execute_plain::<F>(packet, &side.action, adjacency);
+    side.bytes += bytes;
+    execute_plain::<F>(window, partial, &side.action, adjacency);
     Some(adjacency.port)
 }
 
 impl Core {
     /// Where a frame inside a network goes, if the FDB knows and nothing else is to be asked.
     #[inline(always)]
-    fn repeat_frame(
-        &mut self,
-        rule: &IngressRule,
-        packet: &Packet,
-        lookup: &Lookup,
-    ) -> Option<PortId> {
+    fn frame_port(&self, rule: &IngressRule, destination: u64) -> Option<PortId> {
+        let fdb = &self.stages.bridge.fdb;
+        let port = fdb.port_of(rule.network, destination, self.generation, self.tick)?;
+        (port != rule.port).then_some(port)
+    }
+
+    /// [`frame_port`](Core::frame_port) for any frame.
+    fn repeat_frame(&self, rule: &IngressRule, packet: &Packet) -> Option<PortId> {
         // A port that may have several stations is heard first: the long way.
-        if !rule.anti_spoofing || packet.len() > rule.frame_bytes_max || !self.cache {
+        if !rule.anti_spoofing || packet.len() > rule.frame_bytes_max {
             return None;
         }
-        let fdb = &self.stages.bridge.fdb;
-        let key = (rule.network, lookup.destination);
-        let port = fdb.port_in(lookup.bucket, key, self.generation, self.tick)?;
-        (port != rule.port).then_some(port)
+        self.frame_port(rule, packet.destination())
     }
 
     /// A frame inside a network, the long way.
@@ -327,17 +401,10 @@ impl Core {
         }
     }
 
-    /// Sends a whole batch at once, without moving a packet, if all of it leaves by one port that
-    /// takes it as it is. False: nothing was done.
+    /// Sends a whole batch at once, without moving a packet, by one port that takes it as it is.
+    /// False: nothing was done.
     #[inline(always)]
-    fn send_all(&mut self, batch: &mut Box<Batch>, lookups: &[Lookup], bytes: u64) -> bool {
-        let Some(egress) = lookups.first().map(|lookup| lookup.egress) else { return true };
-        let mut differences = 0;
-        for (packet, lookup) in batch.iter().zip(lookups) {
-            // No early exit: the whole is a handful of vector operations.
-            differences |= lookup.egress.0 ^ egress.0 | u16::from(packet.offload != Offload::None);
-        }
-        differences == 0
-            && self.egress.send_all(egress, batch, bytes, &mut self.frames, &self.counters)
+    fn send_all(&mut self, batch: &mut Box<Batch>, egress: PortId, bytes: u64) -> bool {
+        self.egress.send_all(egress, batch, bytes, &mut self.frames, &self.counters)
     }
 }

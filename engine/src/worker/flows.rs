@@ -11,8 +11,9 @@ use crate::flow::{
     Fragments, NewSide, SideId, TcpState, echo_answer, pack_transport,
 };
 use crate::id::{NetworkId, PortId, WorkerId};
+use crate::ingress::IngressRule;
 use crate::neighbour::NoHold;
-use crate::packet::{Notes, Packet};
+use crate::packet::{Notes, Packet, WINDOW_BYTES};
 use crate::reply::ErrorKind;
 use crate::stage::{Answer, Decision, NextHop, Parts, Verdict};
 use crate::steer;
@@ -43,10 +44,13 @@ struct Pair<A> {
 
 /// The key of a plain packet, whose headers are at fixed places.
 #[inline(always)]
-pub(super) fn plain_key<F: Edit>(packet: &Packet) -> FlowKey<F::Addresses> {
-    let (window, meta) = (packet.window(), &packet.meta);
-    let transport = pack_transport(u32_at(window, F::PLAIN_L4), meta.protocol, meta.network);
-    FlowKey { addresses: F::read_plain(window), transport, ingress: meta.ingress.0 }
+pub(super) fn plain_key<F: Edit>(
+    window: &[u8; WINDOW_BYTES],
+    rule: &IngressRule,
+) -> FlowKey<F::Addresses> {
+    let (ports, protocol) = (u32_at(window, F::PLAIN_L4), F::protocol_plain(window));
+    let transport = pack_transport(ports, protocol, rule.network);
+    FlowKey { addresses: F::read_plain(window), transport, ingress: rule.port.0 }
 }
 
 /// The key of a routed packet.
