@@ -247,9 +247,8 @@ fn plain_header_is_right(header: &[u8; ipv4::HEADER_BYTES]) -> bool {
     // Whether the sum is all ones does not depend on byte order, and 2^16 is 1 modulo 65535: words
     // of any length may be added, as long as what overflows is added again. The sum is not 0,
     // because the header is not.
-    let long = |offset: usize| {
-        u64::from_ne_bytes(*header[offset..].first_chunk().expect("20 bytes"))
-    };
+    let long =
+        |offset: usize| u64::from_ne_bytes(*header[offset..].first_chunk().expect("20 bytes"));
     let last = u32::from_ne_bytes(*header[16..].first_chunk().expect("20 bytes"));
     let (sum, carry) = long(0).overflowing_add(long(8));
     let (sum, carry) = sum.overflowing_add(u64::from(last) + u64::from(carry));

@@ -38,7 +38,7 @@ struct PreparedPort(Arc<Mutex<Line>>);
 
 impl Port for PreparedPort {
     fn rx(&mut self, frames: &mut FramePool, batch: &mut Batch) {
-        let mut line = self.0.lock().unwrap();
+        let mut line = self.0.lock().expect("no holder panics");
         while !batch.is_full() {
             let Some(frame) = line.waiting.get(line.next) else { return };
             let mut packet = Packet::copy_of(&frame.bytes, frames).expect("there are enough");
@@ -49,7 +49,7 @@ impl Port for PreparedPort {
     }
 
     fn tx(&mut self, frames: &mut FramePool, out: &mut Batch) {
-        self.0.lock().unwrap().sent += out.len();
+        self.0.lock().expect("no holder panics").sent += out.len();
         out.drain(..).for_each(|packet| packet.recycle(frames));
     }
 
@@ -113,13 +113,17 @@ impl Engine {
             engine.lines.push(lines);
         }
         engine.turn("announcements", 50, Duration::from_millis(100));
-        engine.lines.iter().flatten().for_each(|line| line.lock().unwrap().sent = 0);
+        engine
+            .lines
+            .iter()
+            .flatten()
+            .for_each(|line| line.lock().expect("no holder panics").sent = 0);
         engine
     }
 
     /// Prepares a packet that arrives at a worker's queue of a host's port.
     fn prepare_at(&mut self, worker: usize, host: &Host, frame: WireFrame) {
-        self.lines[worker][host.port.index()].lock().unwrap().waiting.push(frame);
+        self.lines[worker][host.port.index()].lock().expect("no holder panics").waiting.push(frame);
         self.ready[worker].insert(host.port);
     }
 
@@ -141,7 +145,7 @@ impl Engine {
         let counted = (measured.count_total, measured.count_current);
         assert_eq!(counted, (0, 0), "{what}: allocations, and what is left of them");
         for line in self.lines.iter().flatten() {
-            let mut line = line.lock().unwrap();
+            let mut line = line.lock().expect("no holder panics");
             assert_eq!(line.next, line.waiting.len(), "{what}: everything was received");
             line.waiting.clear();
             line.next = 0;
@@ -162,7 +166,10 @@ impl Engine {
     }
 
     fn sent(&self, host: &Host) -> usize {
-        self.lines.iter().map(|lines| lines[host.port.index()].lock().unwrap().sent).sum()
+        self.lines
+            .iter()
+            .map(|lines| lines[host.port.index()].lock().expect("no holder panics").sent)
+            .sum()
     }
 
     /// The router and the client say where they are, once somebody asks.

@@ -5,6 +5,9 @@
 //! constraint: no test knows how the engine works inside. Whole worlds with random traffic are the
 //! simulator's; what each stage decides is tested beside the stage.
 
+// A helper that cannot unwrap cannot fail a test.
+#![allow(clippy::unwrap_used)]
+
 #[path = "../common/mod.rs"]
 mod common;
 
