@@ -98,7 +98,7 @@ impl Worker {
         }
         let count = batch.len();
         // Fewer than fit means that nothing more waits, unless the frames have run out.
-        if count < BATCH_LEN && (count == 0 || self.core.frames.count().0 > 0) {
+        if count < BATCH_LEN && self.core.frames.count().0 > 0 {
             ready.remove(id);
         }
         if count > 0 {
