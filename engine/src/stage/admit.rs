@@ -58,7 +58,11 @@ fn is_group(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sample::{decide, frame, ip, mac, tables, udp};
     use super::*;
+    use crate::id::MacAddress;
+    use proptest::prelude::*;
+    use std::net::Ipv4Addr;
 
     #[test]
     fn martians_are_told_apart() {
@@ -67,6 +71,71 @@ mod tests {
         }
         for source in ["10.0.0.1", "192.0.2.1", "2001:db8::1", "fe80::1"] {
             assert!(!never_a_source(source.parse().unwrap()), "{source}");
+        }
+    }
+
+    fn admit(input: &FlowInput) -> Verdict {
+        decide(&mut Admit, input, &tables()).0
+    }
+
+    #[test]
+    fn an_ordinary_packet_goes_on_and_so_does_every_frame() {
+        assert_eq!(admit(&udp(1, ("10.1.0.10", 5), ("198.51.100.7", 53))), Verdict::Continue);
+        assert_eq!(admit(&udp(0, ("198.51.100.7", 5), ("192.0.2.10", 53))), Verdict::Continue);
+        assert_eq!(admit(&frame(1, mac(2))), Verdict::Continue);
+        assert_eq!(admit(&frame(1, MacAddress::BROADCAST)), Verdict::Continue);
+    }
+
+    #[test]
+    fn reserved_ranges_end_where_they_should() {
+        let edges = [
+            ("0.255.255.255", true),
+            ("1.0.0.0", false),
+            ("126.255.255.255", false),
+            ("127.0.0.0", true),
+            ("127.255.255.255", true),
+            ("128.0.0.0", false),
+            ("223.255.255.255", false),
+            ("224.0.0.0", true),
+            ("239.255.255.255", true),
+            ("240.0.0.0", true),
+            ("::", true),
+            ("::2", false),
+            ("::ffff:10.1.0.10", true),
+            ("feff::", false),
+            ("ff00::", true),
+        ];
+        for (address, never) in edges {
+            assert_eq!(never_a_source(ip(address)), never, "{address}");
+        }
+    }
+
+    #[test]
+    fn the_outside_cannot_claim_an_address_of_ours() {
+        let martian = Verdict::Drop(DropReason::Martian);
+        for source in ["10.1.0.10", "10.3.0.255", "192.0.2.10"] {
+            assert_eq!(admit(&udp(0, (source, 5), ("192.0.2.10", 53))), martian, "{source}");
+        }
+        let source = ("fd00:1::99", 5);
+        assert_eq!(admit(&udp(0, source, ("2001:db8::10", 53))), martian);
+        // On the same link and not ours.
+        let neighbour = udp(0, ("192.0.2.11", 5), ("192.0.2.10", 53));
+        assert_eq!(admit(&neighbour), Verdict::Continue);
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_on_has_two_unicast_addresses(
+            source in any::<u32>(), destination in any::<u32>(), ingress in 0u16..5,
+        ) {
+            let (from, to) = (Ipv4Addr::from_bits(source), Ipv4Addr::from_bits(destination));
+            let input = udp(ingress, (&from.to_string(), 1), (&to.to_string(), 2));
+            let goes_on = admit(&input) == Verdict::Continue;
+            let unicast = |address: Ipv4Addr| {
+                !(address.is_multicast() || address.is_broadcast() || address.is_loopback()
+                    || address.is_unspecified())
+            };
+            prop_assert!(!goes_on || (unicast(from) && unicast(to)));
         }
     }
 }

@@ -54,3 +54,73 @@ fn answer(input: &FlowInput) -> Verdict {
         _ => error(ErrorKind::ProtocolUnreachable),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{decide, frame, mac, tables, udp};
+    use super::*;
+    use crate::id::PortId;
+    use crate::stage::Socket;
+
+    fn local(input: &FlowInput) -> Verdict {
+        decide(&mut Local, input, &tables()).0
+    }
+
+    /// The same packet of another protocol; of an echo request the type stands for the port.
+    fn with(protocol: u8, destination_port: u16, input: FlowInput) -> FlowInput {
+        FlowInput { protocol, destination_port, ..input }
+    }
+
+    #[test]
+    fn our_own_address_echoes_and_says_that_ports_are_closed() {
+        let asked = [
+            udp(0, ("198.51.100.7", 5), ("192.0.2.10", 9)),
+            udp(1, ("10.1.0.10", 5), ("192.0.2.10", 9)),
+            udp(1, ("10.1.0.10", 5), ("10.1.0.1", 9)),
+            udp(1, ("10.1.0.10", 5), ("10.2.0.1", 9)),
+            udp(4, ("10.3.0.10", 5), ("10.3.0.1", 9)),
+        ];
+        for input in asked {
+            let error = |kind| Verdict::Answer(Answer::Error(kind, DropReason::ClosedPort));
+            assert_eq!(local(&input), error(ErrorKind::PortUnreachable), "{input:?}");
+            let sctp = with(protocol::SCTP, 9, input);
+            assert_eq!(local(&sctp), error(ErrorKind::ProtocolUnreachable));
+            let reset = Verdict::Answer(Answer::Reset(DropReason::ClosedPort));
+            assert_eq!(local(&with(protocol::TCP, 9, input)), reset);
+            let echo = with(protocol::ICMP, 0x0800, input);
+            assert_eq!(local(&echo), Verdict::Answer(Answer::Echo));
+            let other = with(protocol::ICMP, 0x0d00, input);
+            assert_eq!(local(&other), Verdict::Drop(DropReason::LocalUnhandled));
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_or_is_published_goes_on() {
+        let asked = [
+            udp(0, ("198.51.100.7", 5), ("192.0.2.11", 9)),
+            udp(1, ("10.1.0.10", 5), ("10.1.0.2", 9)),
+            udp(1, ("10.1.0.10", 5), ("10.1.0.0", 9)),
+            frame(1, mac(2)),
+        ];
+        for input in asked {
+            assert_eq!(local(&input), Verdict::Continue, "{input:?}");
+        }
+        let input = udp(0, ("198.51.100.7", 5), ("192.0.2.10", 5_300));
+        let destination = Some(Socket { address: input.source, port: 53 });
+        let mut decision =
+            Decision { destination, published: Some(PortId(1)), ..Decision::default() };
+        let tables = tables();
+        let verdict = Local.decide(&input, &mut decision, &super::super::sample::cx(&tables));
+        assert_eq!(verdict, Verdict::Continue);
+    }
+
+    #[test]
+    fn a_gateway_of_a_network_is_silent_to_the_outside_and_to_internal_networks() {
+        let from_outside = udp(0, ("198.51.100.7", 5), ("10.1.0.1", 9));
+        assert_eq!(local(&from_outside), Verdict::Drop(DropReason::Unpublished));
+        let internal = Verdict::Drop(DropReason::Internal);
+        assert_eq!(local(&udp(4, ("10.3.0.10", 5), ("10.1.0.1", 9))), internal);
+        assert_eq!(local(&udp(4, ("10.3.0.10", 5), ("192.0.2.10", 9))), internal);
+        assert_eq!(local(&udp(1, ("10.1.0.10", 5), ("10.3.0.1", 9))), internal);
+    }
+}

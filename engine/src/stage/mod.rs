@@ -12,6 +12,8 @@ mod nat;
 mod policy;
 mod publish;
 mod route;
+#[cfg(test)]
+mod sample;
 
 use std::net::IpAddr;
 

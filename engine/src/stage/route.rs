@@ -89,3 +89,92 @@ fn is_link_local(address: IpAddr) -> bool {
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{decide, ip, tables, udp};
+    use super::*;
+    use crate::tables::Routes;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    const UPLINK: PortId = PortId(0);
+
+    #[test]
+    fn a_member_is_reached_by_its_port_and_the_rest_of_the_world_by_its_router() {
+        let tables = tables();
+        let ways = [
+            (udp(3, ("10.2.0.10", 1), ("10.1.0.11", 2)), NextHop::Endpoint(PortId(2))),
+            (udp(3, ("fd00:2::10", 1), ("fd00:1::11", 2)), NextHop::Endpoint(PortId(2))),
+            (
+                udp(3, ("10.2.0.10", 1), ("192.0.2.77", 2)),
+                NextHop::Neighbour(UPLINK, ip("192.0.2.77")),
+            ),
+            (udp(3, ("10.2.0.10", 1), ("8.8.8.8", 2)), NextHop::Neighbour(UPLINK, ip("192.0.2.1"))),
+            (
+                udp(3, ("fd00:2::10", 1), ("2600::1", 2)),
+                NextHop::Neighbour(UPLINK, ip("2001:db8::1")),
+            ),
+        ];
+        for (input, hop) in ways {
+            let (verdict, decision) = decide(&mut Route, &input, &tables);
+            assert_eq!((verdict, decision.forward), (Verdict::Continue, Some(hop)));
+            assert_eq!(decision.back, Some(NextHop::Endpoint(PortId(3))));
+            let inside = matches!(hop, NextHop::Endpoint(_));
+            assert_eq!(decision.target, inside.then_some(NetworkId(0)));
+        }
+    }
+
+    #[test]
+    fn an_address_that_nobody_has_is_told_to_its_own_network_only() {
+        let tables = tables();
+        let decided = |input| decide(&mut Route, &input, &tables).0;
+        let own = Answer::Error(ErrorKind::HostUnreachable, DropReason::NoEndpoint);
+        assert_eq!(decided(udp(1, ("10.1.0.10", 1), ("10.1.0.99", 2))), Verdict::Answer(own));
+        let other = Verdict::Drop(DropReason::OtherNetwork);
+        assert_eq!(decided(udp(3, ("10.2.0.10", 1), ("10.1.0.99", 2))), other);
+        let outside = Verdict::Drop(DropReason::Unpublished);
+        assert_eq!(decided(udp(0, ("198.51.100.7", 1), ("10.1.0.99", 2))), outside);
+    }
+
+    #[test]
+    fn without_routes_the_inside_is_told_and_the_outside_is_not() {
+        let mut tables = tables();
+        tables.routes = Arc::new(Routes::new(2, Vec::new()));
+        let decided = |input| decide(&mut Route, &input, &tables).0;
+        let told = Answer::Error(ErrorKind::NetUnreachable, DropReason::NoRoute);
+        assert_eq!(decided(udp(1, ("10.1.0.10", 1), ("8.8.8.8", 2))), Verdict::Answer(told));
+        let silence = Verdict::Drop(DropReason::NoRoute);
+        assert_eq!(decided(udp(0, ("198.51.100.7", 1), ("10.1.0.10", 2))), silence);
+    }
+
+    #[test]
+    fn link_local_addresses_are_not_forwarded() {
+        let tables = tables();
+        for (from, to) in
+            [("10.1.0.10", "169.254.0.1"), ("fe80::1", "2600::1"), ("fd00:1::10", "fe80::1")]
+        {
+            let verdict = decide(&mut Route, &udp(1, (from, 1), (to, 2)), &tables).0;
+            assert_eq!(verdict, Verdict::Drop(DropReason::NotRoutable), "{from} to {to}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_on_has_a_way_there_and_back(
+            destination in any::<u32>(), ingress in 0u16..5, near in any::<bool>(),
+        ) {
+            // Half of the destinations are in or near the networks.
+            let bits = if near { 0x0a00_0000 | destination & 0x0003_001f } else { destination };
+            let sources = ["198.51.100.7", "10.1.0.10", "10.1.0.11", "10.2.0.10", "10.3.0.10"];
+            let to = std::net::Ipv4Addr::from_bits(bits).to_string();
+            let input = udp(ingress, (sources[usize::from(ingress)], 1), (&to, 2));
+            let (verdict, decision) = decide(&mut Route, &input, &tables());
+            if verdict == Verdict::Continue {
+                prop_assert!(decision.forward.is_some() && decision.back.is_some());
+                let is_inside = matches!(decision.forward, Some(NextHop::Endpoint(_)));
+                prop_assert_eq!(is_inside, decision.target.is_some());
+            }
+        }
+    }
+}
