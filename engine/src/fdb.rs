@@ -149,10 +149,19 @@ impl Fdb {
     }
 
     /// The port behind which a station was learnt.
-    pub(crate) fn learnt(&self, network: NetworkId, mac: MacAddress) -> Option<PortId> {
+    pub(crate) fn learnt(&self, network: NetworkId, mac: MacAddress, now: Tick) -> Option<PortId> {
         let (bucket, way) = self.position(key_of(network, mac.0))?;
         let value = self.buckets[bucket].values[way];
-        value.is_learnt().then(|| value.port())
+        (value.is_learnt() && value.is_valid(0, now)).then(|| value.port())
+    }
+
+    /// Forgets what was learnt of an address.
+    pub(crate) fn forget_station(&mut self, network: NetworkId, mac: MacAddress) {
+        let key = key_of(network, mac.0);
+        let found = self.position(key).map(|(bucket, way)| self.buckets[bucket].values[way]);
+        if found.is_some_and(Value::is_learnt) {
+            self.remove(key);
+        }
     }
 
     fn position(&self, key: Key) -> Option<(usize, usize)> {
@@ -170,7 +179,7 @@ impl Fdb {
             if let Some(way) = free {
                 self.buckets[bucket].keys[way] = key;
                 self.buckets[bucket].values[way] = value;
-                self.count += 1;
+                self.count += usize::from(value.is_learnt());
                 return true;
             }
         }
@@ -223,11 +232,11 @@ impl Fdb {
         let (bucket, way) = self.position(key)?;
         let value = self.buckets[bucket].values[way];
         self.buckets[bucket].keys[way] = FREE;
-        self.count -= 1;
-        if value.is_learnt()
-            && let Some(count) = self.per_port.get_mut(value.port().index())
-        {
-            *count = count.saturating_sub(1);
+        if value.is_learnt() {
+            self.count -= 1;
+            if let Some(count) = self.per_port.get_mut(value.port().index()) {
+                *count = count.saturating_sub(1);
+            }
         }
         Some(value)
     }
@@ -246,7 +255,7 @@ impl Fdb {
         }
     }
 
-    /// Entries now, of both kinds.
+    /// Stations now; members are not counted.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
@@ -303,6 +312,6 @@ mod tests {
         assert_eq!(fdb.port_of(NETWORK, mac(1).0, 8, Tick(0)), None);
         fdb.keep_member(NETWORK, mac(1), PortId(2), 8);
         assert_eq!(fdb.port_of(NETWORK, mac(1).0, 8, Tick(0)), Some(PortId(2)));
-        assert_eq!(fdb.count(), 1);
+        assert_eq!(fdb.count(), 0, "members are not counted");
     }
 }

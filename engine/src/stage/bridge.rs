@@ -32,7 +32,8 @@ impl Stage for Bridge {
             return Verdict::Flood;
         }
         let member = network.by_mac.get(&mac).copied();
-        let learnt = || self.fdb.learnt(input.network, mac).filter(|port| network.has(*port));
+        let learnt =
+            || self.fdb.learnt(input.network, mac, cx.tick).filter(|port| network.has(*port));
         match member.or_else(learnt) {
             Some(port) if port == input.ingress => Verdict::Drop(DropReason::SamePort),
             Some(port) => {

@@ -30,6 +30,7 @@ use crate::flow::FlowInput;
 use crate::id::{NetworkId, PortId, WorkerId};
 use crate::reply::ErrorKind;
 use crate::tables::{Epoch, Tables};
+use crate::time::Tick;
 
 /// What a stage may look at beside the input and its own state.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +38,8 @@ pub(crate) struct Cx<'a> {
     pub(crate) tables: &'a Tables,
     pub(crate) worker: WorkerId,
     pub(crate) worker_count: usize,
+    /// The time now, for what a stage has learnt.
+    pub(crate) tick: Tick,
     /// Seed of steering, equal for all workers.
     pub(crate) seed: u64,
 }

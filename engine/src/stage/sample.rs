@@ -19,6 +19,7 @@ use crate::tables::{
     Attachment, Network, PortKind, PortTable, Protocol, Publish, PublishEntry, Route, Routes,
     Subnet, TableMap, Tables, Uplink,
 };
+use crate::time::Tick;
 use crate::wire::protocol;
 
 /// An address of this file or its users.
@@ -164,7 +165,7 @@ pub(super) fn frame(ingress: u16, to: MacAddress) -> FlowInput {
 
 /// What a single worker's stages see.
 pub(super) fn cx(tables: &Tables) -> Cx<'_> {
-    Cx { tables, worker: WorkerId(0), worker_count: 1, seed: 7 }
+    Cx { tables, worker: WorkerId(0), worker_count: 1, tick: Tick(0), seed: 7 }
 }
 
 /// What a stage says about a packet that no stage before it has touched.

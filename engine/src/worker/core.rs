@@ -91,6 +91,7 @@ impl Core {
             tables: &self.tables,
             worker: self.id,
             worker_count: self.worker_count,
+            tick: self.tick,
             seed: self.seed,
         };
         (&mut self.stages, cx)

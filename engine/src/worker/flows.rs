@@ -346,7 +346,11 @@ impl<F: Edit> Flows<F> {
         let state = table.side(side).tcp;
         if !later && !state.keeps(packet.meta.tcp_flags) {
             let flow = side.flow();
-            table.set_tcp(flow, state.after(packet.meta.tcp_flags, side.is_original()));
+            let after = state.after(packet.meta.tcp_flags, side.is_original());
+            table.set_tcp(flow, after);
+            // A state with a shorter timeout is not to wait for the longer one's timer.
+            let timeout = after.timeout(packet.meta.protocol, &core.tables.nat.timeouts);
+            table.wheel.set(flow.0, core.tick, Tick::count(timeout));
         }
         if packet.meta.notes.any(Notes::FIRST_FRAGMENT)
             && let Some(datagram) = datagram_of::<F>(&packet)
@@ -403,7 +407,7 @@ impl<F: Edit> Flows<F> {
             });
             let idle = core.tick.since(self.table.last_seen(flow, core.tick));
             if idle >= timeout {
-                core.counters.worker.flows_expired.add(1);
+                core.counters.worker.flows_expired.add(u64::from(cold.two_sided));
                 self.end(core, flow);
             } else {
                 self.table.wheel.set(id, core.tick, timeout - idle);

@@ -118,7 +118,7 @@ impl Worker {
             rings,
             rules: Vec::new(),
             egress: Egress::default(),
-            stages: Stages::new(fdb, Nat::new(flows, seed)),
+            stages: Stages::new(fdb, Nat::new(2 * flows, seed)),
             neighbours: Neighbours::new(neighbours, limits.held_per_neighbour, seed, tick),
             floods: vec![TokenBucket::new(limits.floods_per_second); counted],
             moves: TokenBucket::new(limits.floods_per_second / 10),

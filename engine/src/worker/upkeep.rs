@@ -131,6 +131,11 @@ impl Worker {
         core.started.resize(counted, 0);
         core.stages.bridge.fdb.grow_ports(counted);
         core.egress.refresh_caps();
+        for network in tables.networks.iter().flatten() {
+            // What was learnt of a station that is a member now is no longer true.
+            let macs = network.by_mac.keys();
+            macs.for_each(|&mac| core.stages.bridge.fdb.forget_station(network.id, mac));
+        }
         if core.id == WorkerId(0) {
             self.announcements.update(&tables, core.now);
         }
