@@ -101,7 +101,9 @@ impl Judge {
                     GsoKind::Udp => 8,
                     _ => frame.bytes.get(start + 12).map_or(20, |word| usize::from(word >> 4) * 4),
                 };
-                start - ETHERNET_BYTES + header_bytes + usize::from(segment_bytes)
+                // One that holds no full segment is as long as it is.
+                let segment = start - ETHERNET_BYTES + header_bytes + usize::from(segment_bytes);
+                segment.min(frame.bytes.len() - ETHERNET_BYTES)
             }
             _ => frame.bytes.len() - ETHERNET_BYTES,
         };

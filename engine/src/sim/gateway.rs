@@ -43,6 +43,8 @@ const IDLE_TURNS_MAX: u32 = 200;
 pub(super) struct Turned {
     pub(super) sent: Vec<(PortId, WireFrame)>,
     pub(super) events: Vec<Event>,
+    /// What was dropped, and how often.
+    pub(super) drops: Vec<(DropReason, u64)>,
     /// Workers that were handed something.
     pub(super) wakes: Vec<usize>,
     /// There is more to do, this long from now: at once, later if the last turns did nothing.
@@ -160,6 +162,7 @@ impl Gateway {
         self.turns_ns[worker] = None;
         self.turn_count += 1;
         self.mark_ready(worker, now_ns);
+        let drops_before = self.counters[worker].drops();
         let engine = &mut self.workers[worker];
         let handled = engine.turn(Instant(now_ns), &mut self.ready[worker]);
         let wakes = engine.take_wakes();
@@ -167,6 +170,7 @@ impl Gateway {
             events: std::iter::from_fn(|| engine.take_event()).collect(),
             wakes: (0..self.counters.len()).filter(|&other| wakes >> other & 1 == 1).collect(),
             deadline_ns: engine.next_deadline().map(|deadline| deadline.0),
+            drops: newly(&drops_before, self.counters[worker].drops()),
             ..Turned::default()
         };
         for (index, wire) in self.wires.iter().enumerate() {
@@ -297,4 +301,12 @@ impl Gateway {
         self.tables = Arc::new(tables);
         self.tables.clone()
     }
+}
+
+/// What was dropped between two looks at a worker's counters.
+fn newly(before: &[(DropReason, u64)], after: Vec<(DropReason, u64)>) -> Vec<(DropReason, u64)> {
+    let count_before =
+        |reason| before.iter().find(|(other, _)| *other == reason).map_or(0, |&(_, count)| count);
+    let newly = after.into_iter().map(|(reason, count)| (reason, count - count_before(reason)));
+    newly.filter(|&(_, count)| count > 0).collect()
 }

@@ -103,6 +103,8 @@ pub(super) enum Report {
     Answered { nonce: u64 },
     /// RST or ICMP unreachable came to the socket that asked.
     Refused { nonce: u64 },
+    /// An open connection was reset.
+    Reset { nonce: u64 },
     /// Nothing came.
     GaveUp { nonce: u64 },
     /// An invariant is broken.

@@ -179,6 +179,8 @@ impl Ledger {
             Report::Reached { nonce, kind, source, local } => {
                 self.reached(now_ns, host, (nonce, kind), (source, local))
             }
+            Report::Reset { nonce } if self.is_tight => self.ended(nonce, None),
+            Report::Reset { nonce } => Err(format!("{}: was reset", self.describe(nonce))),
             Report::Answered { nonce } => self.ended(nonce, Some(Expect::Reply)),
             Report::Refused { nonce } => self.ended(nonce, Some(Expect::Refused)),
             Report::GaveUp { nonce } => self.ended(nonce, None),

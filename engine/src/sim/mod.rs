@@ -6,7 +6,7 @@
 //! broken rule comes with the seed and the events before it. The simulator shares no packet code
 //! with the engine. It knows neither threads nor kernels: those are for the drivers' tests.
 //!
-//! `plan` what a world is like · `topology` its networks · `script` and `garbage` what hosts send ·
+//! `plan` what a world is like · `topology` its networks · `script`, `garbage` what hosts send ·
 //! `host`, `tcp`, `neighbours`, `assembly`, `payload` the hosts · `wire`, `port`, `steer` how
 //! frames travel · `gateway` the workers · `ledger` and `check` what must hold · `world` the clock.
 

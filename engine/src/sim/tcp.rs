@@ -37,6 +37,8 @@ pub(super) enum Outcome {
     Finished,
     /// The peer refused.
     Refused,
+    /// The open connection was reset.
+    Reset,
     /// Nobody answered for too long.
     GaveUp,
     /// A server's end that no client ever confirmed.
@@ -233,7 +235,10 @@ impl Connection {
             segments.push(self.next_segment());
         }
         if self.acknowledged == self.highest {
-            self.retry_at_ns = None;
+            // Nothing is under way: if the peer says nothing for too long, it is gone.
+            if due || self.retry_at_ns.is_none() {
+                self.retry_at_ns = Some(now_ns + TIMEOUT_NS_MAX);
+            }
         } else if due || self.retry_at_ns.is_none() {
             self.set_timer(now_ns);
         }
@@ -318,8 +323,7 @@ impl Connection {
         if header.sequence != self.header(0, 0).acknowledgment {
             return vec![self.acknowledgment()];
         }
-        let text = format!("open connection {:#x} was reset", self.nonce);
-        self.end(now_ns, Outcome::Broken(text))
+        self.end(now_ns, Outcome::Reset)
     }
 
     fn break_off(&mut self, text: String) {
@@ -372,7 +376,10 @@ impl Connection {
         if ahead > 0 || self.peer_ended {
             return;
         }
-        self.received = self.received.max(end);
+        if end > self.received {
+            self.received = end;
+            self.timeouts = 0;
+        }
         if ends && self.received == end {
             self.received += 1;
             self.peer_ended = true;

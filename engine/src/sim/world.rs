@@ -373,6 +373,10 @@ impl World {
         for (port, frame) in turned.sent {
             self.output(port, frame)?;
         }
+        for (reason, count) in turned.drops {
+            let text = format!("worker {worker} drops {count} as {}", reason.name());
+            self.trace.note(self.now_ns, text);
+        }
         for event in turned.events {
             self.trace.note(self.now_ns, format!("worker {worker} says {event:?}"));
         }

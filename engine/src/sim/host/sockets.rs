@@ -13,6 +13,17 @@ use crate::sim::frames::*;
 use crate::sim::payload::{NO_CHECKSUM, Payload, REPLY};
 use crate::sim::tcp::{Connection, Outcome, Segment};
 
+/// What an ICMP error means to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum IcmpError {
+    /// Packets to there must not be larger.
+    TooBig(u16),
+    /// Nothing listens.
+    Refused,
+    /// A router had a difficulty; it may pass (RFC 1122 section 4.2.3.9).
+    Soft,
+}
+
 impl Host {
     pub(super) fn receive_udp(&mut self, datagram: &Datagram<'_>, offload: Offload) {
         let bytes = datagram.payload;
@@ -105,9 +116,13 @@ impl Host {
         match (datagram.source.is_ipv6(), message[0], message[1]) {
             (false, 8, 0) | (true, 128, 0) => self.receive_ping(datagram, word),
             (false, 0, 0) | (true, 129, 0) => self.receive_pong(datagram, word),
-            (false, 3, 4) => self.receive_error(&message[8..], Some(word as u16)),
-            (true, 2, 0) => self.receive_error(&message[8..], Some(word as u16)),
-            (false, 3 | 11, _) | (true, 1 | 3, _) => self.receive_error(&message[8..], None),
+            (false, 3, 4) | (true, 2, 0) => {
+                self.receive_error(&message[8..], IcmpError::TooBig(word as u16));
+            }
+            (false, 3, 3) | (true, 1, 4) => self.receive_error(&message[8..], IcmpError::Refused),
+            (false, 3 | 11, _) | (true, 1 | 3, _) => {
+                self.receive_error(&message[8..], IcmpError::Soft);
+            }
             (true, 135 | 136, _) => self.receive_neighbour(datagram),
             _ => self.refused_count += 1,
         }
@@ -143,8 +158,8 @@ impl Host {
         self.answered(payload.nonce, Kind::Ping, local, from);
     }
 
-    /// An ICMP error: finds the socket whose packet it quotes. `mtu`: the packet was too big.
-    fn receive_error(&mut self, quoted: &[u8], mtu: Option<u16>) {
+    /// Finds the socket whose packet an ICMP error quotes.
+    fn receive_error(&mut self, quoted: &[u8], error: IcmpError) {
         let now_ns = self.now_ns;
         let Ok(quoted) = Datagram::parse_quoted(quoted) else {
             self.stray("ICMP error quotes a broken packet".into());
@@ -159,18 +174,20 @@ impl Host {
             SocketAddr::new(quoted.source, be16(bytes, 0)),
             SocketAddr::new(quoted.destination, be16(bytes, 2)),
         );
-        if let Some(mtu) = mtu {
+        if let IcmpError::TooBig(mtu) = error {
             self.path_mtu.insert(quoted.destination, mtu.max(576));
         }
         if quoted.protocol == TCP {
-            let v6 = ends.1.is_ipv6();
-            let mss = mtu.map(|mtu| mtu.saturating_sub(if v6 { 60 } else { 40 }));
-            let known = self.with_connection(ends, |connection| match mss {
-                Some(mss) => connection.too_big(now_ns, mss),
-                None => {
+            let header_bytes = if ends.1.is_ipv6() { 60 } else { 40 };
+            let known = self.with_connection(ends, |connection| match error {
+                IcmpError::TooBig(mtu) => {
+                    connection.too_big(now_ns, mtu.saturating_sub(header_bytes))
+                }
+                IcmpError::Refused => {
                     connection.unreachable(now_ns);
                     Vec::new()
                 }
+                IcmpError::Soft => Vec::new(),
             });
             if !known {
                 self.stray(format!("ICMP error about a connection {ends:?} that is not there"));
@@ -187,7 +204,7 @@ impl Host {
         let mut found: Vec<&mut Asked> = self.asked.values_mut().filter(is_it).collect();
         found.sort_by_key(|asked| asked.is_over);
         match found.first_mut() {
-            Some(asked) if !asked.is_over && mtu.is_none() => {
+            Some(asked) if !asked.is_over && error == IcmpError::Refused => {
                 asked.is_over = true;
                 let nonce = asked.question.nonce;
                 self.reports.push(Report::Refused { nonce });
@@ -253,6 +270,7 @@ impl Host {
                 }
                 Outcome::Finished if client => self.reports.push(Report::Answered { nonce }),
                 Outcome::Refused if client => self.reports.push(Report::Refused { nonce }),
+                Outcome::Reset => self.reports.push(Report::Reset { nonce }),
                 Outcome::GaveUp => self.reports.push(Report::GaveUp { nonce }),
                 _ => {}
             }
