@@ -2,15 +2,17 @@
 //! take them back.
 //!
 //! Everything of production is on (limits, counters, anti-spoofing, the clock moves, the wheel
-//! turns); only the driver is missing. Receiving a packet copies one prepared header into a
-//! recycled frame, because NAT edits it; the floor to compare with does the same and fetches as
-//! many memory lines as a look-up needs, and nothing else.
+//! turns); only the driver is missing. Receiving a packet copies one prepared header into the frame
+//! that was sent longest ago, because NAT edits it; the floor to compare with does the same and fetches as many
+//! memory lines as a look-up needs, and nothing else.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use engine::frame::{FrameBalancer, FramePool, FrameSize, HEADROOM_BYTES, heap_frames};
+use engine::frame::{Frame, FrameBalancer, FramePool, HEADROOM_BYTES, heap_frames, heap_tails};
 use engine::hand_over::HandOverRings;
 use engine::limits::Limits;
 use engine::packet::BATCH_LEN;
@@ -24,8 +26,10 @@ use engine::{
     UplinkId, Worker, WorkerId,
 };
 
-/// Frames that circulate.
-const FRAME_COUNT: usize = 8_192;
+/// Room for frames that wait in a port to be received into: in two ports 8,192 circulate.
+const RECYCLED: usize = 4_096 + BATCH_LEN;
+/// Frames there are.
+const FRAME_COUNT: usize = 3 * RECYCLED;
 /// Bytes of a packet: the smallest Ethernet frame without its check sequence.
 const FRAME_BYTES: usize = 60;
 /// By how much the clock moves per turn: 64 packets at 10 million a second.
@@ -55,37 +59,75 @@ struct MemoryPort {
     /// Packets to give first, for set-up.
     injected: Receiver<Vec<u8>>,
     /// How many prepared packets may still be given.
-    allowance: Arc<std::sync::atomic::AtomicUsize>,
+    allowance: Arc<AtomicUsize>,
+    /// Frames that were sent, to receive into again: a ring that is used by whole batches.
+    recycled: Box<[Option<Frame>]>,
+    oldest: usize,
+    count: usize,
 }
 
 impl MemoryPort {
-    fn give(&mut self, frames: &mut FramePool, batch: &mut Batch, count: usize) {
-        for _ in 0..count {
-            let Some(mut frame) = frames.take_chunk() else { return };
-            let header = &self.headers[self.next];
-            self.next += 1;
-            if self.next == self.headers.len() {
-                self.next = 0;
-            }
-            frame.bytes_mut()[HEADROOM_BYTES..HEADROOM_BYTES + 64].copy_from_slice(&header.0);
-            batch.push(Packet::new(frame, HEADROOM_BYTES, FRAME_BYTES));
+    fn new(
+        headers: Arc<Vec<Header>>,
+        injected: Receiver<Vec<u8>>,
+        allowance: Arc<AtomicUsize>,
+    ) -> MemoryPort {
+        assert!(headers.len() < BATCH_LEN || headers.len().is_multiple_of(BATCH_LEN));
+        let recycled = (0..RECYCLED).map(|_| None).collect();
+        MemoryPort { headers, next: 0, injected, allowance, recycled, oldest: 0, count: 0 }
+    }
+
+    /// Gives a full batch in the frames that were sent longest ago.
+    fn give(&mut self, frames: &mut FramePool, batch: &mut Batch) {
+        while self.count < RECYCLED - BATCH_LEN {
+            let place = (self.oldest + self.count) % RECYCLED;
+            self.recycled[place] = frames.take_chunk();
+            self.count += 1;
         }
+        if self.next >= self.headers.len() {
+            self.next = 0;
+        }
+        let headers = &self.headers[self.next..self.next + BATCH_LEN];
+        self.next += BATCH_LEN;
+        let recycled = &mut self.recycled[self.oldest..self.oldest + BATCH_LEN];
+        self.oldest = (self.oldest + BATCH_LEN) % RECYCLED;
+        self.count -= BATCH_LEN;
+        batch.extend(recycled.iter_mut().zip(headers).map(|(place, header)| {
+            let mut frame = place.take().expect("filled above");
+            frame.bytes_mut()[HEADROOM_BYTES..HEADROOM_BYTES + 64].copy_from_slice(&header.0);
+            Packet::new(frame, HEADROOM_BYTES, FRAME_BYTES)
+        }));
+    }
+
+    /// Takes a full batch back, if there is room.
+    fn take_back(&mut self, out: &mut Batch) {
+        let newest = (self.oldest + self.count) % RECYCLED;
+        for (place, packet) in
+            self.recycled[newest..newest + BATCH_LEN].iter_mut().zip(out.drain(..))
+        {
+            let (head, tail) = packet.into_frames();
+            assert!(tail.is_none(), "no super-frames here");
+            *place = Some(head);
+        }
+        self.count += BATCH_LEN;
     }
 }
 
 impl Port for MemoryPort {
     fn rx(&mut self, frames: &mut FramePool, batch: &mut Batch) {
-        use std::sync::atomic::Ordering::Relaxed;
         while let Ok(bytes) = self.injected.try_recv() {
             batch.extend(Packet::copy_of(&bytes, frames));
         }
-        let allowance = self.allowance.load(Relaxed);
-        let count = allowance.min(batch.remaining_capacity());
-        self.give(frames, batch, count);
-        self.allowance.store(allowance - count, Relaxed);
+        if self.allowance.load(Relaxed) == BATCH_LEN && batch.is_empty() {
+            self.allowance.store(0, Relaxed);
+            self.give(frames, batch);
+        }
     }
 
     fn tx(&mut self, frames: &mut FramePool, out: &mut Batch) {
+        if out.is_full() && self.count + BATCH_LEN <= RECYCLED {
+            return self.take_back(out);
+        }
         out.drain(..).for_each(|packet| packet.recycle(frames));
     }
 
@@ -94,12 +136,16 @@ impl Port for MemoryPort {
     fn caps(&self) -> Caps {
         Caps { mtu: 1500, ..Caps::default() }
     }
+
+    fn held_frames(&self) -> (usize, usize) {
+        (self.count, 0)
+    }
 }
 
 /// The control side of a memory port.
 struct Handle {
     inject: Sender<Vec<u8>>,
-    allowance: Arc<std::sync::atomic::AtomicUsize>,
+    allowance: Arc<AtomicUsize>,
 }
 
 /// A worker with flows in it, and the ports to drive it.
@@ -184,7 +230,8 @@ impl World {
     pub fn bridge() -> World {
         let there = udp((ENDPOINT_MAC, NEIGHBOUR_MAC), (ENDPOINT, 40_000), ([10, 1, 0, 11], 80));
         let back = udp((NEIGHBOUR_MAC, ENDPOINT_MAC), ([10, 1, 0, 11], 80), (ENDPOINT, 40_000));
-        let mut world = World::new(1_024, [vec![back], vec![there]], [INSIDE, NEIGHBOUR]);
+        let mut world =
+            World::new(1_024, [vec![back; BATCH_LEN], vec![there; BATCH_LEN]], [INSIDE, NEIGHBOUR]);
         world.inject(INSIDE, &there.0[..FRAME_BYTES]);
         world.inject(NEIGHBOUR, &back.0[..FRAME_BYTES]);
         world
@@ -194,9 +241,9 @@ impl World {
     fn new(flow_count: usize, headers: [Vec<Header>; 2], sources: [PortId; 2]) -> World {
         let tables = Arc::new(tables(flow_count));
         let counters = Counters::new(tables.ports.len());
-        let chunks = heap_frames(FRAME_COUNT, FrameSize::Chunk);
+        let chunks = heap_frames(FRAME_COUNT);
         let balancer = FrameBalancer::new(FRAME_COUNT, 64);
-        let frames = FramePool::new(chunks, heap_frames(64, FrameSize::Tail), balancer);
+        let frames = FramePool::new(chunks, heap_tails(64), balancer);
         let [rings] = <[HandOverRings; 1]>::try_from(HandOverRings::mesh(1, 16)).expect("one");
         let mut worker = Worker::new(WorkerParts {
             id: WorkerId(0),
@@ -212,9 +259,9 @@ impl World {
         let mut handles = Vec::new();
         for id in [OUTSIDE, INSIDE, NEIGHBOUR] {
             let (inject, injected) = channel();
-            let allowance = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+            let allowance = Arc::new(AtomicUsize::new(0));
             let headers = if id == sources[0] { first.clone() } else { second.clone() };
-            let port = MemoryPort { headers, next: 0, injected, allowance: allowance.clone() };
+            let port = MemoryPort::new(headers, injected, allowance.clone());
             worker.attach(id, Box::new(port));
             handles.push(Handle { inject, allowance });
         }
@@ -246,7 +293,6 @@ impl World {
     /// Carries this many batches, the two directions in turn.
     #[inline(never)]
     pub fn carry(&mut self, batches: usize) {
-        use std::sync::atomic::Ordering::Relaxed;
         for batch in 0..batches {
             let source = self.sources[batch % 2];
             self.handles[source.index()].allowance.store(BATCH_LEN, Relaxed);
@@ -352,7 +398,7 @@ pub struct Floor {
 impl Floor {
     /// A floor over the memory of this many flows: a bucket line and a flow line per direction.
     pub fn new(flow_count: usize) -> Floor {
-        let chunks = heap_frames(FRAME_COUNT, FrameSize::Chunk);
+        let chunks = heap_frames(FRAME_COUNT);
         let frames = FramePool::new(chunks, Vec::new(), FrameBalancer::new(FRAME_COUNT, 1));
         let headers = shuffled(flow_count.clamp(4_096, 1 << 20), flow_count)
             .into_iter()
@@ -362,8 +408,7 @@ impl Floor {
             })
             .collect();
         let (inject, injected) = channel();
-        let port =
-            MemoryPort { headers: Arc::new(headers), next: 0, injected, allowance: Arc::default() };
+        let port = MemoryPort::new(Arc::new(headers), injected, Arc::default());
         let lines = (flow_count * 4).next_power_of_two();
         Floor { frames, port, lines: vec![[1; 8]; lines], state: 1, _inject: inject }
     }
@@ -374,7 +419,7 @@ impl Floor {
         let mut batch = Batch::new();
         let mask = self.lines.len() - 1;
         for _ in 0..batches {
-            self.port.give(&mut self.frames, &mut batch, BATCH_LEN);
+            self.port.give(&mut self.frames, &mut batch);
             let mut places = [0; BATCH_LEN];
             let mut sum = 0u64;
             for (place, packet) in places.iter_mut().zip(&batch) {
