@@ -20,7 +20,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use engine::frame::{Frame, FramePool, HEADROOM_BYTES};
+use engine::frame::{Frame, FramePool, HEADROOM_BYTES, Tail};
 use engine::{Batch, Caps, MacAddress, Packet, Port};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, readv, write, writev};
@@ -323,7 +323,7 @@ impl Port for TapQueue {
             }
         }
         if let Some(tail) = tail {
-            frames.give(tail);
+            frames.give_tail(tail);
         }
     }
 
@@ -360,9 +360,9 @@ impl TapQueue {
     /// hold. Without one, a single byte does: the packet is seen to be too long and is refused,
     /// while ordinary ones still pass.
     #[inline]
-    fn read(&mut self, head: &mut Frame, tail: Option<&mut Frame>) -> Option<usize> {
+    fn read(&mut self, head: &mut Frame, tail: Option<&mut Tail>) -> Option<usize> {
         let mut excess = [0u8; 1];
-        let rest = tail.map_or(excess.as_mut_slice(), Frame::bytes_mut);
+        let rest = tail.map_or(excess.as_mut_slice(), |tail| tail.bytes_mut());
         let front = &mut head.bytes_mut()[HEADROOM_BYTES - VNET_HEADER_BYTES..];
         let mut slices = [IoSliceMut::new(front), IoSliceMut::new(rest)];
         match readv(&self.file, &mut slices) {
@@ -423,7 +423,7 @@ impl TapQueue {
 
 /// Makes a packet of what was read, or gives the head back. Takes the tail if it was reached.
 #[inline]
-fn received(head: Frame, tail: &mut Option<Frame>, read_bytes: usize) -> Result<Packet, Frame> {
+fn received(head: Frame, tail: &mut Option<Tail>, read_bytes: usize) -> Result<Packet, Frame> {
     /// Bytes of an Ethernet header: what is shorter is no frame.
     const ETHERNET_HEADER_BYTES: usize = 14;
 
@@ -458,12 +458,16 @@ fn received(head: Frame, tail: &mut Option<Frame>, read_bytes: usize) -> Result<
 #[cfg(test)]
 mod tests {
     use engine::Offload;
-    use engine::frame::{FrameSize, heap_frames};
+    use engine::frame::{heap_frames, heap_tails};
 
     use super::*;
 
-    fn frame(size: FrameSize) -> Frame {
-        heap_frames(1, size).remove(0)
+    fn frame() -> Frame {
+        heap_frames(1).remove(0)
+    }
+
+    fn tail() -> Tail {
+        heap_tails(1).remove(0)
     }
 
     #[test]
@@ -510,8 +514,8 @@ mod tests {
 
     #[test]
     fn a_packet_that_fits_leaves_the_tail() {
-        let mut tail = Some(frame(FrameSize::Tail));
-        let packet = received(frame(FrameSize::Chunk), &mut tail, 12 + 1792).unwrap();
+        let mut tail = Some(tail());
+        let packet = received(frame(), &mut tail, 12 + 1792).unwrap();
         assert_eq!((packet.head().len(), packet.tail().len()), (1792, 0));
         assert_eq!(packet.offload, Offload::None);
         assert!(tail.is_some());
@@ -519,8 +523,8 @@ mod tests {
 
     #[test]
     fn a_longer_packet_takes_the_tail() {
-        let mut tail = Some(frame(FrameSize::Tail));
-        let packet = received(frame(FrameSize::Chunk), &mut tail, 12 + 1793).unwrap();
+        let mut tail = Some(tail());
+        let packet = received(frame(), &mut tail, 12 + 1793).unwrap();
         assert_eq!((packet.head().len(), packet.tail().len()), (1792, 1));
         assert!(tail.is_none());
     }
@@ -528,16 +532,16 @@ mod tests {
     #[test]
     fn what_is_too_short_or_too_long_gives_its_head_back() {
         for read_bytes in [0, 11, 12, 25, 12 + 1793] {
-            assert!(received(frame(FrameSize::Chunk), &mut None, read_bytes).is_err());
+            assert!(received(frame(), &mut None, read_bytes).is_err());
         }
-        assert!(received(frame(FrameSize::Chunk), &mut None, 26).is_ok());
+        assert!(received(frame(), &mut None, 26).is_ok());
     }
 
     #[test]
     fn a_lying_header_keeps_the_tail_too() {
-        let mut head = frame(FrameSize::Chunk);
+        let mut head = frame();
         head.bytes_mut()[HEADROOM_BYTES - VNET_HEADER_BYTES + 1] = 3;
-        let mut tail = Some(frame(FrameSize::Tail));
+        let mut tail = Some(tail());
         assert!(received(head, &mut tail, 5000).is_err());
         assert!(tail.is_some());
     }

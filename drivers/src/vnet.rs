@@ -206,7 +206,7 @@ fn headers_bytes(head: &[u8], kind: GsoKind, start: u16) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use engine::frame::{FrameBalancer, FramePool, FrameSize, heap_frames};
+    use engine::frame::{FrameBalancer, FramePool, heap_frames, heap_tails};
     use proptest::prelude::*;
 
     use super::*;
@@ -214,8 +214,8 @@ mod tests {
     const HEAD_BYTES_MAX: usize = 1792;
 
     fn packet(len: usize, offload: Offload) -> Packet {
-        let chunks = heap_frames(1, FrameSize::Chunk);
-        let tails = heap_frames(1, FrameSize::Tail);
+        let chunks = heap_frames(1);
+        let tails = heap_tails(1);
         let mut frames = FramePool::new(chunks, tails, FrameBalancer::new(1, 1));
         let mut packet = Packet::copy_of(&vec![0x55; len], &mut frames).unwrap();
         packet.offload = offload;

@@ -209,7 +209,7 @@ fn an_empty_pool_leaves_packets_with_the_kernel() {
 fn without_a_tail_long_packets_are_refused_and_short_ones_pass() {
     let (namespace, mut queues) = world(&TapOptions { mtu: 9000, ..options("eth0") });
     let queue = &mut queues[0];
-    let chunks = engine::frame::heap_frames(64, engine::frame::FrameSize::Chunk);
+    let chunks = engine::frame::heap_frames(64);
     let mut frames = FramePool::new(chunks, Vec::new(), FrameBalancer::new(64, 0));
     let socket = udp_socket(&namespace);
     let target = (Ipv4Addr::from(OUR_IP), 5000);

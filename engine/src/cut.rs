@@ -384,13 +384,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::frame::{FrameBalancer, FrameSize, heap_frames};
+    use crate::frame::{FrameBalancer, heap_frames, heap_tails};
     use crate::judge::judge;
     use crate::packet::Notes;
 
     fn pool(chunks: usize) -> FramePool {
-        let tails = heap_frames(3, FrameSize::Tail);
-        FramePool::new(heap_frames(chunks, FrameSize::Chunk), tails, FrameBalancer::new(chunks, 3))
+        let tails = heap_tails(3);
+        FramePool::new(heap_frames(chunks), tails, FrameBalancer::new(chunks, 3))
     }
 
     /// A super-frame to be built.

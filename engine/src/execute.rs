@@ -32,6 +32,9 @@ pub(crate) trait Edit: crate::flow::Family {
     /// Addresses in wire order, for deltas.
     fn bytes(addresses: Self::Addresses) -> AddressBytes;
 
+    /// Addresses as they are loaded from a packet without a change of byte order, and back.
+    fn loaded(addresses: Self::Addresses) -> Self::Addresses;
+
     /// The TTL or hop limit of a plain packet.
     fn ttl_plain(window: &[u8; WINDOW_BYTES]) -> u8;
 
@@ -45,6 +48,12 @@ pub(crate) trait Edit: crate::flow::Family {
     fn read(head: &[u8], l3: usize) -> Option<Self::Addresses>;
 }
 
+/// Two bytes of a header as they lie there, for sums that do not mind byte order.
+#[inline(always)]
+fn loaded_at<const N: usize>(header: &[u8; N], offset: usize) -> u16 {
+    u16_at(header, offset).to_be()
+}
+
 /// Source and destination address in wire order, IPv4 padded with zeros.
 pub(crate) type AddressBytes = [u8; 32];
 
@@ -56,17 +65,21 @@ impl Edit for V4 {
         let Some(header) = header_at_mut::<{ ipv4::HEADER_BYTES }>(head, l3) else {
             return false;
         };
-        let delta = checksum::add(action.address_delta, TTL_DELTA);
-        let checksum = checksum::apply(u16_at(header, ipv4::CHECKSUM), delta);
+        let lowered = checksum::apply(loaded_at(header, ipv4::CHECKSUM), TTL_DELTA.to_be());
+        let checksum = checksum::apply(lowered, action.address_delta);
         header[ipv4::TTL] = header[ipv4::TTL].wrapping_sub(1);
-        header[ipv4::CHECKSUM..ipv4::SOURCE].copy_from_slice(&checksum.to_be_bytes());
-        header[ipv4::SOURCE..].copy_from_slice(&action.addresses.to_be_bytes());
+        header[ipv4::CHECKSUM..ipv4::SOURCE].copy_from_slice(&checksum.to_ne_bytes());
+        header[ipv4::SOURCE..].copy_from_slice(&action.addresses.to_ne_bytes());
         true
     }
 
     #[inline(always)]
     fn ttl(head: &[u8], l3: usize) -> u8 {
         head.get(l3 + ipv4::TTL).copied().unwrap_or(0)
+    }
+
+    fn loaded(addresses: u64) -> u64 {
+        addresses.to_be()
     }
 
     #[inline(always)]
@@ -107,14 +120,18 @@ impl Edit for V6 {
         };
         let [source, destination] = action.addresses;
         header[ipv6::HOP_LIMIT] = header[ipv6::HOP_LIMIT].wrapping_sub(1);
-        header[ipv6::SOURCE..ipv6::DESTINATION].copy_from_slice(&source.to_be_bytes());
-        header[ipv6::DESTINATION..].copy_from_slice(&destination.to_be_bytes());
+        header[ipv6::SOURCE..ipv6::DESTINATION].copy_from_slice(&source.to_ne_bytes());
+        header[ipv6::DESTINATION..].copy_from_slice(&destination.to_ne_bytes());
         true
     }
 
     #[inline(always)]
     fn ttl(head: &[u8], l3: usize) -> u8 {
         head.get(l3 + ipv6::HOP_LIMIT).copied().unwrap_or(0)
+    }
+
+    fn loaded(addresses: [u128; 2]) -> [u128; 2] {
+        addresses.map(u128::to_be)
     }
 
     #[inline(always)]
@@ -233,14 +250,14 @@ fn edit_transport(head: &mut [u8], l4: usize, protocol: u8, ports: u32, delta: D
     match protocol {
         protocol::TCP => {
             let Some(header) = header_at_mut::<{ tcp::HEADER_BYTES }>(head, l4) else { return };
-            header[..4].copy_from_slice(&ports.to_be_bytes());
-            let checksum = delta.apply(u16_at(header, tcp::CHECKSUM), true);
-            header[tcp::CHECKSUM..tcp::CHECKSUM + 2].copy_from_slice(&checksum.to_be_bytes());
+            header[..4].copy_from_slice(&ports.to_ne_bytes());
+            let checksum = delta.apply(loaded_at(header, tcp::CHECKSUM), true);
+            header[tcp::CHECKSUM..tcp::CHECKSUM + 2].copy_from_slice(&checksum.to_ne_bytes());
         }
         protocol::UDP => {
             let Some(header) = header_at_mut::<{ udp::HEADER_BYTES }>(head, l4) else { return };
-            header[..4].copy_from_slice(&ports.to_be_bytes());
-            let old = u16_at(header, udp::CHECKSUM);
+            header[..4].copy_from_slice(&ports.to_ne_bytes());
+            let old = loaded_at(header, udp::CHECKSUM);
             // RFC 768: 0 says that there is none; a sum of 0 is sent as its other form.
             let none = old == 0 && matches!(delta, Delta::Whole { .. });
             let checksum = match delta.apply(old, true) {
@@ -248,7 +265,7 @@ fn edit_transport(head: &mut [u8], l4: usize, protocol: u8, ports: u32, delta: D
                 0 => 0xffff,
                 checksum => checksum,
             };
-            header[udp::CHECKSUM..].copy_from_slice(&checksum.to_be_bytes());
+            header[udp::CHECKSUM..].copy_from_slice(&checksum.to_ne_bytes());
         }
         protocol::ICMP | protocol::ICMPV6 => edit_icmp(head, l4, protocol, ports, delta),
         _ => {}
@@ -258,14 +275,15 @@ fn edit_transport(head: &mut [u8], l4: usize, protocol: u8, ports: u32, delta: D
 #[inline]
 fn edit_icmp(head: &mut [u8], l4: usize, protocol: u8, ports: u32, delta: Delta) {
     let Some(header) = header_at_mut::<{ icmp::HEADER_BYTES }>(head, l4) else { return };
+    let ports = u32::from_be(ports);
     let identifier = match (protocol, header[0]) {
         (protocol::ICMP, icmp::ECHO_REQUEST) | (_, icmp::V6_ECHO_REQUEST) => (ports >> 16) as u16,
         (protocol::ICMP, icmp::ECHO_REPLY) | (_, icmp::V6_ECHO_REPLY) => ports as u16,
         _ => return,
     };
     // ICMPv6 sums a pseudo-header (RFC 4443 section 2.3), ICMP does not.
-    let checksum = delta.apply(u16_at(header, icmp::CHECKSUM), protocol == protocol::ICMPV6);
-    header[icmp::CHECKSUM..icmp::IDENTIFIER].copy_from_slice(&checksum.to_be_bytes());
+    let checksum = delta.apply(loaded_at(header, icmp::CHECKSUM), protocol == protocol::ICMPV6);
+    header[icmp::CHECKSUM..icmp::IDENTIFIER].copy_from_slice(&checksum.to_ne_bytes());
     header[icmp::IDENTIFIER..icmp::IDENTIFIER + 2].copy_from_slice(&identifier.to_be_bytes());
 }
 
@@ -300,13 +318,13 @@ fn segments_fit(packet: &Packet, mtu: u16) -> bool {
 mod tests {
     use super::*;
     use crate::flow::{ActionKind, AdjacencyId};
-    use crate::frame::{FrameBalancer, FramePool, FrameSize, heap_frames};
+    use crate::frame::{FrameBalancer, FramePool, heap_frames, heap_tails};
     use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
     use proptest::prelude::*;
 
     fn pool() -> FramePool {
-        let chunks = heap_frames(2, FrameSize::Chunk);
-        FramePool::new(chunks, heap_frames(1, FrameSize::Tail), FrameBalancer::new(2, 1))
+        let chunks = heap_frames(2);
+        FramePool::new(chunks, heap_tails(1), FrameBalancer::new(2, 1))
     }
 
     fn adjacency() -> Adjacency {
@@ -338,11 +356,11 @@ mod tests {
         let delta = checksum::delta(&old.0.to_be_bytes(), &new.0.to_be_bytes());
         let port_delta = checksum::delta(&old.1.to_be_bytes(), &new.1.to_be_bytes());
         FlowAction {
-            addresses: new.0,
-            ports: new.1,
+            addresses: V4::loaded(new.0),
+            ports: new.1.to_be(),
             adjacency: AdjacencyId(0),
-            address_delta: delta,
-            transport_delta: checksum::add(delta, port_delta),
+            address_delta: delta.to_be(),
+            transport_delta: checksum::add(delta, port_delta).to_be(),
             mtu: 1500,
             kind: ActionKind::Forward,
             worker: 0,

@@ -127,20 +127,23 @@ impl Fdb {
         let key = key_of(network, mac);
         let first = self.bucket_of(key);
         let bucket = self.buckets.get(first)?;
-        for way in 0..WAYS {
-            if bucket.keys[way] == key {
-                let value = bucket.values[way];
-                return value.is_valid(generation, now).then(|| value.port());
-            }
-        }
-        self.port_in_second(first, key, generation, now)
+        let value = if bucket.keys[0] == key {
+            bucket.values[0]
+        } else if bucket.keys[1] == key {
+            bucket.values[1]
+        } else {
+            self.value_elsewhere(first, key)?
+        };
+        value.is_valid(generation, now).then(|| value.port())
     }
 
-    #[cold]
-    fn port_in_second(&self, first: usize, key: Key, generation: u32, now: Tick) -> Option<PortId> {
-        let bucket = &self.buckets[first ^ 1];
-        let way = bucket.keys.iter().position(|&other| other == key)?;
-        bucket.values[way].is_valid(generation, now).then(|| bucket.values[way].port())
+    #[inline(never)]
+    fn value_elsewhere(&self, first: usize, key: Key) -> Option<Value> {
+        [first, first ^ 1].into_iter().find_map(|bucket| {
+            let bucket = &self.buckets[bucket];
+            let way = bucket.keys.iter().position(|&other| other == key)?;
+            Some(bucket.values[way])
+        })
     }
 
     #[inline(always)]

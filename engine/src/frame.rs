@@ -28,47 +28,66 @@ pub const TAIL_BYTES: usize = 66 * 1024;
 /// Frames that pools exchange at once.
 pub const BLOCK_FRAMES: usize = 64;
 
-/// One piece of packet memory, exclusively owned.
+/// A chunk of packet memory, exclusively owned. One word: its length is part of the type.
 #[derive(Debug)]
-pub struct Frame(&'static mut [u8]);
+pub struct Frame(&'static mut [u8; CHUNK_BYTES]);
+
+/// A tail, exclusively owned.
+#[derive(Debug)]
+pub struct Tail(&'static mut [u8; TAIL_BYTES]);
 
 impl Frame {
     /// Takes over a piece of the region. Called by the driver that mapped it, and by tests.
+    ///
+    /// # Panics
+    /// When it is not of the size of a chunk.
     pub fn new(memory: &'static mut [u8]) -> Frame {
-        assert!(memory.len() >= CHUNK_BYTES, "a frame has at least the size of a chunk");
-        Frame(memory)
+        Frame(memory.try_into().expect("a frame has the size of a chunk"))
     }
 
     /// The whole memory of the frame.
     #[inline(always)]
-    pub fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8; CHUNK_BYTES] {
         self.0
     }
 
     /// The whole memory of the frame, to write.
     #[inline(always)]
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
+    pub fn bytes_mut(&mut self) -> &mut [u8; CHUNK_BYTES] {
         self.0
     }
 }
 
-/// Which of the two sizes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrameSize {
-    /// [`CHUNK_BYTES`]
-    Chunk,
-    /// [`TAIL_BYTES`]
-    Tail,
+impl Tail {
+    /// Takes over a piece of the region.
+    ///
+    /// # Panics
+    /// When it is not of the size of a tail.
+    pub fn new(memory: &'static mut [u8]) -> Tail {
+        Tail(memory.try_into().expect("a tail has the size of a tail"))
+    }
+
+    /// The whole memory of the tail.
+    #[inline(always)]
+    pub fn bytes(&self) -> &[u8; TAIL_BYTES] {
+        self.0
+    }
+
+    /// The whole memory of the tail, to write.
+    #[inline(always)]
+    pub fn bytes_mut(&mut self) -> &mut [u8; TAIL_BYTES] {
+        self.0
+    }
 }
 
-type Block = ArrayVec<Frame, BLOCK_FRAMES>;
+type Block<T> = ArrayVec<T, BLOCK_FRAMES>;
 
 /// Where pools leave blocks of frames that they have too many of. Shared by all workers; bounded
 /// and lock-free; used once per [`BLOCK_FRAMES`] frames at most.
 #[derive(Debug)]
 pub struct FrameBalancer {
-    chunks: ArrayQueue<Block>,
-    tails: ArrayQueue<Block>,
+    chunks: ArrayQueue<Block<Frame>>,
+    tails: ArrayQueue<Block<Tail>>,
 }
 
 impl FrameBalancer {
@@ -82,16 +101,15 @@ impl FrameBalancer {
 
     /// Frames that lie here now, chunks and tails. For conservation checks while workers rest.
     pub fn count(&self) -> (usize, usize) {
-        let count = |queue: &ArrayQueue<Block>| {
-            (0..queue.len())
-                .filter_map(|_| queue.pop())
-                .map(|block| {
-                    let len = block.len();
-                    assert!(queue.push(block).is_ok(), "nobody else uses the queue meanwhile");
-                    len
-                })
-                .sum()
-        };
+        fn count<T>(queue: &ArrayQueue<Block<T>>) -> usize {
+            let blocks = (0..queue.len()).filter_map(|_| queue.pop());
+            let lengths = blocks.map(|block| {
+                let len = block.len();
+                assert!(queue.push(block).is_ok(), "nobody else uses the queue meanwhile");
+                len
+            });
+            lengths.sum()
+        }
         (count(&self.chunks), count(&self.tails))
     }
 }
@@ -100,7 +118,7 @@ impl FrameBalancer {
 #[derive(Debug)]
 pub struct FramePool {
     chunks: Vec<Frame>,
-    tails: Vec<Frame>,
+    tails: Vec<Tail>,
     chunks_share: usize,
     tails_share: usize,
     balancer: Arc<FrameBalancer>,
@@ -110,7 +128,7 @@ impl FramePool {
     /// A pool that starts with these frames, which are its fair share.
     pub fn new(
         mut chunks: Vec<Frame>,
-        mut tails: Vec<Frame>,
+        mut tails: Vec<Tail>,
         balancer: Arc<FrameBalancer>,
     ) -> FramePool {
         let (chunks_share, tails_share) = (chunks.len(), tails.len());
@@ -131,26 +149,28 @@ impl FramePool {
 
     /// Takes a tail.
     #[inline]
-    pub fn take_tail(&mut self) -> Option<Frame> {
+    pub fn take_tail(&mut self) -> Option<Tail> {
         match self.tails.pop() {
             Some(frame) => Some(frame),
             None => refill(&mut self.tails, &self.balancer.tails),
         }
     }
 
-    /// Gives a frame back, chunk or tail.
+    /// Gives a chunk back.
     #[inline(always)]
     pub fn give(&mut self, frame: Frame) {
-        if frame.0.len() == CHUNK_BYTES {
-            self.chunks.push(frame);
-            if self.chunks.len() > self.chunks_share + 2 * BLOCK_FRAMES {
-                spill(&mut self.chunks, &self.balancer.chunks);
-            }
-        } else {
-            self.tails.push(frame);
-            if self.tails.len() > self.tails_share + 2 * BLOCK_FRAMES {
-                spill(&mut self.tails, &self.balancer.tails);
-            }
+        self.chunks.push(frame);
+        if self.chunks.len() > self.chunks_share + 2 * BLOCK_FRAMES {
+            spill(&mut self.chunks, &self.balancer.chunks);
+        }
+    }
+
+    /// Gives a tail back.
+    #[inline]
+    pub fn give_tail(&mut self, tail: Tail) {
+        self.tails.push(tail);
+        if self.tails.len() > self.tails_share + 2 * BLOCK_FRAMES {
+            spill(&mut self.tails, &self.balancer.tails);
         }
     }
 
@@ -161,28 +181,30 @@ impl FramePool {
 }
 
 #[cold]
-fn refill(own: &mut Vec<Frame>, shared: &ArrayQueue<Block>) -> Option<Frame> {
+fn refill<T>(own: &mut Vec<T>, shared: &ArrayQueue<Block<T>>) -> Option<T> {
     own.extend(shared.pop()?);
     own.pop()
 }
 
 #[cold]
-fn spill(own: &mut Vec<Frame>, shared: &ArrayQueue<Block>) {
-    let block: Block = own.drain(own.len() - BLOCK_FRAMES..).collect();
+fn spill<T>(own: &mut Vec<T>, shared: &ArrayQueue<Block<T>>) {
+    let block: Block<T> = own.drain(own.len() - BLOCK_FRAMES..).collect();
     if let Err(block) = shared.push(block) {
         // The queue holds every frame that exists, so this cannot be reached; keep them anyway.
         own.extend(block);
     }
 }
 
-/// Frames on the ordinary heap, for tests, benches and simulations.
-pub fn heap_frames(count: usize, size: FrameSize) -> Vec<Frame> {
-    let frame_bytes = match size {
-        FrameSize::Chunk => CHUNK_BYTES,
-        FrameSize::Tail => TAIL_BYTES,
-    };
-    let memory = vec![0u8; count * frame_bytes].leak();
-    memory.chunks_exact_mut(frame_bytes).map(Frame::new).collect()
+/// Chunks on the ordinary heap, for tests, benches and simulations.
+pub fn heap_frames(count: usize) -> Vec<Frame> {
+    let memory = vec![0u8; count * CHUNK_BYTES].leak();
+    memory.chunks_exact_mut(CHUNK_BYTES).map(Frame::new).collect()
+}
+
+/// Tails on the ordinary heap.
+pub fn heap_tails(count: usize) -> Vec<Tail> {
+    let memory = vec![0u8; count * TAIL_BYTES].leak();
+    memory.chunks_exact_mut(TAIL_BYTES).map(Tail::new).collect()
 }
 
 #[cfg(test)]
@@ -193,8 +215,8 @@ mod tests {
     fn one_way_traffic_starves_nobody() {
         let balancer = FrameBalancer::new(1024, 64);
         let pool = |balancer: &Arc<FrameBalancer>| {
-            let chunks = heap_frames(512, FrameSize::Chunk);
-            FramePool::new(chunks, heap_frames(32, FrameSize::Tail), balancer.clone())
+            let chunks = heap_frames(512);
+            FramePool::new(chunks, heap_tails(32), balancer.clone())
         };
         let (mut from, mut to) = (pool(&balancer), pool(&balancer));
         for _ in 0..10_000 {

@@ -344,3 +344,83 @@ fn offload_is_honest(packet: &Packet) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{FrameBalancer, FramePool, heap_frames};
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    const GATEWAY: u64 = 0x02_0000_0000_01;
+
+    fn rule(anti_spoofing: bool) -> IngressRule {
+        let (mac, ipv4) = (0x02_0000_0000_0a, u32::from_be_bytes([10, 0, 0, 1]));
+        IngressRule {
+            port: PortId(3),
+            network: NetworkId(0),
+            mac,
+            plain_source: (mac << 16 | u64::from(ethernet::IPV4)).to_be(),
+            plain_ipv4: u64::from(ipv4.to_be()),
+            gateway_mac: GATEWAY,
+            ipv4,
+            ipv6: 0,
+            link_local: 0,
+            anti_spoofing,
+            uplink: false,
+            mtu: 1500,
+            frame_bytes_max: 70,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_glance_recognises_the_examination_finds(
+            checked in any::<bool>(), routed in any::<bool>(), tcp in any::<bool>(),
+            payload in 0usize..40, changes in prop::collection::vec(any::<(u8, u8)>(), 0..2),
+            trailer in 0usize..4, missing in 0usize..60,
+        ) {
+            let to = if routed { [2, 0, 0, 0, 0, 1] } else { [2, 0, 0, 0, 0, 9] };
+            let ip = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 0x0a], to);
+            let ip = ip.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 9);
+            let (mut bytes, payload) = (Vec::new(), vec![7; payload]);
+            match tcp {
+                true => ip.tcp(1, 2, 3, 4).write(&mut bytes, &payload).unwrap(),
+                false => ip.udp(1, 2).write(&mut bytes, &payload).unwrap(),
+            }
+            bytes.extend(vec![0xee; trailer]);
+            for &(place, byte) in &changes {
+                let place = usize::from(place) % bytes.len();
+                bytes[place] = byte;
+            }
+            bytes.truncate(bytes.len() - missing.saturating_sub(50));
+            let pool = (heap_frames(1), Vec::new(), FrameBalancer::new(1, 0));
+            let mut frames = FramePool::new(pool.0, pool.1, pool.2);
+            let mut packet = Packet::copy_of(&bytes, &mut frames).unwrap();
+            let rule = rule(checked);
+            let glance = match checked {
+                true => rule.glance::<true>(packet.window(), packet.len()),
+                false => rule.glance::<false>(packet.window(), packet.len()),
+            };
+            let class = rule.examine(&mut packet);
+            match glance {
+                Glance::Bridged(destination) => {
+                    prop_assert_eq!(class, Ok(Class::Bridged));
+                    prop_assert_eq!(destination, packet.destination());
+                    prop_assert!(packet.len() <= rule.frame_bytes_max && checked);
+                }
+                Glance::PlainV4(bytes) => {
+                    prop_assert_eq!(class, Ok(Class::PlainV4));
+                    prop_assert_eq!(packet.len(), parse::PLAIN_L3 + bytes);
+                    let state = tcp::SYN | tcp::FIN | tcp::RST;
+                    prop_assert_eq!(packet.meta.tcp_flags & state, 0);
+                }
+                Glance::Unclear => {
+                    let usual = changes.is_empty() && missing <= 50;
+                    let large = packet.len() > rule.frame_bytes_max;
+                    prop_assert!(!usual || (!routed && (large || !checked)));
+                }
+            }
+        }
+    }
+}

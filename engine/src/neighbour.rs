@@ -338,7 +338,7 @@ fn macs(destination: MacAddress, source: MacAddress) -> [u8; 12] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{FrameBalancer, FramePool, FrameSize, heap_frames};
+    use crate::frame::{FrameBalancer, FramePool, heap_frames};
 
     const PORT: PortId = PortId(0);
     const OWN: MacAddress = MacAddress(0x0200_0000_0001);
@@ -353,7 +353,7 @@ mod tests {
     }
 
     fn packets(count: usize) -> Vec<Packet> {
-        let chunks = heap_frames(count, FrameSize::Chunk);
+        let chunks = heap_frames(count);
         let mut frames = FramePool::new(chunks, Vec::new(), FrameBalancer::new(count, 0));
         (0..count).map(|i| Packet::copy_of(&[i as u8; 60], &mut frames).unwrap()).collect()
     }

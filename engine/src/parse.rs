@@ -54,11 +54,10 @@ pub(crate) fn glance_v4(window: &[u8; WINDOW_BYTES], available: usize) -> Option
     let header: &[u8; ipv4::HEADER_BYTES] =
         window[PLAIN_L3..].first_chunk().expect("the window is longer");
     let total_bytes = usize::from(u16_at(header, ipv4::TOTAL_LENGTH));
-    let fragment = u16_at(header, ipv4::FRAGMENT) & !ipv4::DONT_FRAGMENT;
-    let right = header[0] == 0x45
-        && fragment == 0
-        && total_bytes <= available
-        && plain_header_is_right(header);
+    // Version, header length, and all of the fragment's word but "don't fragment", at once.
+    const SHAPE: u64 = 0xff00_0000_0000_bfff;
+    let shape = u64_at(header, 0) & SHAPE;
+    let right = shape == 0x45 << 56 && total_bytes <= available && plain_header_is_right(header);
     if !right {
         return None;
     }
@@ -429,13 +428,13 @@ fn icmp(packet: &mut Packet, l4: usize) -> Result<(), DropReason> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{FrameBalancer, FramePool, FrameSize, heap_frames};
+    use crate::frame::{FrameBalancer, FramePool, heap_frames, heap_tails};
     use etherparse::PacketBuilder;
     use proptest::prelude::*;
 
     fn pool() -> FramePool {
-        let chunks = heap_frames(2, FrameSize::Chunk);
-        FramePool::new(chunks, heap_frames(1, FrameSize::Tail), FrameBalancer::new(2, 1))
+        let chunks = heap_frames(2);
+        FramePool::new(chunks, heap_tails(1), FrameBalancer::new(2, 1))
     }
 
     fn parse(bytes: &[u8]) -> Result<Packet, DropReason> {

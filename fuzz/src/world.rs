@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use engine::frame::{Frame, FrameBalancer, FramePool, FrameSize, heap_frames};
+use engine::frame::{Frame, FrameBalancer, FramePool, Tail, heap_frames, heap_tails};
 use engine::hand_over::HandOverRings;
 use engine::sim::{MemoryPort, MemoryWire, WireFrame};
 use engine::worker::WorkerParts;
@@ -40,7 +40,7 @@ const START: Instant = Instant(1_000_000_000);
 /// Bytes of a packet that a report shows: the headers.
 const SHOWN_BYTES_MAX: usize = 96;
 
-type Frames = (Vec<Frame>, Vec<Frame>);
+type Frames = (Vec<Frame>, Vec<Tail>);
 
 /// Frames that no world has now; they are never freed, so each is used again.
 fn bank() -> MutexGuard<'static, Frames> {
@@ -51,9 +51,9 @@ fn bank() -> MutexGuard<'static, Frames> {
 fn withdraw(chunk_count: usize, tail_count: usize) -> Frames {
     let mut bank = bank();
     let missing = chunk_count.saturating_sub(bank.0.len());
-    bank.0.extend(heap_frames(missing, FrameSize::Chunk));
+    bank.0.extend(heap_frames(missing));
     let missing = tail_count.saturating_sub(bank.1.len());
-    bank.1.extend(heap_frames(missing, FrameSize::Tail));
+    bank.1.extend(heap_tails(missing));
     (bank.0.drain(..chunk_count).collect(), bank.1.drain(..tail_count).collect())
 }
 

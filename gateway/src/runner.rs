@@ -347,7 +347,7 @@ mod tests {
     use super::*;
     use crossbeam::channel::unbounded;
     use engine::Counters;
-    use engine::frame::{FrameBalancer, FramePool, FrameSize, heap_frames};
+    use engine::frame::{FrameBalancer, FramePool, heap_frames, heap_tails};
     use engine::hand_over::HandOverRings;
 
     const WITHIN: Duration = Duration::from_secs(10);
@@ -360,7 +360,7 @@ mod tests {
         let (commands, receiver) = unbounded();
         let (sender, reports) = unbounded();
         let wakers: Arc<[Waker]> = [Waker::new().unwrap()].into();
-        let chunks = heap_frames(CHUNKS, FrameSize::Chunk);
+        let chunks = heap_frames(CHUNKS);
         let worker = WorkerParts {
             id: WorkerId(0),
             frames: FramePool::new(chunks, Vec::new(), FrameBalancer::new(CHUNKS, 0)),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use config::{Config, Idle, Workers};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, select, unbounded};
 use drivers::Region;
-use engine::frame::{Frame, FrameBalancer, FramePool};
+use engine::frame::{Frame, FrameBalancer, FramePool, Tail};
 use engine::hand_over::HandOverRings;
 use engine::id::WORKER_COUNT_MAX;
 use engine::worker::{Event, WorkerParts};
@@ -120,7 +120,7 @@ impl Gateway {
     fn start_workers(
         &mut self,
         cpus: &[usize],
-        (chunks, tails): (Vec<Frame>, Vec<Frame>),
+        (chunks, tails): (Vec<Frame>, Vec<Tail>),
         idle: IdlePolicy,
         reports: &Sender<Report>,
     ) -> Result<(), Error> {

@@ -12,7 +12,7 @@
 
 use std::io;
 
-use engine::frame::{CHUNK_BYTES, Frame, TAIL_BYTES};
+use engine::frame::{CHUNK_BYTES, Frame, TAIL_BYTES, Tail};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap};
@@ -45,7 +45,7 @@ impl Region {
     pub fn new(
         chunk_count: usize,
         tail_count: usize,
-    ) -> Result<(Region, Vec<Frame>, Vec<Frame>), DriverError> {
+    ) -> Result<(Region, Vec<Frame>, Vec<Tail>), DriverError> {
         let chunks_bytes = chunk_count.checked_mul(CHUNK_BYTES);
         let frames_bytes = tail_count
             .checked_mul(TAIL_BYTES)
@@ -61,8 +61,8 @@ impl Region {
         make_resident(chunks_memory)?;
         let chunks: Vec<Frame> =
             chunks_memory.chunks_exact_mut(CHUNK_BYTES).map(Frame::new).collect();
-        let tails: Vec<Frame> =
-            rest.chunks_exact_mut(TAIL_BYTES).take(tail_count).map(Frame::new).collect();
+        let tails: Vec<Tail> =
+            rest.chunks_exact_mut(TAIL_BYTES).take(tail_count).map(Tail::new).collect();
         assert_eq!((chunks.len(), tails.len()), (chunk_count, tail_count), "all frames are cut");
         Ok((Region { base, region_bytes, huge_pages }, chunks, tails))
     }
@@ -77,9 +77,10 @@ impl Region {
         self.huge_pages
     }
 
-    /// Distance of a frame from the region's first byte; `None` if it is not of this region.
-    pub fn offset_of(&self, frame: &Frame) -> Option<usize> {
-        let offset = frame.bytes().as_ptr().addr().checked_sub(self.base)?;
+    /// Distance of a frame's memory from the region's first byte; `None` if it is not of this
+    /// region.
+    pub fn offset_of(&self, memory: &[u8]) -> Option<usize> {
+        let offset = memory.as_ptr().addr().checked_sub(self.base)?;
         (offset < self.region_bytes).then_some(offset)
     }
 }
@@ -143,7 +144,7 @@ fn error(region_bytes: usize, operation: &'static str, errno: Errno) -> DriverEr
 mod tests {
     use std::collections::HashSet;
 
-    use engine::frame::{FrameSize, heap_frames};
+    use engine::frame::heap_frames;
 
     use super::*;
 
@@ -158,12 +159,14 @@ mod tests {
             assert!(frame.bytes().iter().all(|&byte| byte == index as u8));
         }
         for (index, chunk) in chunks.iter().enumerate() {
-            assert_eq!(region.offset_of(chunk), Some(index * CHUNK_BYTES));
+            assert_eq!(region.offset_of(chunk.bytes()), Some(index * CHUNK_BYTES));
             assert_eq!(chunk.bytes().len(), CHUNK_BYTES);
             assert!(chunk.bytes().as_ptr().addr().is_multiple_of(CHUNK_BYTES));
         }
+        let chunks = chunks.iter().map(|frame| &frame.bytes()[..]);
+        let memory = chunks.chain(tails.iter().map(|tail| &tail.bytes()[..]));
         let offsets: HashSet<usize> =
-            chunks.iter().chain(&tails).filter_map(|frame| region.offset_of(frame)).collect();
+            memory.filter_map(|memory| region.offset_of(memory)).collect();
         assert_eq!(offsets.len(), 107);
         assert!(tails.iter().all(|tail| tail.bytes().len() == TAIL_BYTES));
         assert!(region.region_bytes() >= 100 * CHUNK_BYTES + 7 * TAIL_BYTES);
@@ -173,8 +176,8 @@ mod tests {
     fn a_frame_of_another_region_has_no_offset() {
         let (region, _, _) = Region::new(4, 1).unwrap();
         let (_, others, _) = Region::new(4, 1).unwrap();
-        assert_eq!(region.offset_of(&others[0]), None);
-        assert_eq!(region.offset_of(&heap_frames(1, FrameSize::Chunk)[0]), None);
+        assert_eq!(region.offset_of(others[0].bytes()), None);
+        assert_eq!(region.offset_of(heap_frames(1)[0].bytes()), None);
     }
 
     #[test]

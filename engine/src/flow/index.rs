@@ -62,7 +62,7 @@ impl Index {
     /// The first slot that may be the one with this hash.
     #[inline(always)]
     pub(crate) fn candidate(&self, hash: u64) -> Option<u32> {
-        let bucket = &self.buckets[hash as usize & self.mask];
+        let bucket = self.buckets.get(hash as usize & self.mask)?;
         let lanes = Index::matches(bucket.tags, Index::tag(hash)).0;
         if lanes == 0 {
             return None;

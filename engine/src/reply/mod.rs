@@ -223,7 +223,7 @@ mod testing {
     //! Packets for the tests of this folder.
 
     use super::*;
-    use crate::frame::{FrameBalancer, FrameSize, heap_frames};
+    use crate::frame::{FrameBalancer, heap_frames, heap_tails};
     use crate::packet::Notes;
 
     pub(super) const OWN_MAC: MacAddress = MacAddress(0x0242_0a01_0001);
@@ -234,8 +234,8 @@ mod testing {
     pub(super) const PEER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0xa);
 
     pub(super) fn pool() -> FramePool {
-        let chunks = heap_frames(4, FrameSize::Chunk);
-        FramePool::new(chunks, heap_frames(2, FrameSize::Tail), FrameBalancer::new(4, 2))
+        let chunks = heap_frames(4);
+        FramePool::new(chunks, heap_tails(2), FrameBalancer::new(4, 2))
     }
 
     /// A packet from the peer to us in an etherparse builder's first steps.

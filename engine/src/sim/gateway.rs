@@ -13,7 +13,7 @@ use super::rng::{Rng, mix};
 use super::steer::Steering;
 use super::topology::Topology;
 use crate::counters::{Counters, DropReason};
-use crate::frame::{FrameBalancer, FramePool, FrameSize, heap_frames};
+use crate::frame::{FrameBalancer, FramePool, heap_frames, heap_tails};
 use crate::hand_over::HandOverRings;
 use crate::id::{PortId, WorkerId};
 use crate::port::PortSet;
@@ -85,11 +85,8 @@ impl Gateway {
         let rings = HandOverRings::mesh(plan.workers, tables.limits.hand_over as usize);
         for (index, rings) in rings.into_iter().enumerate() {
             counters.push(Counters::new(port_count));
-            let frames = FramePool::new(
-                heap_frames(chunk_count, FrameSize::Chunk),
-                heap_frames(tail_count, FrameSize::Tail),
-                balancer.clone(),
-            );
+            let frames =
+                FramePool::new(heap_frames(chunk_count), heap_tails(tail_count), balancer.clone());
             workers.push(Worker::new(WorkerParts {
                 id: WorkerId(index as u8),
                 frames,

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::frame::{CHUNK_BYTES, Frame, FramePool, HEADROOM_BYTES, TAIL_BYTES};
+use crate::frame::{CHUNK_BYTES, Frame, FramePool, HEADROOM_BYTES, TAIL_BYTES, Tail};
 use crate::packet::{Batch, Offload, Packet};
 use crate::port::{Caps, Port};
 
@@ -61,6 +61,7 @@ impl MemoryWire {
             queue: queue.clone(),
             caps,
             unflushed: Vec::new(),
+            unflushed_tails: Vec::new(),
         };
         let ports = queues.iter().map(port).collect();
         (MemoryWire { queues }, ports)
@@ -114,6 +115,7 @@ pub struct MemoryPort {
     queue: Arc<Mutex<Queue>>,
     caps: Caps,
     unflushed: Vec<Frame>,
+    unflushed_tails: Vec<Tail>,
 }
 
 impl MemoryPort {
@@ -152,12 +154,13 @@ impl Port for MemoryPort {
             queue.sent.push_back(WireFrame { bytes: packet.to_vec(), offload: packet.offload });
             let (head, tail) = packet.into_frames();
             self.unflushed.push(head);
-            self.unflushed.extend(tail);
+            self.unflushed_tails.extend(tail);
         }
     }
 
     fn flush(&mut self, frames: &mut FramePool) {
         self.unflushed.drain(..).for_each(|frame| frames.give(frame));
+        self.unflushed_tails.drain(..).for_each(|tail| frames.give_tail(tail));
     }
 
     fn caps(&self) -> Caps {
@@ -169,20 +172,18 @@ impl Port for MemoryPort {
     }
 
     fn held_frames(&self) -> (usize, usize) {
-        let is_chunk = |frame: &&Frame| frame.bytes().len() == CHUNK_BYTES;
-        let chunks = self.unflushed.iter().filter(is_chunk).count();
-        (chunks, self.unflushed.len() - chunks)
+        (self.unflushed.len(), self.unflushed_tails.len())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{FrameBalancer, FrameSize, heap_frames};
+    use crate::frame::{FrameBalancer, heap_frames, heap_tails};
 
     fn pool(chunks: usize) -> FramePool {
-        let tails = heap_frames(2, FrameSize::Tail);
-        FramePool::new(heap_frames(chunks, FrameSize::Chunk), tails, FrameBalancer::new(chunks, 2))
+        let tails = heap_tails(2);
+        FramePool::new(heap_frames(chunks), tails, FrameBalancer::new(chunks, 2))
     }
 
     #[test]

@@ -4,9 +4,9 @@
 //! 2. Find the flows.
 //! 3. Check the guards, edit, send. What does not fit goes the long way, in order.
 //!
-//! The passes exist so that the memory of many flows is fetched at once: the second is so short
-//! that a processor has the look-ups of several packets under way. Until the first packet that goes
-//! the long way nothing but the packets and their flows' counters changes, so what was looked up
+//! The passes exist so that the memory of many flows is fetched at once: the second is so short that
+//! a processor has the look-ups of several packets under way. Until the first packet that goes the
+//! long way nothing but the packets and their flows' counters changes, so what was looked up
 //! before stays true; from there on each packet is looked up anew.
 
 use super::Worker;
@@ -31,7 +31,9 @@ enum Way {
     Bridged,
     /// A plain packet that may have a flow.
     V4,
-    /// The same of IPv6; its key lies in [`Lookups::keys_v6`].
+    /// The same with an offload or a tail.
+    SpecialV4,
+    /// A plain packet of IPv6; its key lies in [`Lookups::keys_v6`].
     V6,
     /// Anything else.
     Long,
@@ -69,14 +71,42 @@ impl Default for Lookups {
     }
 }
 
+/// A set of ports, of which only matters whether it is one.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    /// Bits set in the number of any of them, and in that of all.
+    in_some: u16,
+    in_all: u16,
+}
+
+impl Default for Ports {
+    fn default() -> Ports {
+        Ports { in_some: 0, in_all: u16::MAX }
+    }
+}
+
+impl Ports {
+    #[inline(always)]
+    fn add(&mut self, port: PortId) {
+        self.in_some |= port.0;
+        self.in_all &= port.0;
+    }
+
+    fn are_one(self) -> bool {
+        self.in_some == self.in_all
+    }
+}
+
 /// What the first pass found in a batch as a whole.
 #[derive(Clone, Copy, Debug, Default)]
 struct Found {
     bytes: u64,
-    /// Some packet may have a flow.
-    flows: bool,
     /// Some packet has an offload or a tail.
     special: bool,
+    /// Some packet is no frame whose port is known.
+    routed: bool,
+    /// The ports of those frames.
+    ports: Ports,
 }
 
 impl Worker {
@@ -123,12 +153,13 @@ impl Worker {
             port.rx_packets.add(batch.len() as u64);
             port.rx_bytes.add(found.bytes);
         }
-        if found.flows {
-            self.second_pass(batch.len(), lookups);
-        }
-        let (hits, one_egress) = match self.core.cache {
-            true => self.third_pass(batch, lookups),
-            false => (0, false),
+        let (hits, one_egress) = match (self.core.cache, found.routed) {
+            (false, _) => (0, false),
+            (true, true) => match self.second_pass(batch.len(), lookups) {
+                true => self.third_pass_v4(batch, lookups),
+                false => self.third_pass(batch, lookups),
+            },
+            (true, false) => (batch.len(), found.ports.are_one()),
         };
         self.core.counters.worker.hits.add(hits as u64);
         let whole = hits == batch.len() && one_egress && !found.special;
@@ -150,7 +181,7 @@ impl Worker {
         for ((packet, lookup), key_v6) in batch.iter_mut().zip(&mut lookups.all).zip(keys_v6) {
             if !packet.is_ordinary() {
                 found.bytes += packet.len() as u64;
-                (found.special, found.flows) = (true, true);
+                (found.special, found.routed) = (true, true);
                 self.look_closely(rule, packet, lookup, key_v6);
                 continue;
             }
@@ -159,14 +190,17 @@ impl Worker {
             let window = packet.window();
             match rule.glance::<CHECKED>(window, bytes) {
                 Glance::Bridged(destination) => {
-                    lookup.way = Way::Long;
                     if let Some(port) = self.core.frame_port(rule, destination) {
                         lookup.egress = port;
                         lookup.way = Way::Bridged;
+                        found.ports.add(port);
+                    } else {
+                        found.routed = true;
+                        lookup.way = Way::Long;
                     }
                 }
                 Glance::PlainV4(total_bytes) => {
-                    found.flows = true;
+                    found.routed = true;
                     lookup.way = Way::V4;
                     lookup.key_v4 = plain_key::<V4>(window, rule);
                     lookup.hash = self.v4.table.hash(&lookup.key_v4);
@@ -175,7 +209,7 @@ impl Worker {
                     }
                 }
                 Glance::Unclear => {
-                    found.flows = true;
+                    found.routed = true;
                     self.look_closely(rule, packet, lookup, key_v6);
                 }
             }
@@ -195,7 +229,7 @@ impl Worker {
         lookup.way = Way::Long;
         match rule.examine(packet) {
             Ok(Class::PlainV4) => {
-                lookup.way = Way::V4;
+                lookup.way = if packet.is_ordinary() { Way::V4 } else { Way::SpecialV4 };
                 lookup.key_v4 = plain_key::<V4>(packet.window(), rule);
                 lookup.hash = self.v4.table.hash(&lookup.key_v4);
             }
@@ -217,19 +251,33 @@ impl Worker {
         }
     }
 
+    /// True if every packet is ordinary IPv4 with a flow.
     #[inline(never)]
-    fn second_pass(&self, count: usize, lookups: &mut Lookups) {
+    fn second_pass(&self, count: usize, lookups: &mut Lookups) -> bool {
+        let mut all_v4 = true;
         for (lookup, key_v6) in lookups.all[..count].iter_mut().zip(&lookups.keys_v6) {
             let side = match lookup.way {
-                Way::V4 => self.v4.table.find_hashed(lookup.hash, &lookup.key_v4),
+                Way::V4 => match self.v4.table.find_hashed(lookup.hash, &lookup.key_v4) {
+                    Some(side) => {
+                        lookup.side = side;
+                        continue;
+                    }
+                    None => None,
+                },
+                Way::SpecialV4 => self.v4.table.find(&lookup.key_v4),
                 Way::V6 => self.v6.table.find_hashed(lookup.hash, key_v6),
-                _ => continue,
+                _ => {
+                    all_v4 = false;
+                    continue;
+                }
             };
+            all_v4 = false;
             match side {
                 Some(side) => lookup.side = side,
                 None => lookup.way = Way::Long,
             }
         }
+        all_v4
     }
 
     /// Repeats decisions in place until a packet has none; returns how many had, and whether they
@@ -237,21 +285,36 @@ impl Worker {
     #[inline(never)]
     fn third_pass(&mut self, batch: &mut Batch, lookups: &mut Lookups) -> (usize, bool) {
         let core = &self.core;
-        let (mut count, mut differences, mut last) = (0, 0, None);
+        let (mut count, mut ports) = (0, Ports::default());
         for (packet, lookup) in batch.iter_mut().zip(&mut lookups.all) {
+            let (v4, v6) = (&mut self.v4.table, &mut self.v6.table);
             let egress = match lookup.way {
                 Way::Bridged => Some(lookup.egress),
-                Way::V4 => repeat::<V4>(core, &mut self.v4.table, lookup.side, packet),
-                Way::V6 => repeat::<V6>(core, &mut self.v6.table, lookup.side, packet),
+                Way::V4 | Way::SpecialV4 => repeat::<V4, false>(core, v4, lookup.side, packet),
+                Way::V6 => repeat::<V6, false>(core, v6, lookup.side, packet),
                 Way::Long => None,
             };
             let Some(egress) = egress else { break };
-            differences |= egress.0 ^ last.unwrap_or(egress.0);
-            last = Some(egress.0);
+            ports.add(egress);
             lookup.egress = egress;
             count += 1;
         }
-        (count, differences == 0)
+        (count, ports.are_one())
+    }
+
+    /// [`third_pass`](Self::third_pass) for a batch of ordinary IPv4 packets with flows.
+    #[inline(never)]
+    fn third_pass_v4(&mut self, batch: &mut Batch, lookups: &mut Lookups) -> (usize, bool) {
+        let (core, table) = (&self.core, &mut self.v4.table);
+        let mut ports = Ports::default();
+        for (count, (packet, lookup)) in batch.iter_mut().zip(&mut lookups.all).enumerate() {
+            match repeat::<V4, true>(core, table, lookup.side, packet) {
+                Some(egress) => lookup.egress = egress,
+                None => return (count, false),
+            }
+            ports.add(lookup.egress);
+        }
+        (batch.len(), ports.are_one())
     }
 
     /// Sends the packets that have a decision, `hits` from the front, and carries the rest one by
@@ -291,11 +354,11 @@ impl Worker {
             Class::Bridged => core.repeat_frame(rule, packet),
             Class::PlainV4 if !changes_state => {
                 let side = self.v4.table.find(&plain_key::<V4>(packet.window(), rule))?;
-                repeat::<V4>(core, &mut self.v4.table, side, packet)
+                repeat::<V4, false>(core, &mut self.v4.table, side, packet)
             }
             Class::PlainV6 if !changes_state => {
                 let side = self.v6.table.find(&plain_key::<V6>(packet.window(), rule))?;
-                repeat::<V6>(core, &mut self.v6.table, side, packet)
+                repeat::<V6, false>(core, &mut self.v6.table, side, packet)
             }
             _ => None,
         }
@@ -337,10 +400,10 @@ impl Worker {
     }
 }
 
-/// Repeats the decision of a known flow for a plain packet that changes no TCP state. `None`: a
-/// guard fails, and nothing was done.
+/// Repeats the decision of a known flow for a plain packet that changes no TCP state. `None`: a guard
+/// fails, and nothing was done. `ORDINARY`: the packet has neither offload nor tail.
 #[inline(always)]
-fn repeat<F: Edit>(
+fn repeat<F: Edit, const ORDINARY: bool>(
     core: &Core,
     table: &mut FlowTable<F>,
     side: SideId,
@@ -349,19 +412,24 @@ fn repeat<F: Edit>(
     let side = table.side_mut(side);
     let fresh = side.generation == core.generation;
     // A hand-over's MTU is 0, so that nothing fits.
-    if !(fresh && side.tcp.is_settled() && fits_plain(packet, side.action.mtu)) {
+    let fits = match ORDINARY {
+        true => packet.head_bytes() <= usize::from(side.action.mtu) + PLAIN_L3,
+        false => fits_plain(packet, side.action.mtu),
+    };
+    if !(fresh && side.tcp.is_settled() && fits) {
         return None;
     }
     debug_assert_eq!(side.action.kind, ActionKind::Forward);
     let adjacency = core.neighbours.get(side.action.adjacency).filter(|known| known.resolved)?;
-    let (bytes, partial) = (packet.len() as u64, packet.offload != Offload::None);
+    let bytes = if ORDINARY { packet.head_bytes() } else { packet.len() };
+    let partial = !ORDINARY && packet.offload != Offload::None;
     let window = packet.window_mut();
     if F::ttl_plain(window) <= 1 {
         return None;
     }
     side.last_seen = core.tick;
     side.packets = side.packets.wrapping_add(1);
-    side.bytes += bytes;
+    side.bytes += bytes as u64;
     execute_plain::<F>(window, partial, &side.action, adjacency);
     Some(adjacency.port)
 }

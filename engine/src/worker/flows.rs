@@ -509,11 +509,11 @@ fn action<F: Edit>(
     let address_delta = delta(&old, &new);
     let port_delta = delta(&ports(from).to_be_bytes(), &ports(to).to_be_bytes());
     Ok(FlowAction {
-        addresses: addresses(to),
-        ports: ports(to),
+        addresses: F::loaded(addresses(to)),
+        ports: ports(to).to_be(),
         adjacency,
-        address_delta,
-        transport_delta: checksum::add(address_delta, port_delta),
+        address_delta: address_delta.to_be(),
+        transport_delta: checksum::add(address_delta, port_delta).to_be(),
         mtu,
         kind: ActionKind::Forward,
         worker: 0,

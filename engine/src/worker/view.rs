@@ -42,8 +42,8 @@ fn views<F: Edit>(flows: &Flows<F>) -> Vec<FlowView> {
         .map(|(id, cold)| {
             let original = flows.table.side(id.original());
             let reply = flows.table.side(id.reply());
-            let (source, destination) = F::unpack(original.action.addresses);
-            let ports = original.action.ports;
+            let (source, destination) = F::unpack(F::loaded(original.action.addresses));
+            let ports = u32::from_be(original.action.ports);
             FlowView {
                 input: cold.input,
                 source: (source, (ports >> 16) as u16),
