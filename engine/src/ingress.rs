@@ -352,10 +352,10 @@ mod tests {
     use etherparse::PacketBuilder;
     use proptest::prelude::*;
 
-    const GATEWAY: u64 = 0x02_0000_0000_01;
+    const GATEWAY: u64 = 0x0200_0000_0001;
 
     fn rule(anti_spoofing: bool) -> IngressRule {
-        let (mac, ipv4) = (0x02_0000_0000_0a, u32::from_be_bytes([10, 0, 0, 1]));
+        let (mac, ipv4) = (0x0200_0000_000a, u32::from_be_bytes([10, 0, 0, 1]));
         IngressRule {
             port: PortId(3),
             network: NetworkId(0),

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::*;
-use engine::frame::{FrameBalancer, FramePool, FrameSize, heap_frames};
+use engine::frame::{FrameBalancer, FramePool, heap_frames, heap_tails};
 use engine::hand_over::HandOverRings;
 use engine::limits::Limits;
 use engine::sim::WireFrame;
@@ -92,8 +92,8 @@ impl Engine {
         };
         for (index, rings) in rings.into_iter().enumerate() {
             let counters = Counters::new(port_count);
-            let chunks = heap_frames(CHUNK_COUNT, FrameSize::Chunk);
-            let tails = heap_frames(64, FrameSize::Tail);
+            let chunks = heap_frames(CHUNK_COUNT);
+            let tails = heap_tails(64);
             let mut worker = Worker::new(WorkerParts {
                 id: WorkerId(index as u8),
                 frames: FramePool::new(chunks, tails, balancer.clone()),

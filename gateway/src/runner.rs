@@ -347,7 +347,7 @@ mod tests {
     use super::*;
     use crossbeam::channel::unbounded;
     use engine::Counters;
-    use engine::frame::{FrameBalancer, FramePool, heap_frames, heap_tails};
+    use engine::frame::{FrameBalancer, FramePool, heap_frames};
     use engine::hand_over::HandOverRings;
 
     const WITHIN: Duration = Duration::from_secs(10);

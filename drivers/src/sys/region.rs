@@ -152,11 +152,13 @@ mod tests {
     fn every_frame_has_its_own_aligned_memory() {
         let (region, mut chunks, mut tails) = Region::new(100, 7).unwrap();
         assert_eq!((chunks.len(), tails.len()), (100, 7));
-        for (index, frame) in chunks.iter_mut().chain(&mut tails).enumerate() {
-            frame.bytes_mut().fill(index as u8);
-        }
-        for (index, frame) in chunks.iter().chain(&tails).enumerate() {
-            assert!(frame.bytes().iter().all(|&byte| byte == index as u8));
+        let heads = chunks.iter_mut().map(|chunk| &mut chunk.bytes_mut()[..]);
+        let memory = heads.chain(tails.iter_mut().map(|tail| &mut tail.bytes_mut()[..]));
+        memory.enumerate().for_each(|(index, memory)| memory.fill(index as u8));
+        let heads = chunks.iter().map(|chunk| &chunk.bytes()[..]);
+        let memory = heads.chain(tails.iter().map(|tail| &tail.bytes()[..]));
+        for (index, memory) in memory.enumerate() {
+            assert!(memory.iter().all(|&byte| byte == index as u8));
         }
         for (index, chunk) in chunks.iter().enumerate() {
             assert_eq!(region.offset_of(chunk.bytes()), Some(index * CHUNK_BYTES));

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::frame::{FrameBalancer, FramePool, FrameSize, heap_frames};
+use engine::frame::{FrameBalancer, FramePool, heap_frames, heap_tails};
 use engine::hand_over::HandOverRings;
 use engine::sim::datagram::Datagram;
 use engine::sim::frames::{
@@ -152,8 +152,8 @@ impl Gateway {
         let rings = HandOverRings::mesh(worker_count, tables.limits.hand_over as usize);
         let counters: Vec<_> = rings.iter().map(|_| Counters::new(port_count)).collect();
         let workers = rings.into_iter().enumerate().map(|(index, rings)| {
-            let chunks = heap_frames(FRAME_COUNT.0, FrameSize::Chunk);
-            let tails = heap_frames(FRAME_COUNT.1, FrameSize::Tail);
+            let chunks = heap_frames(FRAME_COUNT.0);
+            let tails = heap_tails(FRAME_COUNT.1);
             Worker::new(WorkerParts {
                 id: WorkerId(index as u8),
                 frames: FramePool::new(chunks, tails, balancer.clone()),
