@@ -103,11 +103,11 @@ pub(crate) fn gateway_mac(host: &Host) -> MacAddress {
     }
 }
 
-/// What a port can do: members of `front` take everything, one of `back` only checksums, the other
-/// and the uplink nothing.
+/// What a port can do: one member of `front` takes everything, one of `back` only checksums; the
+/// others and the uplink take nothing, so super-frames are cut inside a network and on the way out.
 pub(crate) fn caps(port: PortId) -> Caps {
     let (checksum, segments) = match port.0 {
-        1 | 2 => (true, true),
+        1 => (true, true),
         3 => (true, false),
         _ => (false, false),
     };
@@ -115,7 +115,7 @@ pub(crate) fn caps(port: PortId) -> Caps {
 }
 
 fn mtu(port: PortId) -> u16 {
-    if port.0 == 4 { 1_400 } else { 1_500 }
+    if port.0 == 2 { 1_400 } else { 1_500 }
 }
 
 /// The tables of a generation. Even ones publish nothing, so that going on to the next one moves
