@@ -3,8 +3,8 @@
 //!
 //! Everything of production is on (limits, counters, anti-spoofing, the clock moves, the wheel
 //! turns); only the driver is missing. Receiving a packet copies one prepared header into the frame
-//! that was sent longest ago, because NAT edits it; the floor to compare with does the same and fetches as many
-//! memory lines as a look-up needs, and nothing else.
+//! that was sent longest ago, because NAT edits it; the floor to compare with does the same and
+//! fetches as many memory lines as a look-up needs, and nothing else.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Simulated worlds by seed: whatever the seed, the gateway's rules hold.
 //!
-//! `SIM_SEEDS` says how many seeds each test tries (default 20), `SIM_FIRST` the first of them. Seeds
-//! take turns with 1, 2 and 4 workers, and with the kinds of worlds where a test tries them all.
-//! A failing seed prints what happened and goes into [`REGRESSIONS`].
+//! `SIM_SEEDS` says how many seeds each test tries (default 20), `SIM_FIRST` the first of them.
+//! Seeds take turns with 1, 2 and 4 workers, and with the kinds of worlds where a test tries them
+//! all. A failing seed prints what happened and goes into [`REGRESSIONS`].
 
 use engine::sim::{Failure, Plan, Summary, World, first_difference};
 

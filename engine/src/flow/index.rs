@@ -19,6 +19,8 @@ struct Bucket {
     slots: [u32; LANES],
     /// Entries whose first bucket is this one but that live in their second.
     sent_away: u32,
+    /// Lanes whose entry is here because its first bucket was full, one bit each.
+    guests: u8,
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64, "a bucket is one cache line");
@@ -35,8 +37,8 @@ pub(crate) struct Index {
 struct Lanes(u64);
 
 impl Index {
-    /// An index for `capacity` entries; its lanes are at most half full then, so that both buckets
-    /// of an entry being full is an event of once in a lifetime.
+    /// An index for `capacity` entries; its lanes are at most half full then, so that an entry
+    /// finds no place, nor room made for it, about never.
     pub(crate) fn new(capacity: usize) -> Index {
         let count = (capacity * 2).div_ceil(LANES).next_power_of_two().max(16);
         Index { buckets: vec![Bucket::default(); count].into_boxed_slice(), mask: count - 1 }
@@ -100,19 +102,41 @@ impl Index {
         None
     }
 
-    /// Adds a slot. False when both of its buckets are full.
+    /// Adds a slot. False when both of its buckets are full and nobody there can move.
     pub(crate) fn insert(&mut self, hash: u64, slot: u32) -> bool {
         let tag = Index::tag(hash);
         let first = hash as usize & self.mask;
-        if self.buckets[first].put(tag, slot) {
+        if self.buckets[first].put(tag, slot, false) {
             return true;
         }
         let second = self.second(first, tag);
-        if second == first || !self.buckets[second].put(tag, slot) {
-            return false;
+        if self.buckets[second].put(tag, slot, true) {
+            self.buckets[first].sent_away += 1;
+            return true;
         }
-        self.buckets[first].sent_away += 1;
-        true
+        self.make_room(first) && self.buckets[first].put(tag, slot, false)
+    }
+
+    /// Moves one entry of a full bucket to that entry's other bucket, which follows from the bucket
+    /// and the tag. False if those are full as well.
+    #[cold]
+    fn make_room(&mut self, full: usize) -> bool {
+        for lane in 0..LANES {
+            let tag = self.buckets[full].tags >> (lane * 8) & 0xff;
+            let other = self.second(full, tag);
+            let slot = self.buckets[full].slots[lane];
+            let guest = self.buckets[full].guests >> lane & 1 == 1;
+            if !self.buckets[other].put(tag, slot, !guest) {
+                continue;
+            }
+            self.buckets[full].free(lane);
+            match guest {
+                true => self.buckets[other].sent_away -= 1,
+                false => self.buckets[full].sent_away += 1,
+            }
+            return true;
+        }
+        false
     }
 
     /// Removes a slot that was added with this hash. False if it is not there.
@@ -132,7 +156,7 @@ impl Index {
 }
 
 impl Bucket {
-    fn put(&mut self, tag: u64, slot: u32) -> bool {
+    fn put(&mut self, tag: u64, slot: u32, guest: bool) -> bool {
         let free = !self.tags & HIGH_BITS;
         if free == 0 {
             return false;
@@ -140,7 +164,13 @@ impl Bucket {
         let lane = free.trailing_zeros() as usize / 8;
         self.tags |= tag << (lane * 8);
         self.slots[lane] = slot;
+        self.guests |= u8::from(guest) << lane;
         true
+    }
+
+    fn free(&mut self, lane: usize) {
+        self.tags &= !(0xff << (lane * 8));
+        self.guests &= !(1 << lane);
     }
 
     fn take(&mut self, tag: u64, slot: u32) -> bool {
@@ -149,7 +179,7 @@ impl Bucket {
             let lane = lanes.trailing_zeros() as usize / 8;
             let same_tag = self.tags >> (lane * 8) & 0xff == tag;
             if same_tag && self.slots[lane] == slot {
-                self.tags &= !(0xff << (lane * 8));
+                self.free(lane);
                 return true;
             }
             lanes &= lanes - 1;
@@ -183,7 +213,7 @@ mod tests {
 
     #[test]
     fn an_index_holds_its_capacity() {
-        for capacity in [1usize, 2, 100, 5_000] {
+        for capacity in [1usize, 2, 100, 5_000, 262_144] {
             let mut index = Index::new(capacity);
             let hash =
                 |slot: u32| mix(u64::from(slot) ^ 0x1234_5678_9abc_def1, 0x9e37_79b9_7f4a_7c15);

@@ -4,9 +4,9 @@
 //! 2. Find the flows.
 //! 3. Check the guards, edit, send. What does not fit goes the long way, in order.
 //!
-//! The passes exist so that the memory of many flows is fetched at once: the second is so short that
-//! a processor has the look-ups of several packets under way. Until the first packet that goes the
-//! long way nothing but the packets and their flows' counters changes, so what was looked up
+//! The passes exist so that the memory of many flows is fetched at once: the second is so short
+//! that a processor has the look-ups of several packets under way. Until the first packet that goes
+//! the long way nothing but the packets and their flows' counters changes, so what was looked up
 //! before stays true; from there on each packet is looked up anew.
 
 use super::Worker;
@@ -400,8 +400,8 @@ impl Worker {
     }
 }
 
-/// Repeats the decision of a known flow for a plain packet that changes no TCP state. `None`: a guard
-/// fails, and nothing was done. `ORDINARY`: the packet has neither offload nor tail.
+/// Repeats the decision of a known flow for a plain packet that changes no TCP state. `None`: a
+/// guard fails, and nothing was done. `ORDINARY`: the packet has neither offload nor tail.
 #[inline(always)]
 fn repeat<F: Edit, const ORDINARY: bool>(
     core: &Core,

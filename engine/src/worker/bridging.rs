@@ -7,8 +7,9 @@ use crate::flow::FlowInput;
 use crate::hand_over::Message;
 use crate::id::{MacAddress, NetworkId, PortId};
 use crate::ingress::IngressRule;
-use crate::packet::Packet;
+use crate::packet::{GsoKind, Offload, Packet};
 use crate::stage::{NextHop, Verdict};
+use crate::wire::{tcp, udp};
 
 impl Core {
     /// Notes the station that a frame came from, on a port that may have several. False: the frame
@@ -66,8 +67,7 @@ impl Core {
     pub(super) fn send_bridged(&mut self, port: PortId, packet: Packet) {
         // A bridge cannot fragment nor answer: IEEE 802.1D has it discard.
         let mtu = self.rule(port).map_or(0, |rule| rule.mtu);
-        let frame_bytes_max = usize::from(mtu) + usize::from(packet.meta.l3);
-        if packet.len() > frame_bytes_max && packet.offload == crate::Offload::None {
+        if !frame_fits(&packet, mtu) {
             return self.drop(packet, DropReason::TooBig);
         }
         self.send(port, packet);
@@ -109,4 +109,23 @@ impl Core {
             None => self.drop(packet, DropReason::NoReceiver),
         }
     }
+}
+
+/// True if a frame is small enough for an MTU: itself, or each segment of a super-frame.
+fn frame_fits(packet: &Packet, mtu: u16) -> bool {
+    let l3 = usize::from(packet.meta.l3);
+    let frame_bytes_max = usize::from(mtu) + l3;
+    if packet.len() <= frame_bytes_max {
+        return true;
+    }
+    let Offload::Gso { kind, segment_bytes, start, .. } = packet.offload else { return false };
+    let start = usize::from(start);
+    let transport_bytes = match kind {
+        GsoKind::Udp => udp::HEADER_BYTES,
+        GsoKind::TcpV4 | GsoKind::TcpV6 => match packet.head().get(start + tcp::DATA_OFFSET) {
+            Some(offset) => usize::from(offset >> 4) * 4,
+            None => return false,
+        },
+    };
+    start + transport_bytes + usize::from(segment_bytes) <= frame_bytes_max
 }
