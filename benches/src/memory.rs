@@ -202,7 +202,8 @@ impl World {
     /// Masquerade with this many flows; packets of both directions alternate batch by batch and
     /// belong to uniformly random flows.
     pub fn nat(flow_count: usize) -> World {
-        let order = shuffled(flow_count.clamp(4_096, 1 << 20), flow_count);
+        let order =
+            shuffled(flow_count.clamp(4_096, 1 << 20).next_multiple_of(BATCH_LEN), flow_count);
         let out = |index: usize| {
             let (port, server) = flow(index);
             udp((ENDPOINT_MAC, GATEWAY_MAC), (ENDPOINT, port), server)
@@ -400,13 +401,14 @@ impl Floor {
     pub fn new(flow_count: usize) -> Floor {
         let chunks = heap_frames(FRAME_COUNT);
         let frames = FramePool::new(chunks, Vec::new(), FrameBalancer::new(FRAME_COUNT, 1));
-        let headers = shuffled(flow_count.clamp(4_096, 1 << 20), flow_count)
-            .into_iter()
-            .map(|index| {
-                let (port, server) = flow(index);
-                udp((ENDPOINT_MAC, GATEWAY_MAC), (ENDPOINT, port), server)
-            })
-            .collect();
+        let headers =
+            shuffled(flow_count.clamp(4_096, 1 << 20).next_multiple_of(BATCH_LEN), flow_count)
+                .into_iter()
+                .map(|index| {
+                    let (port, server) = flow(index);
+                    udp((ENDPOINT_MAC, GATEWAY_MAC), (ENDPOINT, port), server)
+                })
+                .collect();
         let (inject, injected) = channel();
         let port = MemoryPort::new(Arc::new(headers), injected, Arc::default());
         let lines = (flow_count * 4).next_power_of_two();

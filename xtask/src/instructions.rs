@@ -1,7 +1,7 @@
 //! Instructions per packet, compared with the committed baseline.
 //!
-//! The bench `instructions` of `portolan-benches` runs under valgrind and carries [`PACKETS`]
-//! packets per case; what its runner prints, divided by that, is compared. The baseline,
+//! The bench `instructions` of `portolan-benches` runs under valgrind, each case once short and
+//! once with [`PACKETS`] packets more; the difference, divided by that, is compared. The baseline,
 //! `benches/baseline.json`, is one flat JSON object of names and instructions per packet. The one
 //! hard constraint: both have the same names, so that no case vanishes unnoticed. A count may be at
 //! most [`WORSE_RATIO_MAX`] times its baseline. Less is never an error; `cargo xtask bench --save`
@@ -111,7 +111,22 @@ fn parse_output(stdout: &str) -> Result<CountsByName> {
             }
         }
     }
-    Ok(counts)
+    differences(&counts)
+}
+
+/// Of each case `NAME_long` and `NAME_short` what the packets between the two cost: set-up, which
+/// both have, cancels out. A case without the other half is refused.
+fn differences(counts: &CountsByName) -> Result<CountsByName> {
+    counts
+        .iter()
+        .filter(|(name, _)| !name.ends_with("_short"))
+        .map(|(name, long)| {
+            let base = name.strip_suffix("_long").with_context(|| format!("{name}: no _long"))?;
+            let short = counts.get(&format!("{base}_short"));
+            let short = short.with_context(|| format!("{base}: no case {base}_short"))?;
+            Ok((base.to_owned(), long - short))
+        })
+        .collect()
 }
 
 /// Reads one flat object of numbers, which is all the JSON that the baseline has.
@@ -166,12 +181,14 @@ mod tests {
 
     #[test]
     fn the_runners_output_is_read_per_packet() {
-        let stdout = "instructions::per_packet::bridge hit:(warm_bridge(1))\n  \
+        let stdout = "instructions::per_packet::bridge short:(bridge_world(SHORT))\n  \
             Instructions:      6553600|N/A   (*********)\n  L1 Hits:  39037337|N/A\n\
-            instructions::per_packet::floor copy:(Floor :: new(1_000))\n  \
-            Instructions:      3276800|6553600   (-50.0%)\n\nGungraun result: Ok.\n";
+            instructions::per_packet::bridge long:(bridge_world(LONG))\n  \
+            Instructions:      9830400|6553600   (-50.0%)\n\nGungraun result: Ok.\n";
         let read = parse_output(stdout).ok();
-        assert_eq!(read, Some(counts(&[("bridge_hit", 100.0), ("floor_copy", 50.0)])));
+        assert_eq!(read, Some(counts(&[("bridge", 50.0)])));
+        let half = &stdout[..stdout.find("instructions::per_packet::bridge long").unwrap()];
+        assert!(parse_output(&half.replace("short", "long")).is_err(), "one half of a case");
         for bad in ["  Instructions: 5|N/A", "instructions::a::b c:(1)\n  Instructions: many|N/A"] {
             assert!(parse_output(bad).is_err(), "{bad}");
         }
