@@ -189,7 +189,7 @@ impl Gateway {
                 self.workers[worker].waiting()
             ));
         }
-        turned.more_ns = has_more.then_some(1_000 << self.idle_turns[worker].min(12));
+        turned.more_ns = has_more.then_some(1_000 << self.idle_turns[worker].min(16));
         self.check_conserved()?;
         if self.turn_count.is_multiple_of(TUPLES_EVERY) {
             self.check_tuples()?;
