@@ -5,6 +5,7 @@
 //! ends the process and leaves a namespace behind.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::thread;
 
 use config::Config;
@@ -16,14 +17,15 @@ use signal_hook::iterator::Signals;
 use crate::error::Error;
 use crate::supervisor::Gateway;
 
-/// Runs until told to end.
+/// Runs a config until told to end. `path` is the file that it came from.
 ///
 /// # Errors
 /// The gateway could not be started, or a worker failed. Devices and namespaces are gone all the
 /// same.
-pub fn run(config: &Config) -> Result<(), Error> {
+pub fn run(path: &Path, config: &Config) -> Result<(), Error> {
     let end = end_signals()?;
     let mut gateway = Gateway::start(config)?;
+    gateway.set_source(path.to_owned());
     let ports = gateway.tables().ports.iter().flatten().count();
     tracing::info!(workers = gateway.worker_count(), ports, "packets flow");
     // Nobody may be reading: that is no reason not to serve.

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod control;
 pub mod daemon;
 pub mod demo;
 pub mod devices;

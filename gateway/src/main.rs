@@ -104,8 +104,8 @@ fn start_log(filter: &str) -> anyhow::Result<()> {
 /// Carries a command out. False: it did its work, and the answer is no.
 fn dispatch(command: Command) -> anyhow::Result<bool> {
     match command {
-        Command::Run { config } => {
-            let config = match Config::load(&config) {
+        Command::Run { config: path } => {
+            let config = match Config::load(&path) {
                 Ok(config) => config,
                 Err(diagnostics) => {
                     let mut log = std::io::stderr().lock();
@@ -118,7 +118,7 @@ fn dispatch(command: Command) -> anyhow::Result<bool> {
             for warning in &config.warnings {
                 tracing::warn!("{warning}");
             }
-            daemon::run(&config)?;
+            daemon::run(&path, &config)?;
             Ok(true)
         }
         Command::Check { files, format } => {

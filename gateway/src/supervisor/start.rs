@@ -1,29 +1,27 @@
-//! Starts a gateway from a config and ends it again: the only writer of its state.
+//! Start: devices, packet memory, workers, in this order; whatever fails undoes what was made.
 //!
-//! Owns the config's tables, the devices and the workers' threads. It sleeps on a channel; packets
-//! never pass here. The one hard constraint: whatever ends the gateway (a signal, an error, a
-//! worker's panic, an unwinding caller), the workers end first, then the devices, then the
-//! namespaces, and none of them is left.
+//! The one hard constraint: packets flow only when every worker has said that it runs.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use config::{Config, Idle, Workers};
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, select, unbounded};
+use crossbeam::channel::{RecvTimeoutError, Sender, unbounded};
 use drivers::Region;
 use engine::frame::{Frame, FrameBalancer, FramePool, Tail};
 use engine::hand_over::HandOverRings;
 use engine::id::WORKER_COUNT_MAX;
-use engine::worker::{Event, WorkerParts};
-use engine::{Counters, PortId, Tables, WorkerId};
+use engine::worker::WorkerParts;
+use engine::{Counters, Tables, WorkerId};
 use rustix::thread::CapabilitySet;
 
+use super::{Gateway, PATIENCE_S, WorkerHandle};
+use crate::control::{Control, ReloadCounts};
 use crate::devices::Devices;
 use crate::error::Error;
 use crate::idle::IdlePolicy;
-use crate::runner::{self, Clock, Command, Ended, Report, RunnerParts};
+use crate::runner::{self, Clock, Report, RunnerParts};
 use crate::waker::Waker;
 
 /// Chunks of a worker besides those that a sum below names: 16 batches of 64 in flight and as many
@@ -40,33 +38,6 @@ const CHUNKS_HELD_MAX: usize = 4_096;
 /// Tails of a worker: four batches of super-frames. 17 MiB, mapped but untouched until used.
 const TAILS_PER_WORKER: usize = 256;
 
-/// How long workers may take to start or end, in seconds. Building the flow table for millions of
-/// flows takes about one; a worker that takes longer hangs.
-const PATIENCE_S: u64 = 20;
-
-/// A running gateway.
-pub struct Gateway {
-    workers: Vec<WorkerHandle>,
-    wakers: Arc<[Waker]>,
-    reports: Receiver<Report>,
-    tables: Arc<Tables>,
-    balancer: Arc<FrameBalancer>,
-    frame_counts: (usize, usize),
-    /// Ports whose device is gone; every worker tells of its own queue.
-    ports_down: BTreeSet<PortId>,
-    // Dropped after the workers have ended.
-    devices: Devices,
-    _region: Region,
-}
-
-struct WorkerHandle {
-    id: WorkerId,
-    commands: Sender<Command>,
-    counters: Arc<Counters>,
-    /// `None` once joined.
-    thread: Option<JoinHandle<()>>,
-}
-
 impl Gateway {
     /// Makes the devices, starts the workers, and returns when packets flow.
     ///
@@ -79,7 +50,7 @@ impl Gateway {
     }
 
     /// As `start`; a config without devices needs no rights.
-    fn assemble(config: &Config) -> Result<Gateway, Error> {
+    pub(super) fn assemble(config: &Config) -> Result<Gateway, Error> {
         let cpus = choose_cpus(&config.gateway.workers)?;
         let worker_count = cpus.len();
         let tables = Arc::new(config::compile(config, None));
@@ -94,10 +65,18 @@ impl Gateway {
             source,
         })?;
         let (sender, reports) = unbounded();
+        let (control, requests) = Control::new();
         let mut gateway = Gateway {
             workers: Vec::new(),
             wakers,
             reports,
+            requests,
+            control,
+            config: Arc::new(config.clone()),
+            source: None,
+            started_at: SystemTime::now(),
+            started: Instant::now(),
+            reloads: ReloadCounts::default(),
             tables,
             balancer: FrameBalancer::new(frame_counts.0, frame_counts.1),
             frame_counts,
@@ -159,51 +138,6 @@ impl Gateway {
         Ok(())
     }
 
-    /// How many workers run.
-    pub fn worker_count(&self) -> usize {
-        self.workers.len()
-    }
-
-    /// Counters, per worker.
-    pub fn counters(&self) -> impl Iterator<Item = &Counters> {
-        self.workers.iter().map(|worker| &*worker.counters)
-    }
-
-    /// The tables in force.
-    pub fn tables(&self) -> &Arc<Tables> {
-        &self.tables
-    }
-
-    /// The namespaces and devices that it made.
-    pub fn devices(&self) -> &Devices {
-        &self.devices
-    }
-
-    /// Serves until something arrives on `end`, or a worker fails.
-    ///
-    /// # Errors
-    /// A worker panicked or cannot go on.
-    pub fn serve<T>(&mut self, end: &Receiver<T>) -> Result<(), Error> {
-        loop {
-            select! {
-                recv(end) -> _ => return Ok(()),
-                recv(self.reports) -> report => match report {
-                    Ok(report) => self.note(report)?,
-                    // All workers are gone without a word, which `note` would have told.
-                    Err(_) => return Ok(()),
-                },
-            }
-        }
-    }
-
-    /// Ends the workers, then removes devices and namespaces.
-    ///
-    /// # Errors
-    /// A worker had failed before, or does not end.
-    pub fn stop(mut self) -> Result<(), Error> {
-        self.stop_workers()
-    }
-
     fn await_ready(&mut self) -> Result<(), Error> {
         let deadline = Instant::now() + Duration::from_secs(PATIENCE_S);
         let mut waiting: HashSet<WorkerId> = self.workers.iter().map(|worker| worker.id).collect();
@@ -224,110 +158,6 @@ impl Gateway {
         }
         Ok(())
     }
-
-    /// Takes note of a report; a worker's end that nobody asked for is an error.
-    fn note(&mut self, report: Report) -> Result<(), Error> {
-        match report {
-            Report::Event(_, Event::PortDown(port)) => {
-                if self.ports_down.insert(port) {
-                    let port = self.port_name(port);
-                    tracing::warn!(
-                        port,
-                        "port down: its device is gone, its namespace perhaps too"
-                    );
-                }
-            }
-            Report::Event(_, Event::NeighbourFailed(port, address)) => {
-                let port = self.port_name(port);
-                tracing::warn!(port, %address, "neighbour does not answer arp or nd");
-            }
-            Report::AttachFailed(worker, port, error) => {
-                let port = self.port_name(port);
-                tracing::error!(worker = worker.0, port, %error, "port not attached");
-            }
-            // The last handle of an old snapshot is dropped here, not on the packet path.
-            Report::Adopted(_, _) | Report::Ready(_) | Report::Ended(_, Ended::Stopped(..)) => {}
-            Report::Ended(_, Ended::Failed(error)) => return Err(error),
-            Report::Ended(worker, Ended::Panicked(message)) => {
-                return Err(Error::Panicked { worker: worker.0, message });
-            }
-        }
-        Ok(())
-    }
-
-    fn port_name(&self, port: PortId) -> &str {
-        self.tables.port(port).map_or("unknown", |port| &port.name)
-    }
-
-    /// Ends all workers and joins their threads. The first failure is returned when all have ended.
-    fn stop_workers(&mut self) -> Result<(), Error> {
-        for worker in &self.workers {
-            // A worker that has ended already takes no commands.
-            let _ = worker.commands.send(Command::Stop);
-            self.wakers[worker.id.index()].wake();
-        }
-        let deadline = Instant::now() + Duration::from_secs(PATIENCE_S);
-        let mut result = Ok(());
-        let mut frames = Some(self.balancer.count());
-        for index in 0..self.workers.len() {
-            let Some(thread) = self.workers[index].thread.take() else { continue };
-            let ended = wait_until(deadline, || thread.is_finished());
-            if !ended {
-                // Its queues cannot be closed under it; the process's end will do it.
-                let (worker, action) = (self.workers[index].id.0, "end");
-                result = Err(Error::Unresponsive { worker, action, seconds: PATIENCE_S });
-                frames = None;
-                continue;
-            }
-            // The thread catches its panics and reports them.
-            let _ = thread.join();
-        }
-        for report in self.reports.try_iter().collect::<Vec<_>>() {
-            if let Report::Ended(_, Ended::Stopped(chunks, tails)) = report {
-                frames = frames.map(|sum| (sum.0 + chunks, sum.1 + tails));
-            }
-            if let Err(error) = self.note(report) {
-                (result, frames) = (result.and(Err(error)), None);
-            }
-        }
-        if let Some(frames) = frames.filter(|_| !self.workers.is_empty()) {
-            self.check_frames(frames);
-        }
-        self.workers.clear();
-        result
-    }
-}
-
-impl Gateway {
-    /// Frames are conserved: all come back, but for packets that lay in the hand-over rings.
-    fn check_frames(&self, (chunks, tails): (usize, usize)) {
-        let ring_count = self.workers.len() * (self.workers.len() - 1);
-        let in_rings_max = ring_count * self.tables.limits.hand_over as usize;
-        let missing = (self.frame_counts.0.abs_diff(chunks), self.frame_counts.1.abs_diff(tails));
-        if missing.0 > in_rings_max || missing.1 > in_rings_max {
-            tracing::error!(?missing, in_rings_max, "frames were not conserved: a bug");
-        } else {
-            tracing::debug!(?missing, in_rings_max, "frames that did not come back");
-        }
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        if let Err(error) = self.stop_workers() {
-            tracing::error!(%error, "while the gateway was stopped");
-        }
-    }
-}
-
-fn wait_until(deadline: Instant, condition: impl Fn() -> bool) -> bool {
-    while !condition() {
-        if Instant::now() > deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_micros(200));
-    }
-    true
 }
 
 /// A gateway makes namespaces and devices.
@@ -424,36 +254,6 @@ impl<T> Shares<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn config(text: &str) -> Config {
-        Config::parse("test.toml", text).unwrap()
-    }
-
-    #[test]
-    fn a_gateway_without_devices_starts_and_stops_with_any_number_of_workers() {
-        for workers in [1, 2, 4] {
-            let config = config(&format!("[gateway]\nworkers = {workers}\n"));
-            let mut gateway = Gateway::assemble(&config).unwrap();
-            assert_eq!((gateway.worker_count(), gateway.counters().count()), (workers, workers));
-            let (sender, end) = unbounded();
-            sender.send(()).unwrap();
-            gateway.serve(&end).unwrap();
-            gateway.stop().unwrap();
-        }
-    }
-
-    #[test]
-    fn a_panic_of_one_worker_ends_the_gateway_with_its_message() {
-        let mut gateway = Gateway::assemble(&config("[gateway]\nworkers = 2\n")).unwrap();
-        gateway.workers[1].commands.send(Command::Panic).unwrap();
-        gateway.wakers[1].wake();
-        let (_sender, end) = unbounded::<()>();
-        let error = gateway.serve(&end).unwrap_err();
-        assert!(
-            matches!(&error, Error::Panicked { worker: 1, message } if message.contains("told"))
-        );
-        gateway.stop().unwrap();
-    }
 
     #[test]
     fn more_workers_than_cpus_share_them_in_turn() {

@@ -1,0 +1,236 @@
+//! Starts a gateway from a config, changes it while it runs, ends it: the only writer of its state.
+//!
+//! Owns the config's tables, the devices and the workers' threads. It sleeps on channels: what
+//! workers report, what a [`Control`] asks, the end; packets never pass here. The one hard
+//! constraint: whatever ends the gateway (a signal, an error, a worker's panic, an unwinding
+//! caller), the workers end first, then the devices, then the namespaces, and none of them is left.
+//!
+//! `start`, `reload` and `stop` are files of their own.
+
+mod reload;
+mod start;
+mod stop;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime};
+
+use config::Config;
+use crossbeam::channel::{Receiver, Sender, select};
+use drivers::Region;
+use engine::frame::FrameBalancer;
+use engine::worker::Event;
+use engine::{Counters, PortId, Tables, WorkerId};
+
+use crate::control::{Control, ReloadCounts, Request, StateView};
+use crate::devices::Devices;
+use crate::error::Error;
+use crate::runner::{Command, Ended, Report};
+use crate::waker::Waker;
+
+/// How long workers may take to start or end, in seconds. Building the flow table for millions of
+/// flows takes about one; a worker that takes longer hangs.
+const PATIENCE_S: u64 = 20;
+
+/// A running gateway.
+pub struct Gateway {
+    workers: Vec<WorkerHandle>,
+    wakers: Arc<[Waker]>,
+    reports: Receiver<Report>,
+    requests: Receiver<Request>,
+    control: Control,
+    /// The config in force; its ids are those of `tables`.
+    config: Arc<Config>,
+    /// The file that it came from; `None`: it came from no file, and none is read again.
+    source: Option<PathBuf>,
+    started_at: SystemTime,
+    started: Instant,
+    reloads: ReloadCounts,
+    tables: Arc<Tables>,
+    balancer: Arc<FrameBalancer>,
+    frame_counts: (usize, usize),
+    /// Ports whose device is gone; every worker tells of its own queue.
+    ports_down: BTreeSet<PortId>,
+    // Dropped after the workers have ended.
+    devices: Devices,
+    _region: Region,
+}
+
+struct WorkerHandle {
+    id: WorkerId,
+    commands: Sender<Command>,
+    counters: Arc<Counters>,
+    /// `None` once joined.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Gateway {
+    /// How many workers run.
+    pub fn worker_count(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Counters, per worker.
+    pub fn counters(&self) -> impl Iterator<Item = &Counters> {
+        self.workers.iter().map(|worker| &*worker.counters)
+    }
+
+    /// The tables in force.
+    pub fn tables(&self) -> &Arc<Tables> {
+        &self.tables
+    }
+
+    /// The namespaces and devices that it made.
+    pub fn devices(&self) -> &Devices {
+        &self.devices
+    }
+
+    /// A handle by which other threads reach this gateway while it serves.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// The file that a reload reads.
+    pub fn set_source(&mut self, path: PathBuf) {
+        self.source = Some(path);
+    }
+
+    /// Serves until something arrives on `end`, or a worker fails.
+    ///
+    /// # Errors
+    /// A worker panicked or cannot go on.
+    pub fn serve<T>(&mut self, end: &Receiver<T>) -> Result<(), Error> {
+        loop {
+            select! {
+                recv(end) -> _ => return Ok(()),
+                recv(self.reports) -> report => match report {
+                    Ok(report) => self.note(report)?,
+                    // All workers are gone without a word, which `note` would have told.
+                    Err(_) => return Ok(()),
+                },
+                recv(self.requests) -> request => {
+                    self.answer(request.expect("the gateway keeps a handle of its own"))?;
+                }
+            }
+        }
+    }
+
+    /// Answers a request. Who asked may be gone; then nobody wants to know.
+    fn answer(&mut self, request: Request) -> Result<(), Error> {
+        match request {
+            Request::Reload(answer) => self.reload(answer)?,
+            Request::State(answer) => drop(answer.send(self.state())),
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> StateView {
+        StateView {
+            config: self.config.clone(),
+            tables: self.tables.clone(),
+            counters: self.workers.iter().map(|worker| worker.counters.clone()).collect(),
+            started_at: self.started_at,
+            started: self.started,
+            ports_down: self.ports_down.clone(),
+            reloads: self.reloads,
+        }
+    }
+
+    /// Tells a worker something, and wakes it if it sleeps. A worker that has ended hears nothing;
+    /// its end is in the reports.
+    fn tell(&self, worker: WorkerId, command: Command) {
+        let _ = self.workers[worker.index()].commands.send(command);
+        self.wakers[worker.index()].wake();
+    }
+
+    /// Takes note of a report; a worker's end that nobody asked for is an error.
+    fn note(&mut self, report: Report) -> Result<(), Error> {
+        match report {
+            Report::Event(_, Event::PortDown(port)) => {
+                if self.ports_down.insert(port) {
+                    let port = self.port_name(port);
+                    tracing::warn!(
+                        port,
+                        "port down: its device is gone, its namespace perhaps too"
+                    );
+                }
+            }
+            Report::Event(_, Event::NeighbourFailed(port, address)) => {
+                let port = self.port_name(port);
+                tracing::warn!(port, %address, "neighbour does not answer arp or nd");
+            }
+            Report::AttachFailed(worker, port, error) => {
+                let port = self.port_name(port);
+                tracing::error!(worker = worker.0, port, %error, "port not attached");
+            }
+            // The last handle of an old snapshot is dropped here, not on the packet path.
+            Report::Adopted(_, _) | Report::Ready(_) | Report::Ended(_, Ended::Stopped(..)) => {}
+            Report::Ended(_, Ended::Failed(error)) => return Err(error),
+            Report::Ended(worker, Ended::Panicked(message)) => {
+                return Err(Error::Panicked { worker: worker.0, message });
+            }
+        }
+        Ok(())
+    }
+
+    fn port_name(&self, port: PortId) -> &str {
+        self.tables.port(port).map_or("unknown", |port| &port.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::ReloadRefused;
+    use crossbeam::channel::unbounded;
+
+    fn config(text: &str) -> Config {
+        Config::parse("test.toml", text).unwrap()
+    }
+
+    #[test]
+    fn a_gateway_without_devices_starts_and_stops_with_any_number_of_workers() {
+        for workers in [1, 2, 4] {
+            let config = config(&format!("[gateway]\nworkers = {workers}\n"));
+            let mut gateway = Gateway::assemble(&config).unwrap();
+            assert_eq!((gateway.worker_count(), gateway.counters().count()), (workers, workers));
+            let (sender, end) = unbounded();
+            sender.send(()).unwrap();
+            gateway.serve(&end).unwrap();
+            gateway.stop().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_panic_of_one_worker_ends_the_gateway_with_its_message() {
+        let mut gateway = Gateway::assemble(&config("[gateway]\nworkers = 2\n")).unwrap();
+        gateway.workers[1].commands.send(Command::Panic).unwrap();
+        gateway.wakers[1].wake();
+        let (_sender, end) = unbounded::<()>();
+        let error = gateway.serve(&end).unwrap_err();
+        assert!(
+            matches!(&error, Error::Panicked { worker: 1, message } if message.contains("told"))
+        );
+        gateway.stop().unwrap();
+    }
+
+    #[test]
+    fn other_threads_are_answered_while_the_gateway_serves_and_refused_once_it_ends() {
+        let mut gateway = Gateway::assemble(&config("[gateway]\nworkers = 2\n")).unwrap();
+        let control = gateway.control();
+        let (sender, end) = unbounded();
+        let asking = std::thread::spawn(move || {
+            let state = control.state().unwrap();
+            assert_eq!((state.tables.generation, state.counters.len()), (1, 2));
+            sender.send(()).unwrap();
+            control
+        });
+        gateway.serve(&end).unwrap();
+        let control = asking.join().unwrap();
+        gateway.stop().unwrap();
+        assert!(control.state().is_err());
+        assert!(matches!(control.reload(), Err(ReloadRefused::Unavailable)));
+    }
+}
