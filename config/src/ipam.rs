@@ -1,10 +1,10 @@
 //! Addresses of one subnet: which are usable, which are taken, which is the lowest free one.
 //!
 //! Both families are numbers of up to 128 bits here, so there is one piece of arithmetic. A pool
-//! never gives an address twice, and none outside of its range. It keeps nothing across starts:
-//! leases that outlive the process are not its concern.
+//! never gives an address twice, and none outside of its range. It keeps nothing across starts: that
+//! is what `leases` is for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -50,22 +50,29 @@ fn address(number: u128, v6: bool) -> IpAddr {
 #[derive(Clone, Debug)]
 pub(crate) struct Pool<H> {
     prefix: IpNet,
+    /// First address of the range that can be given.
+    first: u128,
     /// Everything in the range below this is taken.
     next: u128,
     /// Last address of the range that can be given.
     last: u128,
     taken: HashMap<u128, H>,
+    /// Not to be given for now, but not held by anybody either.
+    resting: HashSet<u128>,
 }
 
 impl<H> Pool<H> {
     /// A pool that allocates from `range`, a part of `prefix`.
     pub(crate) fn new(prefix: IpNet, range: IpNet) -> Pool<H> {
         let (first, last) = usable(prefix);
+        let first = number(first).max(number(range.network()));
         Pool {
             prefix,
-            next: number(first).max(number(range.network())),
+            first,
+            next: first,
             last: number(last).min(number(range.broadcast())),
             taken: HashMap::new(),
+            resting: HashSet::new(),
         }
     }
 
@@ -90,6 +97,32 @@ impl<H> Pool<H> {
         }
     }
 
+    /// Keeps an address from being given as the lowest free one.
+    pub(crate) fn rest(&mut self, address: IpAddr) {
+        self.resting.insert(number(address));
+    }
+
+    /// How many addresses rest that could be given otherwise.
+    pub(crate) fn resting_count(&self) -> usize {
+        self.resting.iter().filter(|number| !self.taken.contains_key(number)).count()
+    }
+
+    /// Takes this address if it could have been allocated and nobody holds it.
+    pub(crate) fn take(&mut self, address: IpAddr, holder: H) -> bool {
+        let is_given = self.prefix.contains(&address)
+            && (self.first..=self.last).contains(&number(address))
+            && !self.taken.contains_key(&number(address));
+        if is_given {
+            self.taken.insert(number(address), holder);
+        }
+        is_given
+    }
+
+    /// Who holds an address.
+    pub(crate) fn holder(&self, address: IpAddr) -> Option<&H> {
+        self.taken.get(&number(address)).filter(|_| self.prefix.contains(&address))
+    }
+
     /// Takes the lowest free address of the range; `None`: there is none left.
     pub(crate) fn take_lowest(&mut self, holder: H) -> Option<IpAddr> {
         while self.next <= self.last {
@@ -98,6 +131,9 @@ impl<H> Pool<H> {
             match candidate.checked_add(1) {
                 Some(next) => self.next = next,
                 None => self.last = candidate - 1,
+            }
+            if self.resting.contains(&candidate) {
+                continue;
             }
             if let std::collections::hash_map::Entry::Vacant(entry) = self.taken.entry(candidate) {
                 entry.insert(holder);

@@ -17,6 +17,7 @@ mod default_route;
 mod diagnostic;
 mod ids;
 mod ipam;
+mod leases;
 mod mac;
 mod model;
 mod names;
@@ -34,9 +35,10 @@ use toml::de::DeTable;
 
 pub use compile::compile;
 pub use diagnostic::{Diagnostic, Severity};
+pub use leases::{Lease, Leases, QUARANTINE_MAX, Released};
 pub use model::{
-    Attach, Attachment, Config, Endpoint, Gateway, Idle, MacPolicy, Network, Publish, Route,
-    Subnet, Uplink, Workers,
+    Attach, Attachment, Config, Endpoint, Gateway, Idle, LogFormat, MacPolicy, Network, Publish,
+    Route, Subnet, Uplink, Workers,
 };
 pub use names::{INTERFACE_NAME_BYTES_MAX, InterfaceName, NAME_BYTES_MAX, NetnsName};
 
@@ -48,16 +50,25 @@ use schema::Document;
 pub const FILE_BYTES_MAX: usize = 64 << 20;
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a file, as if nothing had ever been given out before.
     ///
     /// # Errors
     /// Everything that is wrong with it, in the order of the file.
     pub fn load(path: &Path) -> Result<Config, Vec<Diagnostic>> {
+        Config::load_with(path, &Leases::default())
+    }
+
+    /// Reads and checks a file. Whatever has a lease that still fits keeps it; whatever rests
+    /// ([`Leases::quarantined`]) is given to nobody else.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_with(path: &Path, leases: &Leases) -> Result<Config, Vec<Diagnostic>> {
         let name = path.display().to_string();
         let bytes = std::fs::read(path)
             .map_err(|error| vec![Diagnostic::of_file(&name, format!("cannot read: {error}"))])?;
         match String::from_utf8(bytes) {
-            Ok(text) => Config::parse(&name, &text),
+            Ok(text) => Config::parse_with(&name, &text, leases),
             Err(error) => {
                 let valid = error.utf8_error().valid_up_to();
                 let text = String::from_utf8_lossy(error.as_bytes());
@@ -74,6 +85,18 @@ impl Config {
     /// Everything that is wrong with it, in the order of the text. Where the text is no TOML, only
     /// that is reported: what it means is not known then.
     pub fn parse(file_name: &str, text: &str) -> Result<Config, Vec<Diagnostic>> {
+        Config::parse_with(file_name, text, &Leases::default())
+    }
+
+    /// Checks a text, with leases as [`Config::load_with`].
+    ///
+    /// # Errors
+    /// As [`Config::parse`].
+    pub fn parse_with(
+        file_name: &str,
+        text: &str,
+        leases: &Leases,
+    ) -> Result<Config, Vec<Diagnostic>> {
         if text.len() > FILE_BYTES_MAX {
             let bytes = text.len();
             let message = format!("{bytes} bytes are too many, {FILE_BYTES_MAX} go");
@@ -90,7 +113,7 @@ impl Config {
         let report = RefCell::new(report);
         let document: Document = reader::read(&table, &report);
         let mut report = report.into_inner();
-        let mut config = check::check(&document, &mut report);
+        let mut config = check::check(&document, leases, &mut report);
         let is_refused = report.has_errors();
         let diagnostics = report.into_diagnostics();
         if is_refused {

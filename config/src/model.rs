@@ -7,6 +7,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use engine::limits::{Limits, NatSettings};
 use engine::tables::Protocol;
@@ -70,6 +71,21 @@ pub struct Gateway {
     pub api: PathBuf,
     /// Where the Prometheus text is served; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// True: the file is watched, and a change is a reload.
+    pub watch: bool,
+    /// The group that may use the API's socket besides root; `None`: root alone.
+    pub api_group: Option<String>,
+    /// How the log is written.
+    pub log: LogFormat,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object per line.
+    Json,
 }
 
 /// Which workers run.
@@ -157,6 +173,8 @@ pub struct Network {
     pub mtu: u16,
     /// Name of the uplink that its traffic leaves by; `None`: there is none, or it is internal.
     pub uplink: Option<String>,
+    /// How long a released address is given to nobody else.
+    pub quarantine: Duration,
 }
 
 /// A subnet of a network.
@@ -203,6 +221,9 @@ pub enum Attach {
         /// True: the namespace is ours to make and remove.
         create: bool,
     },
+    /// By TAP devices that are left in the gateway's own namespace, for a VM. They have the
+    /// endpoint's MAC addresses and no IP addresses: those are for whoever is behind them to set.
+    Tap,
 }
 
 /// An endpoint in one network.

@@ -50,6 +50,12 @@ pub(crate) struct Gateway {
     pub(crate) api: Field<String>,
     /// Address and port of the Prometheus text; absent: off.
     pub(crate) metrics: Field<String>,
+    /// True: the file is watched, and a change is a reload. False is the default.
+    pub(crate) watch: Field<bool>,
+    /// The group that may use the API's socket; absent: root alone.
+    pub(crate) api_group: Field<String>,
+    /// text (the default) or json.
+    pub(crate) log: Field<String>,
 }
 
 /// `[uplink.NAME]`
@@ -120,6 +126,8 @@ pub(crate) struct Network {
     pub(crate) mtu: Field<Number>,
     /// The uplink that its traffic leaves by; absent: the only one.
     pub(crate) uplink: Field<String>,
+    /// How long a released address is given to nobody else, such as "60s"; absent: no time at all.
+    pub(crate) quarantine: Field<Period>,
     /// Clamping of TCP's segment size.
     pub(crate) mss_clamp: Field<Later>,
     /// Overlay: the VXLAN network identifier.
@@ -154,8 +162,8 @@ pub(crate) struct Attach {
     pub(crate) interface: Field<String>,
     /// True: the namespace is made at start and removed at exit.
     pub(crate) create: Field<bool>,
-    /// A TAP device that is left in the host.
-    pub(crate) tap: Field<Later>,
+    /// Name of a TAP device that is made and left in the gateway's own namespace, for a VM.
+    pub(crate) tap: Field<String>,
     /// AF_XDP on an existing device.
     pub(crate) xdp: Field<Later>,
 }

@@ -52,7 +52,7 @@ fn the_two_networks_example_says_what_to_set_up() {
     assert_ne!(wan.mac, wan.host_mac);
     assert_eq!(wan.routes.len(), 2);
     let web = config.endpoint("web").unwrap();
-    let Attach::Netns { netns, create } = &web.attach;
+    let Attach::Netns { netns, create } = &web.attach else { panic!("web has a namespace") };
     assert_eq!((netns.as_str(), *create), ("web", true));
     let [front, back] = web.attachments.as_slice() else { panic!("web is in two networks") };
     assert_eq!((front.interface.as_str(), back.interface.as_str()), ("eth0", "eth1"));

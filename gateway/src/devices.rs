@@ -55,9 +55,12 @@ impl Devices {
             maker.make_uplink(uplink)?;
         }
         for endpoint in &config.endpoints {
-            let Attach::Netns { netns, create } = &endpoint.attach;
+            let netns = match &endpoint.attach {
+                Attach::Netns { netns, create } => Some((netns.as_str(), *create)),
+                Attach::Tap => None,
+            };
             for attachment in &endpoint.attachments {
-                maker.make_attachment(netns.as_str(), *create, attachment)?;
+                maker.make_attachment(netns, attachment)?;
             }
         }
         Ok(maker.devices)
@@ -117,8 +120,7 @@ impl Maker {
 
     fn make_attachment(
         &mut self,
-        netns: &str,
-        create: bool,
+        netns: Option<(&str, bool)>,
         attachment: &Attachment,
     ) -> Result<(), Error> {
         let device = attachment.interface.as_str();
@@ -130,14 +132,19 @@ impl Maker {
             (IpNet::V4(Ipv4Net::default()), attachment.default_route_v4),
             (IpNet::V6(Ipv6Net::default()), attachment.default_route_v6),
         ];
-        let plan = Plan {
+        let mut plan = Plan {
             port: attachment.port,
             device,
             options,
             addresses: ipv4.into_iter().chain(ipv6).collect(),
             routes: routes.into_iter().filter_map(|(to, via)| Some((to, via?))).collect(),
         };
-        self.make(Some((netns, create)), plan)
+        if netns.is_none() {
+            // The addresses are of the VM behind the device, not of the host that it is left in.
+            plan.addresses.clear();
+            plan.routes.clear();
+        }
+        self.make(netns, plan)
     }
 
     /// Makes one device: TAP, settings, up, addresses, routes; in this order.

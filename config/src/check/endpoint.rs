@@ -1,8 +1,9 @@
 //! `[endpoint.NAME]`: attachments to networks, their addresses, names and default routes.
 //!
-//! Three passes over all endpoints: what is fixed is reserved first, then the rest is allocated in
-//! the order of the file, then follows what depends on addresses. So a fixed address never loses to
-//! an allocated one, wherever it stands.
+//! Four passes over all endpoints: what is fixed is reserved first, then each takes what it had
+//! before, then the rest is allocated in the order of the file, then follows what depends on
+//! addresses. So a fixed address never loses to an allocated one, wherever it stands, and nobody
+//! moves because of somebody new.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -10,21 +11,21 @@ use std::net::IpAddr;
 use engine::{MacAddress, PortId};
 use ipnet::IpNet;
 
+use super::addresses::Addresses;
 use super::interface::{self, Interfaces};
 use super::network::Networks;
 use super::publish;
-use super::subnet;
 use super::uplink::Uplinks;
 use super::{entries, flag, not_in_this_version, number, unknown_name};
 use crate::default_route::{Candidate, choose};
-use crate::ipam::Pool;
+use crate::leases::Leases;
 use crate::mac;
 use crate::model::{Attach, Attachment, Endpoint, MacPolicy, Network};
 use crate::names::{InterfaceName, check_name};
 use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
 use crate::schema::{self, EndpointNetwork};
-use crate::values::{Address, Mac, Number};
+use crate::values::{Mac, Number};
 
 /// The device of an endpoint that the file does not name.
 const INTERFACE_DEFAULT: &str = "eth0";
@@ -34,6 +35,7 @@ pub(super) fn check(
     tables: &Field<Named<schema::Endpoint>>,
     networks: &Networks,
     uplinks: &Uplinks,
+    leases: &Leases,
     interfaces: &mut Interfaces,
     report: &mut Report,
 ) -> Vec<Endpoint> {
@@ -43,12 +45,17 @@ pub(super) fn check(
             Some(Draft { name, at, table: table?, attach: None, members: Vec::new() })
         })
         .collect();
-    let mut addresses = Addresses::new(networks);
+    let mut addresses = Addresses::new(networks, leases);
     for draft in &mut drafts {
         draft.read_attach(report);
         draft.read_members(networks, report);
         draft.claim_interfaces(interfaces, report);
         draft.reserve(&mut addresses, report);
+    }
+    let names: HashSet<&str> = drafts.iter().map(|draft| draft.name).collect();
+    addresses.rest(|endpoint| names.contains(endpoint));
+    for draft in &mut drafts {
+        draft.take_leased(&mut addresses);
     }
     for draft in &mut drafts {
         draft.allocate(&mut addresses, report);
@@ -101,10 +108,27 @@ impl<'d> Draft<'d> {
             problem.hint("such as attach = { netns = \"web\", create = true }");
         }
         let Some((at, attach)) = self.table.attach.given() else { return };
-        not_in_this_version(&attach.tap, "a TAP device left in the host is", report);
         not_in_this_version(&attach.xdp, "AF_XDP on an existing device is", report);
-        if attach.netns.is_absent() && attach.tap.is_absent() && attach.xdp.is_absent() {
-            report.error(at, "netns is missing").hint("name the endpoint's network namespace");
+        let kinds = [attach.netns.place(), attach.tap.place(), attach.xdp.place()];
+        match kinds.iter().flatten().count() {
+            1 => {}
+            0 => {
+                let problem = report.error(at, "neither netns nor tap is given");
+                problem.hint("name the endpoint's network namespace, or a TAP device for a VM");
+            }
+            _ => {
+                report.error(at, "netns, tap and xdp exclude each other");
+            }
+        }
+        if attach.netns.is_absent() && !attach.tap.is_absent() {
+            for (key, place) in
+                [("interface", attach.interface.place()), ("create", attach.create.place())]
+            {
+                let Some(at) = place else { continue };
+                let problem = report.error(at, format!("{key} is for endpoints in a namespace"));
+                problem.hint("the key tap names the device, which is always created");
+            }
+            self.attach = Some(Attach::Tap);
         }
         if let Some(netns) = interface::netns(&attach.netns, report) {
             self.attach = Some(Attach::Netns { netns, create: flag(&attach.create, false) });
@@ -137,7 +161,7 @@ impl<'d> Draft<'d> {
                 at,
                 table,
                 network_index: name.and_then(|name| networks.by_name.get(name).copied().flatten()),
-                interface: self.interface(index, table, report),
+                interface: self.interface(index, at, table, report),
                 mac: station_mac(&table.mac, report),
                 gw_priority: gw_priority(&table.gw_priority, report),
                 ipv4: None,
@@ -150,11 +174,14 @@ impl<'d> Draft<'d> {
     fn interface(
         &self,
         index: usize,
+        at: PlaceId,
         table: &EndpointNetwork,
         report: &mut Report,
     ) -> Option<InterfaceName> {
-        let attach = self.table.attach.value().filter(|_| index == 0);
-        let first = attach.map(|attach| &attach.interface);
+        let attach = self.table.attach.value();
+        let is_tap = attach.is_some_and(|attach| !attach.tap.is_absent());
+        let first = attach.filter(|_| index == 0);
+        let first = first.map(|attach| if is_tap { &attach.tap } else { &attach.interface });
         if !table.interface.is_absent() {
             if let (Some(at), Some(Field::Given(_, other))) = (table.interface.place(), first)
                 && table.interface.value() != Some(other)
@@ -165,17 +192,26 @@ impl<'d> Draft<'d> {
         }
         match first {
             Some(field @ (Field::Given(..) | Field::Wrong(_))) => interface::name(field, report),
+            _ if is_tap => {
+                let problem = report.error(at, "interface is missing");
+                problem.hint("attach.tap names the TAP device of the first network alone");
+                None
+            }
             _ if index == 0 => InterfaceName::new(INTERFACE_DEFAULT).ok(),
             _ => InterfaceName::new(&format!("eth{index}")).ok(),
         }
     }
 
     fn claim_interfaces(&self, interfaces: &mut Interfaces, report: &mut Report) {
-        let Some(Attach::Netns { netns, .. }) = &self.attach else { return };
+        let netns = match &self.attach {
+            Some(Attach::Netns { netns, .. }) => Some(netns),
+            Some(Attach::Tap) => None,
+            None => return,
+        };
         for member in &self.members {
             if let Some(interface) = &member.interface {
                 let at = member.table.interface.place().unwrap_or(member.at);
-                interfaces.claim(Some(netns), interface, at, report);
+                interfaces.claim(netns, interface, at, report);
             }
         }
     }
@@ -189,13 +225,25 @@ impl<'d> Draft<'d> {
         }
     }
 
-    fn allocate(&mut self, addresses: &mut Addresses<'_>, report: &mut Report) {
+    fn take_leased(&mut self, addresses: &mut Addresses<'_>) {
         for member in &mut self.members {
             let Some(index) = member.network_index else { continue };
             if member.table.ip.is_absent() {
-                member.ipv4 = addresses.take_lowest(index, false, member.at, self.name, report);
+                member.ipv4 = addresses.take_leased(index, false, self.name);
             }
             if member.table.ip6.is_absent() {
+                member.ipv6 = addresses.take_leased(index, true, self.name);
+            }
+        }
+    }
+
+    fn allocate(&mut self, addresses: &mut Addresses<'_>, report: &mut Report) {
+        for member in &mut self.members {
+            let Some(index) = member.network_index else { continue };
+            if member.table.ip.is_absent() && member.ipv4.is_none() {
+                member.ipv4 = addresses.take_lowest(index, false, member.at, self.name, report);
+            }
+            if member.table.ip6.is_absent() && member.ipv6.is_none() {
                 member.ipv6 = addresses.take_lowest(index, true, member.at, self.name, report);
             }
         }
@@ -330,99 +378,5 @@ fn candidate<'n>(attachment: &Attachment, network: &'n Network) -> Candidate<'n>
         gw_priority: attachment.gw_priority,
         gateway_v4: gateway_of(attachment.ipv4_address().map(IpAddr::V4)),
         gateway_v6: gateway_of(attachment.ipv6_address().map(IpAddr::V6)),
-    }
-}
-
-/// Addresses of all networks, by network index.
-struct Addresses<'n> {
-    networks: &'n [Network],
-    pools: Vec<Vec<Pool<String>>>,
-}
-
-impl<'n> Addresses<'n> {
-    fn new(networks: &'n Networks) -> Addresses<'n> {
-        let pools_of = |network: &Network| {
-            let pool = |subnet: &crate::model::Subnet| {
-                let mut pool = Pool::new(subnet.prefix, subnet.range);
-                let holder = format!("network {}'s gateway", network.name);
-                pool.reserve(subnet.gateway, holder).expect("the pool is new");
-                pool
-            };
-            network.subnets.iter().map(pool).collect()
-        };
-        let pools = networks.list.iter().map(pools_of).collect();
-        Addresses { networks: &networks.list, pools }
-    }
-
-    /// The subnets of one family of a network, for messages.
-    fn subnets(&self, network_index: usize, v6: bool) -> String {
-        let subnets = self.networks[network_index].subnets.iter();
-        let family = subnets.filter(|subnet| subnet.gateway.is_ipv6() == v6);
-        let texts: Vec<String> = family.map(|subnet| subnet.prefix.to_string()).collect();
-        texts.join(", ")
-    }
-
-    /// Takes the address that the file gives.
-    fn reserve(
-        &mut self,
-        network_index: usize,
-        field: &Field<Address>,
-        v6: bool,
-        endpoint: &str,
-        report: &mut Report,
-    ) -> Option<IpNet> {
-        let (at, &Address(address)) = field.given()?;
-        let name = &self.networks[network_index].name;
-        if address.is_ipv6() != v6 {
-            let (family, other) = if v6 { ("IPv6", "ip") } else { ("IPv4", "ip6") };
-            let problem = report.error(at, format!("{address} is no {family} address"));
-            problem.hint(format!("the key for it is {other}"));
-            return None;
-        }
-        let pools = &mut self.pools[network_index];
-        let Some(pool) = pools.iter_mut().find(|pool| pool.prefix().contains(&address)) else {
-            let subnets = self.subnets(network_index, v6);
-            if subnets.is_empty() {
-                let family = if v6 { "IPv6" } else { "IPv4" };
-                report.error(at, format!("network {name} has no {family} subnet"));
-            } else {
-                let message =
-                    format!("{address} is outside of network {name}'s subnets ({subnets})");
-                report.error(at, message);
-            }
-            return None;
-        };
-        let prefix = pool.prefix();
-        subnet::check_usable(prefix, address, at, report)?;
-        if let Err(holder) = pool.reserve(address, format!("endpoint {endpoint}")) {
-            let message = format!("{address} is the address of {holder} already");
-            report.error(at, message);
-            return None;
-        }
-        IpNet::new(address, prefix.prefix_len()).ok()
-    }
-
-    /// Takes the lowest free address of a family, of the first subnet that has one.
-    fn take_lowest(
-        &mut self,
-        network_index: usize,
-        v6: bool,
-        at: PlaceId,
-        endpoint: &str,
-        report: &mut Report,
-    ) -> Option<IpNet> {
-        let pools = self.pools[network_index].iter_mut();
-        let mut pools = pools.filter(|pool| matches!(pool.prefix(), IpNet::V6(_)) == v6).peekable();
-        pools.peek()?;
-        let taken = pools.find_map(|pool| {
-            let address = pool.take_lowest(format!("endpoint {endpoint}"))?;
-            IpNet::new(address, pool.prefix().prefix_len()).ok()
-        });
-        if taken.is_none() {
-            let name = &self.networks[network_index].name;
-            let subnets = self.subnets(network_index, v6);
-            report.error(at, format!("network {name} has no free address left in {subnets}"));
-        }
-        taken
     }
 }

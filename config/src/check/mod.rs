@@ -4,6 +4,7 @@
 //! is replaced by its default or left out, and nothing that follows from it is reported again. The
 //! [`Config`] that comes out is whole only when the report holds no error: the caller asks.
 
+mod addresses;
 mod endpoint;
 mod interface;
 mod nat;
@@ -16,6 +17,7 @@ mod uplink;
 use std::ops::RangeInclusive;
 
 use crate::ids;
+use crate::leases::Leases;
 use crate::model::Config;
 use crate::names;
 use crate::nearest::nearest;
@@ -28,8 +30,8 @@ use crate::values::{Later, Number};
 /// reload removes rest for one generation. More would need wider ids in the engine.
 const ID_COUNT_MAX: usize = 32_767;
 
-/// Checks a document; what is wrong goes into the report.
-pub(crate) fn check(document: &Document, report: &mut Report) -> Config {
+/// Checks a document; what is wrong goes into the report. What has a lease keeps it if it can.
+pub(crate) fn check(document: &Document, leases: &Leases, report: &mut Report) -> Config {
     not_in_this_version(&document.policy, "policy rules are", report);
     not_in_this_version(&document.import, "imports from other dialects are", report);
     let gateway = settings::gateway(document.gateway.value(), report);
@@ -42,7 +44,7 @@ pub(crate) fn check(document: &Document, report: &mut Report) -> Config {
     let networks = network::check(&document.network, &uplinks, &mut claims, report);
     subnet::report_overlaps(&mut claims, report);
     let endpoints =
-        endpoint::check(&document.endpoint, &networks, &uplinks, &mut interfaces, report);
+        endpoint::check(&document.endpoint, &networks, &uplinks, leases, &mut interfaces, report);
 
     let mut config = Config {
         gateway,

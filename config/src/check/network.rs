@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use engine::NetworkId;
 use ipnet::IpNet;
@@ -10,12 +11,13 @@ use super::subnet::{self, Claim};
 use super::uplink::{self, Uplinks};
 use super::{entries, flag, mtu, not_in_this_version, unknown_name, word};
 use crate::ipam;
+use crate::leases::QUARANTINE_MAX;
 use crate::mac;
 use crate::model::{MacPolicy, Network, Subnet};
 use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
 use crate::schema;
-use crate::values::{Address, Prefix};
+use crate::values::{Address, Period, Prefix};
 
 /// What is known about networks.
 #[derive(Debug)]
@@ -91,6 +93,7 @@ impl Checker<'_> {
             mac_policy: self.mac_policy(),
             mtu,
             uplink,
+            quarantine: self.quarantine(),
         })
     }
 
@@ -221,6 +224,20 @@ impl Checker<'_> {
     fn mac_policy(&mut self) -> MacPolicy {
         let policies = [("derived", Some(MacPolicy::Derived)), ("random", Some(MacPolicy::Random))];
         word(&self.table.mac_policy, &policies, self.report).unwrap_or(MacPolicy::Derived)
+    }
+
+    fn quarantine(&mut self) -> Duration {
+        let Some((at, &Period(time))) = self.table.quarantine.given() else {
+            return Duration::ZERO;
+        };
+        if time > QUARANTINE_MAX {
+            self.report.error(at, "released addresses rest for 7 days at most");
+            return Duration::ZERO;
+        }
+        if time.subsec_nanos() > 0 {
+            self.report.error(at, "released addresses rest for whole seconds");
+        }
+        time
     }
 
     fn uplink(&mut self, internal: bool) -> Option<String> {

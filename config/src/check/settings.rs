@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use engine::id::WORKER_COUNT_MAX;
 use engine::limits::Limits;
 
-use super::{number, word};
-use crate::model::{Gateway, Idle, Workers};
+use super::{flag, number, word};
+use crate::model::{Gateway, Idle, LogFormat, Workers};
 use crate::reader::Field;
 use crate::report::{PlaceId, Report};
 use crate::schema;
@@ -22,6 +22,9 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Highest CPU id: the size of the kernel's `cpu_set_t`, less one.
 const CPU_ID_MAX: i64 = 1_023;
 
+/// Longest name of a group, in bytes: useradd(8).
+const GROUP_NAME_BYTES_MAX: usize = 32;
+
 /// Checks `[gateway]`.
 pub(super) fn gateway(given: Option<&schema::Gateway>, report: &mut Report) -> Gateway {
     let absent = schema::Gateway::default();
@@ -31,6 +34,7 @@ pub(super) fn gateway(given: Option<&schema::Gateway>, report: &mut Report) -> G
         ("adaptive", Some(Idle::Adaptive)),
         ("interrupt", Some(Idle::Interrupt)),
     ];
+    let logs = [("text", Some(LogFormat::Text)), ("json", Some(LogFormat::Json))];
     let api = path(&given.api, "/run/portolan/portolan.sock", report);
     if api.as_os_str().len() > SOCKET_PATH_BYTES_MAX
         && let Some(at) = given.api.place()
@@ -44,6 +48,9 @@ pub(super) fn gateway(given: Option<&schema::Gateway>, report: &mut Report) -> G
         state: path(&given.state, "/var/lib/portolan", report),
         api,
         metrics: metrics(&given.metrics, report),
+        watch: flag(&given.watch, false),
+        api_group: group(&given.api_group, report),
+        log: word(&given.log, &logs, report).unwrap_or(LogFormat::Text),
     }
 }
 
@@ -107,6 +114,17 @@ fn metrics(field: &Field<String>, report: &mut Report) -> Option<SocketAddr> {
         problem.hint("such as \"127.0.0.1:9478\" or \"[::1]:9478\"");
     }
     address.ok()
+}
+
+/// The name of a group as useradd(8) takes it, or its number.
+fn group(field: &Field<String>, report: &mut Report) -> Option<String> {
+    let (at, name) = field.given()?;
+    let is_sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '$');
+    if name.is_empty() || name.len() > GROUP_NAME_BYTES_MAX || !name.chars().all(is_sound) {
+        report.error(at, format!("{name:?} is no name of a group"));
+        return None;
+    }
+    Some(name.clone())
 }
 
 /// Checks `[limits]`. Upper bounds keep what is allocated at start below the memory of a large

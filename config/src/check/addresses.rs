@@ -1,0 +1,197 @@
+//! Addresses of all networks while they are given out: fixed ones, leased ones, the lowest free.
+//!
+//! The order of the calls is the rule: [`Addresses::reserve`] for all that the file fixes, then
+//! [`Addresses::take_leased`] for all that had one, then [`Addresses::take_lowest`] for the rest.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::network::Networks;
+use super::subnet;
+use crate::ipam::Pool;
+use crate::leases::Leases;
+use crate::model::{Network, Subnet};
+use crate::reader::Field;
+use crate::report::{PlaceId, Report};
+use crate::values::Address;
+
+/// Addresses of all networks, by network index.
+pub(super) struct Addresses<'n> {
+    networks: &'n [Network],
+    leases: &'n Leases,
+    pools: Vec<Vec<Pool<String>>>,
+}
+
+impl<'n> Addresses<'n> {
+    pub(super) fn new(networks: &'n Networks, leases: &'n Leases) -> Addresses<'n> {
+        let pools_of = |network: &Network| {
+            let pool = |subnet: &Subnet| {
+                let mut pool = Pool::new(subnet.prefix, subnet.range);
+                let holder = format!("network {}'s gateway", network.name);
+                pool.reserve(subnet.gateway, holder).expect("the pool is new");
+                pool
+            };
+            network.subnets.iter().map(pool).collect()
+        };
+        let pools = networks.list.iter().map(pools_of).collect();
+        Addresses { networks: &networks.list, leases, pools }
+    }
+
+    /// The subnets of one family of a network, for messages.
+    fn subnets(&self, network_index: usize, v6: bool) -> String {
+        let subnets = self.networks[network_index].subnets.iter();
+        let family = subnets.filter(|subnet| subnet.gateway.is_ipv6() == v6);
+        let texts: Vec<String> = family.map(|subnet| subnet.prefix.to_string()).collect();
+        texts.join(", ")
+    }
+
+    /// Takes the address that the file gives.
+    pub(super) fn reserve(
+        &mut self,
+        network_index: usize,
+        field: &Field<Address>,
+        v6: bool,
+        endpoint: &str,
+        report: &mut Report,
+    ) -> Option<IpNet> {
+        let (at, &Address(address)) = field.given()?;
+        let name = &self.networks[network_index].name;
+        if address.is_ipv6() != v6 {
+            let (family, other) = if v6 { ("IPv6", "ip") } else { ("IPv4", "ip6") };
+            let problem = report.error(at, format!("{address} is no {family} address"));
+            problem.hint(format!("the key for it is {other}"));
+            return None;
+        }
+        let pools = &mut self.pools[network_index];
+        let Some(pool) = pools.iter_mut().find(|pool| pool.prefix().contains(&address)) else {
+            let subnets = self.subnets(network_index, v6);
+            if subnets.is_empty() {
+                let family = if v6 { "IPv6" } else { "IPv4" };
+                report.error(at, format!("network {name} has no {family} subnet"));
+            } else {
+                let message =
+                    format!("{address} is outside of network {name}'s subnets ({subnets})");
+                report.error(at, message);
+            }
+            return None;
+        };
+        let prefix = pool.prefix();
+        subnet::check_usable(prefix, address, at, report)?;
+        if let Err(holder) = pool.reserve(address, format!("endpoint {endpoint}")) {
+            let message = format!("{address} is the address of {holder} already");
+            report.error(at, message);
+            return None;
+        }
+        IpNet::new(address, prefix.prefix_len()).ok()
+    }
+
+    /// Keeps back what rests, where the network has a quarantine: what was released, and what
+    /// endpoints had that are gone from the file.
+    pub(super) fn rest(&mut self, is_in_file: impl Fn(&str) -> bool) {
+        for (network, pools) in self.networks.iter().zip(&mut self.pools) {
+            if network.quarantine.is_zero() {
+                continue;
+            }
+            let released = self.leases.quarantined.get(&network.name).into_iter().flatten();
+            let released = released.map(|entry| entry.address);
+            let before = self.leases.endpoints.get(&network.name).into_iter().flatten();
+            let gone = before.filter(|(endpoint, _)| !is_in_file(endpoint));
+            for address in released.chain(gone.flat_map(|(_, lease)| lease.addresses())) {
+                let pool = pools.iter_mut().find(|pool| pool.prefix().contains(&address));
+                pool.into_iter().for_each(|pool| pool.rest(address));
+            }
+        }
+    }
+
+    /// The addresses of one family that an endpoint had: by its lease, else released lately.
+    fn wishes(&self, network_index: usize, v6: bool, endpoint: &str) -> Vec<IpAddr> {
+        let network = &self.networks[network_index].name;
+        let leased = self.leases.get(network, endpoint).into_iter();
+        let leased = leased.flat_map(|lease| lease.addresses());
+        let released = self.leases.quarantined.get(network).into_iter().flatten();
+        let released = released.filter(|entry| entry.endpoint == endpoint);
+        let released = released.map(|entry| entry.address);
+        leased.chain(released).filter(|address| address.is_ipv6() == v6).collect()
+    }
+
+    /// Takes the address that the endpoint had before, if it still can.
+    pub(super) fn take_leased(
+        &mut self,
+        network_index: usize,
+        v6: bool,
+        endpoint: &str,
+    ) -> Option<IpNet> {
+        let wishes = self.wishes(network_index, v6, endpoint);
+        wishes.into_iter().find_map(|address| {
+            let mut pools = self.pools[network_index].iter_mut();
+            let pool = pools.find(|pool| pool.prefix().contains(&address))?;
+            if !pool.take(address, format!("endpoint {endpoint}")) {
+                return None;
+            }
+            IpNet::new(address, pool.prefix().prefix_len()).ok()
+        })
+    }
+
+    /// Takes the lowest free address of a family, of the first subnet that has one.
+    pub(super) fn take_lowest(
+        &mut self,
+        network_index: usize,
+        v6: bool,
+        at: PlaceId,
+        endpoint: &str,
+        report: &mut Report,
+    ) -> Option<IpNet> {
+        let pools = self.pools[network_index].iter_mut();
+        let mut pools = pools.filter(|pool| matches!(pool.prefix(), IpNet::V6(_)) == v6).peekable();
+        pools.peek()?;
+        let taken = pools.find_map(|pool| {
+            let address = pool.take_lowest(format!("endpoint {endpoint}"))?;
+            IpNet::new(address, pool.prefix().prefix_len()).ok()
+        });
+        match taken {
+            Some(taken) => self.warn_of_move(network_index, taken, at, endpoint, report),
+            None => self.report_exhausted(network_index, v6, at, report),
+        }
+        taken
+    }
+
+    /// Says that the endpoint had another address, which the file now gives to somebody else.
+    fn warn_of_move(
+        &self,
+        network_index: usize,
+        taken: IpNet,
+        at: PlaceId,
+        endpoint: &str,
+        report: &mut Report,
+    ) {
+        let network = &self.networks[network_index];
+        let Some(lease) = self.leases.get(&network.name, endpoint) else { return };
+        let v6 = matches!(taken, IpNet::V6(_));
+        for lost in lease.addresses().filter(|address| address.is_ipv6() == v6) {
+            let pools = self.pools[network_index].iter();
+            if let Some(holder) = pools.into_iter().find_map(|pool| pool.holder(lost)) {
+                let message = format!(
+                    "endpoint {endpoint} moves from {lost} to {} in network {}: \
+                     the file gives {lost} to {holder}",
+                    taken.addr(),
+                    network.name
+                );
+                report.warning(at, message);
+            }
+        }
+    }
+
+    fn report_exhausted(&self, network_index: usize, v6: bool, at: PlaceId, report: &mut Report) {
+        let network = &self.networks[network_index];
+        let subnets = self.subnets(network_index, v6);
+        let pools = self.pools[network_index].iter();
+        let family = pools.filter(|pool| matches!(pool.prefix(), IpNet::V6(_)) == v6);
+        let resting: usize = family.map(Pool::resting_count).sum();
+        let message = format!("network {} has no free address left in {subnets}", network.name);
+        let problem = report.error(at, message);
+        if resting > 0 {
+            problem.hint(format!("{resting} were released and rest, see its key quarantine"));
+        }
+    }
+}
