@@ -17,6 +17,7 @@ mod idle;
 pub mod netlink;
 pub mod netns;
 pub mod runner;
+pub mod store;
 pub mod supervisor;
 pub mod traffic;
 mod waker;
