@@ -2,12 +2,18 @@
 //!
 //! A worker is the only writer of its counters; the control side reads them at any time. An
 //! increment is a load and a store without a lock, so that it costs as much as a plain variable.
+//!
+//! Counters of ports and networks live in rooms that are added and never moved, so a reload that
+//! brings new ports leaves every handle valid. When a port goes, its worker moves what it counted
+//! to its network ([`Counters::follow`]): a network's sum never falls, and an id that is given to
+//! another port counts from zero.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
-use crate::id::PortId;
+use crate::id::{NetworkId, PortId};
 use crate::pipeline::STAGE_NAMES;
+use crate::tables::{PortKind, PortTable, Tables};
 
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -155,6 +161,9 @@ macro_rules! counters {
         pub struct $name { $($(#[$field_doc])* pub $field: Counter,)* }
 
         impl $name {
+            /// Names of the counters, as [`all`](Self::all) gives them.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($field),)*];
+
             /// Every counter with its name.
             pub fn all(&self) -> Vec<(&'static str, u64)> {
                 vec![$((stringify!($field), self.$field.get()),)*]
@@ -170,10 +179,14 @@ counters! {
         rx_packets,
         /// Bytes received, Ethernet header included.
         rx_bytes,
+        /// Packets received by this port and dropped later, under whatever reason.
+        rx_dropped,
         /// Packets sent.
         tx_packets,
         /// Bytes sent.
         tx_bytes,
+        /// Packets that were to leave by this port, which took no more or is gone.
+        tx_dropped,
     }
 }
 
@@ -206,6 +219,64 @@ counters! {
         fdb_full,
         /// Stations not learnt: the port's share is full.
         fdb_share_full,
+        /// Free chunks of packet memory in the worker's pool (gauge).
+        chunks_free,
+        /// Free tails of packet memory in the worker's pool (gauge).
+        tails_free,
+        /// Nanoseconds that the thread slept because nothing waited; its runner counts them.
+        asleep_ns,
+    }
+}
+
+/// Counters of one room. 4096 rooms of 16 hold every id.
+const ROOM: usize = 16;
+
+/// Traffic counters by id, with room for more ids added later.
+#[derive(Debug)]
+struct Ledger {
+    rooms: Box<[OnceLock<Box<[PortCounters; ROOM]>>]>,
+}
+
+impl Ledger {
+    fn new() -> Ledger {
+        let room_count = (usize::from(u16::MAX) + 1) / ROOM;
+        Ledger { rooms: (0..room_count).map(|_| OnceLock::new()).collect() }
+    }
+
+    /// Makes room for ids below `count`.
+    fn reserve(&self, count: usize) {
+        for room in &self.rooms[..count.div_ceil(ROOM).min(self.rooms.len())] {
+            room.get_or_init(Box::default);
+        }
+    }
+
+    #[inline(always)]
+    fn get(&self, index: usize) -> Option<&PortCounters> {
+        self.rooms.get(index / ROOM)?.get()?.get(index % ROOM)
+    }
+}
+
+impl PortCounters {
+    /// Moves all counts to another port's or network's; this one begins anew.
+    fn move_to(&self, other: Option<&PortCounters>) {
+        let (from, to) = (self.fields(), other.map(PortCounters::fields));
+        for (index, counter) in from.into_iter().enumerate() {
+            if let Some(to) = to {
+                to[index].add(counter.get());
+            }
+            counter.set(0);
+        }
+    }
+
+    fn fields(&self) -> [&Counter; 6] {
+        [
+            &self.rx_packets,
+            &self.rx_bytes,
+            &self.rx_dropped,
+            &self.tx_packets,
+            &self.tx_bytes,
+            &self.tx_dropped,
+        ]
     }
 }
 
@@ -216,18 +287,57 @@ pub struct Counters {
     pub worker: WorkerCounters,
     drops: [Counter; DropReason::ALL.len()],
     stages: [Counter; STAGE_NAMES.len()],
-    ports: Vec<PortCounters>,
+    stage_drops: [[Counter; DropReason::ALL.len()]; STAGE_NAMES.len()],
+    ports: Ledger,
+    /// By network, what ports counted that are members no more.
+    departed: Ledger,
 }
 
 impl Counters {
-    /// Counters for this many ports.
+    /// Counters for this many ports. More can be added by [`reserve`](Counters::reserve).
     pub fn new(port_count: usize) -> Arc<Counters> {
-        Arc::new(Counters {
+        let counters = Counters {
             worker: WorkerCounters::default(),
             drops: std::array::from_fn(|_| Counter::default()),
             stages: std::array::from_fn(|_| Counter::default()),
-            ports: (0..port_count).map(|_| PortCounters::default()).collect(),
-        })
+            stage_drops: std::array::from_fn(|_| std::array::from_fn(|_| Counter::default())),
+            ports: Ledger::new(),
+            departed: Ledger::new(),
+        };
+        counters.ports.reserve(port_count);
+        Arc::new(counters)
+    }
+
+    /// Makes room for the ports and networks of a snapshot. Called by the control side before a
+    /// worker adopts it; counts stay as they are, and so does every reference.
+    pub fn reserve(&self, tables: &Tables) {
+        self.ports.reserve(tables.ports.len());
+        self.departed.reserve(tables.networks.len());
+    }
+
+    /// The worker goes over to another snapshot: what a port counted that is gone, or that gave its
+    /// id to another one, goes to its network. Only the owner of the counters may call it.
+    pub(crate) fn follow(&self, old: &Tables, new: &Tables) {
+        for (index, network) in old.networks.iter().enumerate() {
+            let now = new.networks.get(index).and_then(Option::as_ref);
+            let goes = network.as_ref().is_some_and(|network| {
+                now.is_none_or(|now| !Arc::ptr_eq(now, network) && now.name != network.name)
+            });
+            if let Some(departed) = self.departed.get(index).filter(|_| goes) {
+                departed.move_to(None);
+            }
+        }
+        for (index, port) in old.ports.iter().enumerate() {
+            let Some(port) = port else { continue };
+            let now = new.ports.get(index).and_then(Option::as_ref);
+            if now.is_some_and(|now| Arc::ptr_eq(now, port) || now.name == port.name) {
+                continue;
+            }
+            if let Some(counters) = self.ports.get(index) {
+                let network = network_of(port).filter(|&network| stays(old, new, network));
+                counters.move_to(network.and_then(|network| self.departed.get(network.index())));
+            }
+        }
     }
 
     /// The counter of a drop reason.
@@ -236,9 +346,13 @@ impl Counters {
         &self.drops[reason as usize]
     }
 
-    /// Notes which stage settled the fate of a flow's first packet.
-    pub(crate) fn settled_by(&self, stage: usize) {
-        self.stages[stage.min(STAGE_NAMES.len() - 1)].add(1);
+    /// Notes which stage settled the fate of a flow's first packet, and the reason if it said no.
+    pub(crate) fn settled_by(&self, stage: usize, refused: Option<DropReason>) {
+        let stage = stage.min(STAGE_NAMES.len() - 1);
+        self.stages[stage].add(1);
+        if let Some(reason) = refused {
+            self.stage_drops[stage][reason as usize].add(1);
+        }
     }
 
     /// How many first packets each stage settled, in the order of the stages; the last one counts
@@ -247,10 +361,26 @@ impl Counters {
         std::array::from_fn(|stage| (STAGE_NAMES[stage], self.stages[stage].get()))
     }
 
-    /// Counters of a port; `None` for one that was added after the start.
+    /// The packets that stages refused: stage, reason, count. Those that occurred only. They are
+    /// among those of [`dropped`](Counters::dropped); what is not here was dropped by another step.
+    pub fn stage_drops(&self) -> Vec<(&'static str, DropReason, u64)> {
+        let stages = STAGE_NAMES.iter().zip(&self.stage_drops);
+        let all = stages.flat_map(|(&stage, reasons)| {
+            let reasons = DropReason::ALL.iter().zip(reasons);
+            reasons.map(move |(&reason, counter)| (stage, reason, counter.get()))
+        });
+        all.filter(|&(_, _, count)| count > 0).collect()
+    }
+
+    /// Counters of a port; `None` if no room was made for it.
     #[inline(always)]
     pub fn port(&self, port: PortId) -> Option<&PortCounters> {
         self.ports.get(port.index())
+    }
+
+    /// What ports counted that were members of a network and are no more; `None`: nothing.
+    pub fn departed(&self, network: NetworkId) -> Option<&PortCounters> {
+        self.departed.get(network.index())
     }
 
     /// Reasons that occurred, with their counts.
@@ -263,9 +393,25 @@ impl Counters {
     }
 }
 
+/// The network that a port's traffic is counted under.
+fn network_of(port: &PortTable) -> Option<NetworkId> {
+    match &port.kind {
+        PortKind::Endpoint(attachment) => Some(attachment.network),
+        PortKind::Uplink(_) => None,
+    }
+}
+
+/// True if a network is in both snapshots.
+fn stays(old: &Tables, new: &Tables, network: NetworkId) -> bool {
+    let names = [old, new].map(|tables| tables.network(network).map(|network| &network.name));
+    names[0].is_some() && names[0] == names[1]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::MacAddress;
+    use crate::tables::{Attachment, Network, TableMap};
 
     #[test]
     fn each_reason_counts_under_its_own_snake_case_name() {
@@ -276,5 +422,67 @@ mod tests {
         }
         assert_eq!(counters.drops().len(), DropReason::ALL.len());
         assert!(counters.drops().iter().all(|&(_, count)| count == 1));
+    }
+
+    /// Tables with these ports, each an endpoint's in network `front`, by id.
+    fn tables(names: &[Option<&str>]) -> Tables {
+        let network = Network {
+            epoch: 1,
+            id: NetworkId(0),
+            name: "front".to_owned(),
+            gateway_mac: MacAddress(2),
+            subnets: Vec::new(),
+            internal: false,
+            icc: true,
+            masquerade: true,
+            mtu: 1500,
+            uplink: None,
+            members: Vec::new(),
+            by_address: TableMap::default(),
+            by_mac: TableMap::default(),
+        };
+        let port = |(index, name): (usize, &Option<&str>)| {
+            let attachment = Attachment {
+                endpoint: (*name)?.to_owned(),
+                network: NetworkId(0),
+                mac: MacAddress(4),
+                ipv4: None,
+                ipv6: None,
+                anti_spoofing: true,
+            };
+            let (epoch, id, mtu) = (1, PortId(index as u16), 1500);
+            let name = format!("{}/front", attachment.endpoint);
+            Some(Arc::new(PortTable { epoch, id, name, kind: PortKind::Endpoint(attachment), mtu }))
+        };
+        let ports = names.iter().enumerate().map(port).collect();
+        Tables { ports, networks: vec![Some(Arc::new(network))], ..Tables::empty() }
+    }
+
+    #[test]
+    fn a_port_that_goes_leaves_its_counts_to_its_network_and_its_id_begins_anew() {
+        let (old, new) = (tables(&[Some("a"), Some("b")]), tables(&[Some("c"), Some("b"), None]));
+        let counters = Counters::new(0);
+        counters.reserve(&old);
+        counters.port(PortId(0)).unwrap().rx_bytes.add(70);
+        counters.port(PortId(1)).unwrap().rx_bytes.add(5);
+        counters.reserve(&new);
+        counters.follow(&old, &new);
+        let sum = |index: u16| counters.port(PortId(index)).unwrap().rx_bytes.get();
+        assert_eq!((sum(0), sum(1)), (0, 5));
+        assert_eq!(counters.departed(NetworkId(0)).unwrap().rx_bytes.get(), 70);
+        let gone = Tables { networks: vec![None], ..tables(&[None, None]) };
+        counters.follow(&new, &gone);
+        assert_eq!(sum(1), 0);
+        assert_eq!(counters.departed(NetworkId(0)).unwrap().rx_bytes.get(), 0);
+    }
+
+    #[test]
+    fn room_is_made_for_every_id_without_moving_a_counter() {
+        let counters = Counters::new(3);
+        let first = counters.port(PortId(2)).unwrap() as *const PortCounters;
+        assert!(counters.port(PortId(5_000)).is_none());
+        counters.ports.reserve(usize::from(u16::MAX));
+        assert!(counters.port(PortId(u16::MAX - 1)).is_some());
+        assert_eq!(counters.port(PortId(2)).unwrap() as *const PortCounters, first);
     }
 }

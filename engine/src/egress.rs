@@ -60,6 +60,7 @@ impl Slot {
         if let Some(port) = counters.port(id) {
             port.tx_packets.add(count - unsent);
             port.tx_bytes.add(bytes - unsent_bytes);
+            port.tx_dropped.add(unsent);
         }
     }
 }
@@ -113,6 +114,9 @@ impl Egress {
     ) {
         let Some(Some(slot)) = self.slots.get_mut(id.index()) else {
             counters.dropped(DropReason::EgressDown).add(1);
+            if let Some(port) = counters.port(id) {
+                port.tx_dropped.add(1);
+            }
             return packet.recycle(frames);
         };
         if !slot.pending {

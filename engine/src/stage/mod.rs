@@ -68,6 +68,18 @@ pub(crate) enum Verdict {
     Drop(DropReason),
 }
 
+impl Verdict {
+    /// The reason, if the packet goes no further.
+    pub(crate) fn refused(self) -> Option<DropReason> {
+        match self {
+            Verdict::Drop(reason)
+            | Verdict::Answer(Answer::Reset(reason) | Answer::Error(_, reason)) => Some(reason),
+            Verdict::Continue | Verdict::Forward | Verdict::Flood => None,
+            Verdict::Answer(Answer::Echo) => None,
+        }
+    }
+}
+
 /// An answer of the gateway's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {

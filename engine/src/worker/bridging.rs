@@ -46,7 +46,7 @@ impl Core {
         let input = FlowInput::bridged(ingress, network, mac);
         let (stages, cx) = self.stages_and_cx();
         let (decision, verdict, stage) = stages.decide(&input, &cx);
-        self.counters.settled_by(stage);
+        self.counters.settled_by(stage, verdict.refused());
         match (verdict, decision.forward) {
             (Verdict::Forward, Some(NextHop::Endpoint(port))) => {
                 let generation = self.generation;

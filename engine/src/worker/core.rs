@@ -105,6 +105,9 @@ impl Core {
     /// Counts a packet under a reason and recycles it.
     pub(super) fn drop(&mut self, packet: Packet, reason: DropReason) {
         self.counters.dropped(reason).add(1);
+        if let Some(port) = self.counters.port(packet.meta.ingress) {
+            port.rx_dropped.add(1);
+        }
         packet.recycle(&mut self.frames);
     }
 

@@ -140,7 +140,7 @@ impl<F: Edit> Flows<F> {
         }
         let (stages, cx) = core.stages_and_cx();
         let (decision, verdict, stage) = stages.decide(&input, &cx);
-        core.counters.settled_by(stage);
+        core.counters.settled_by(stage, verdict.refused());
         match verdict {
             Verdict::Forward => {
                 match self.install(core, &input, key, &decision, packet.meta.tcp_flags) {

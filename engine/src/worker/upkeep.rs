@@ -140,6 +140,7 @@ impl Worker {
             self.announcements.update(&tables, core.now);
         }
         core.generation = tables.generation as u32;
+        core.counters.follow(&core.tables, &tables);
         std::mem::replace(&mut core.tables, tables)
     }
 
@@ -158,6 +159,9 @@ impl Worker {
         let flows = self.v4.table.count() + self.v6.table.count();
         core.counters.worker.flows.set(flows as u64);
         core.counters.worker.stations.set(core.stages.bridge.fdb.count() as u64);
+        let (chunks, tails) = core.frames.count();
+        core.counters.worker.chunks_free.set(chunks as u64);
+        core.counters.worker.tails_free.set(tails as u64);
     }
 
     fn ask_neighbours(&mut self) {

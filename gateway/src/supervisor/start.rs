@@ -112,6 +112,7 @@ impl Gateway {
         for (index, (rings, &cpu)) in rings.into_iter().zip(cpus).enumerate() {
             let id = WorkerId(index as u8);
             let counters = Counters::new(self.tables.ports.len().max(1));
+            counters.reserve(&self.tables);
             let (commands, receiver) = unbounded();
             let worker = WorkerParts {
                 id,
