@@ -182,7 +182,7 @@ impl<'c> Compiler<'c> {
         let endpoints = self.config.endpoints.iter().zip(&self.ids.attachments);
         endpoints.flat_map(|(endpoint, ports)| {
             let attachments = endpoint.attachments.iter().zip(ports);
-            attachments.map(move |(attachment, &port)| (endpoint, attachment, port))
+            attachments.map(move |(attachment, &port)| (&**endpoint, attachment, port))
         })
     }
 

@@ -5,6 +5,7 @@
 //! the same step, so nothing that workers learnt about the one is taken for the other.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use engine::{NetworkId, PortId, Tables, UplinkId};
 
@@ -126,10 +127,16 @@ fn set(config: &mut Config, ids: &Ids) {
         (uplink.id, uplink.port) = (id, port);
     }
     for (network, &id) in config.networks.iter_mut().zip(&ids.networks) {
-        network.id = id;
+        if network.id != id {
+            Arc::make_mut(network).id = id;
+        }
     }
     for (endpoint, ports) in config.endpoints.iter_mut().zip(&ids.attachments) {
-        for (attachment, &port) in endpoint.attachments.iter_mut().zip(ports) {
+        if endpoint.attachments.iter().map(|own| own.port).eq(ports.iter().copied()) {
+            continue;
+        }
+        let attachments = &mut Arc::make_mut(endpoint).attachments;
+        for (attachment, &port) in attachments.iter_mut().zip(ports) {
             attachment.port = port;
         }
     }

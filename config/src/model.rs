@@ -3,10 +3,12 @@
 //! Values of these types come from [`Config::parse`](crate::Config::parse) alone (the structs are
 //! `non_exhaustive`), so whoever holds one may rely on its rules: names exist and are unique,
 //! addresses lie in their subnets, ports do not clash. Defaults are filled in and addresses are
-//! allocated.
+//! allocated. What there may be thousands of is shared, so that a copy of a config with one part
+//! changed costs little.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use engine::limits::{Limits, NatSettings};
@@ -29,9 +31,9 @@ pub struct Config {
     /// Ways out, in the order of the file. LIMIT: one at most, until routes choose among several.
     pub uplinks: Vec<Uplink>,
     /// Networks, in the order of the file.
-    pub networks: Vec<Network>,
+    pub networks: Vec<Arc<Network>>,
     /// Endpoints, in the order of the file.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<Arc<Endpoint>>,
     /// Behaviour of address translation; its epoch is for `compile` to set.
     pub nat: NatSettings,
     /// Sizes of everything that can fill up.
@@ -43,7 +45,7 @@ pub struct Config {
 impl Config {
     /// The network with this name.
     pub fn network(&self, name: &str) -> Option<&Network> {
-        self.networks.iter().find(|network| network.name == name)
+        self.networks.iter().map(|network| &**network).find(|network| network.name == name)
     }
 
     /// The uplink with this name.
@@ -53,7 +55,7 @@ impl Config {
 
     /// The endpoint with this name.
     pub fn endpoint(&self, name: &str) -> Option<&Endpoint> {
-        self.endpoints.iter().find(|endpoint| endpoint.name == name)
+        self.endpoints.iter().map(|endpoint| &**endpoint).find(|endpoint| endpoint.name == name)
     }
 }
 
@@ -135,7 +137,7 @@ pub struct Uplink {
     /// Addresses of the kernel's end.
     pub host_addresses: Vec<IpNet>,
     /// Default and static routes, without those to the uplink's own subnets.
-    pub routes: Vec<Route>,
+    pub routes: Arc<Vec<Route>>,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
 }

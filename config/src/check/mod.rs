@@ -15,6 +15,7 @@ mod subnet;
 mod uplink;
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use crate::ids;
 use crate::leases::Leases;
@@ -49,8 +50,8 @@ pub(crate) fn check(document: &Document, leases: &Leases, report: &mut Report) -
     let mut config = Config {
         gateway,
         uplinks: uplinks.list,
-        networks: networks.list,
-        endpoints,
+        networks: networks.list.into_iter().map(Arc::new).collect(),
+        endpoints: endpoints.into_iter().map(Arc::new).collect(),
         nat,
         limits,
         warnings: Vec::new(),

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use engine::{PortId, UplinkId};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -112,7 +113,7 @@ impl Checker<'_> {
             host_mac: mac::hashed(&["uplink", self.name, "host"]),
             addresses: Some(addresses).filter(|addresses| !addresses.is_empty())?,
             host_addresses,
-            routes,
+            routes: Arc::new(routes),
             mtu,
         })
     }
