@@ -5,6 +5,9 @@
 //! file is gone. It says nothing about how a tool should colour or group it.
 
 use std::fmt;
+use std::ops::Range;
+
+use crate::render;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,8 +29,8 @@ impl fmt::Display for Severity {
 
 /// One finding about a config.
 ///
-/// `{}` prints one line, `file:line:column: path: message`; `{:#}` adds the source line, carets
-/// under the offending text, and the hint.
+/// `{}` prints one line, `file:line:column: path: message`; `{:#}` is a paragraph with the source
+/// line, the offending text underlined, and the hint. Several at once: [`crate::render`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     /// The file as it was named by the caller.
@@ -44,10 +47,43 @@ pub struct Diagnostic {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
-    /// The offending text, cut at the end of its first line.
-    pub excerpt: String,
-    /// The whole line that it stands in.
-    pub source_line: String,
+    /// The offending text in its line.
+    pub excerpt: Excerpt,
+    /// Other places that have to do with it, such as who has an address already.
+    pub related: Vec<Related>,
+}
+
+/// A piece of a line of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Excerpt {
+    /// The text that is meant, cut at the end of its line and of the window.
+    pub text: String,
+    /// The line around it: the whole line, or a window where the line is long.
+    pub window: String,
+    /// True: the window begins where the line begins.
+    pub starts_line: bool,
+    /// Where in the window the text begins, in bytes.
+    pub offset_bytes: usize,
+}
+
+impl Excerpt {
+    /// The bytes of the window that are meant.
+    pub(crate) fn span_in_window(&self) -> Range<usize> {
+        self.offset_bytes..self.offset_bytes + self.text.len()
+    }
+}
+
+/// Another place that has to do with a finding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Related {
+    /// What is there, in a few words.
+    pub label: String,
+    /// Line, from 1.
+    pub line: u32,
+    /// Column in characters, from 1.
+    pub column: u32,
+    /// What stands there.
+    pub excerpt: Excerpt,
 }
 
 impl Diagnostic {
@@ -61,29 +97,17 @@ impl Diagnostic {
             severity: Severity::Error,
             message,
             hint: None,
-            excerpt: String::new(),
-            source_line: String::new(),
+            excerpt: Excerpt::default(),
+            related: Vec::new(),
         }
-    }
-
-    /// The source line with carets under the excerpt, in the manner of compilers.
-    fn fmt_source(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = self.line.to_string();
-        let margin = " ".repeat(number.len());
-        // Tabs are kept, so that the carets stand below the text however wide a tab is shown.
-        let indent: String = self
-            .source_line
-            .chars()
-            .take(self.column as usize - 1)
-            .map(|character| if character == '\t' { '\t' } else { ' ' })
-            .collect();
-        let carets = "^".repeat(self.excerpt.chars().count().max(1));
-        write!(f, "\n {margin} |\n {number} | {}\n {margin} | {indent}{carets}", self.source_line)
     }
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() {
+            return f.write_str(&render::plain(self));
+        }
         f.write_str(&self.file)?;
         if self.line > 0 {
             write!(f, ":{}:{}", self.line, self.column)?;
@@ -95,16 +119,7 @@ impl fmt::Display for Diagnostic {
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
         }
-        f.write_str(&self.message)?;
-        if f.alternate() {
-            if self.line > 0 {
-                self.fmt_source(f)?;
-            }
-            if let Some(hint) = &self.hint {
-                write!(f, "\n   = hint: {hint}")?;
-            }
-        }
-        Ok(())
+        f.write_str(&self.message)
     }
 }
 
@@ -124,20 +139,26 @@ mod tests {
             severity: Severity::Error,
             message: "10.1.1.5 is outside of network front's subnets (10.1.0.0/24)".into(),
             hint: Some("leave ip away to have one allocated".into()),
-            excerpt: "\"10.1.1.5\"".into(),
-            source_line: "ip = \"10.1.1.5\"".into(),
+            excerpt: Excerpt {
+                text: "\"10.1.1.5\"".into(),
+                window: "ip = \"10.1.1.5\"".into(),
+                starts_line: true,
+                offset_bytes: 5,
+            },
+            related: Vec::new(),
         };
-        let line = "x.toml:12:6: endpoint.web.network[0].ip: \
+        let text = "endpoint.web.network[0].ip: \
                     10.1.1.5 is outside of network front's subnets (10.1.0.0/24)";
-        assert_eq!(diagnostic.to_string(), line);
-        let long = "\n    |\n 12 | ip = \"10.1.1.5\"\n    |      ^^^^^^^^^^\n   \
-                    = hint: leave ip away to have one allocated";
-        assert_eq!(format!("{diagnostic:#}"), format!("{line}{long}"));
+        assert_eq!(diagnostic.to_string(), format!("x.toml:12:6: {text}"));
+        let long = "\n  --> x.toml:12:6\n   |\n12 | ip = \"10.1.1.5\"\n   |      ^^^^^^^^^^\n   |\n   \
+                    = help: leave ip away to have one allocated";
+        assert_eq!(format!("{diagnostic:#}"), format!("error: {text}{long}"));
     }
 
     #[test]
     fn a_finding_about_a_file_has_no_line() {
         let diagnostic = Diagnostic::of_file("x.toml", "no such file".into());
-        assert_eq!(format!("{diagnostic:#}"), "x.toml: no such file");
+        assert_eq!(format!("{diagnostic:#}"), "error: x.toml: no such file");
+        assert_eq!(diagnostic.to_string(), "x.toml: no such file");
     }
 }

@@ -24,6 +24,7 @@ mod names;
 mod nearest;
 mod publish;
 mod reader;
+mod render;
 mod report;
 mod schema;
 mod values;
@@ -34,13 +35,14 @@ use std::path::Path;
 use toml::de::DeTable;
 
 pub use compile::compile;
-pub use diagnostic::{Diagnostic, Severity};
+pub use diagnostic::{Diagnostic, Excerpt, Related, Severity};
 pub use leases::{Lease, Leases, QUARANTINE_MAX, Released};
 pub use model::{
     Attach, Attachment, Config, Endpoint, Gateway, Idle, LogFormat, MacPolicy, Network, Publish,
     Route, Subnet, Uplink, Workers,
 };
 pub use names::{INTERFACE_NAME_BYTES_MAX, InterfaceName, NAME_BYTES_MAX, NetnsName};
+pub use render::render;
 
 use report::Report;
 use schema::Document;

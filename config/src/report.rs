@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::{Diagnostic, Excerpt, Related, Severity};
 
 /// A place in the file, see [`Report`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,12 +42,19 @@ pub(crate) struct Problem {
     severity: Severity,
     message: String,
     hint: Option<String>,
+    related: Vec<(PlaceId, String)>,
 }
 
 impl Problem {
     /// Adds what to do about it.
     pub(crate) fn hint(&mut self, hint: impl Into<String>) {
         self.hint = Some(hint.into());
+    }
+
+    /// Shows another place beside it, with a few words about what is there.
+    pub(crate) fn related(&mut self, at: PlaceId, label: impl Into<String>) -> &mut Problem {
+        self.related.push((at, label.into()));
+        self
     }
 }
 
@@ -107,7 +114,14 @@ impl Report {
         severity: Severity,
         message: String,
     ) -> &mut Problem {
-        self.problems.push(Problem { at, span, severity, message, hint: None });
+        self.problems.push(Problem {
+            at,
+            span,
+            severity,
+            message,
+            hint: None,
+            related: Vec::new(),
+        });
         self.problems.last_mut().expect("one was pushed just now")
     }
 
@@ -118,7 +132,7 @@ impl Report {
 
     /// The line of a place, from 1: for messages that point at another place.
     pub(crate) fn line(&self, at: PlaceId) -> usize {
-        self.position(self.places[at.0 as usize].span.start).0
+        self.line_of(self.places[at.0 as usize].span.start)
     }
 
     /// The keys that lead to a place.
@@ -135,42 +149,91 @@ impl Report {
         }
     }
 
-    /// Line and column, both from 1, of a byte.
-    fn position(&self, offset: usize) -> (usize, usize) {
-        let line_index = self.line_starts.partition_point(|&start| start <= offset) - 1;
-        let start = self.line_starts[line_index];
-        let before = self.text.get(start..offset).unwrap_or_default();
-        (line_index + 1, before.chars().count() + 1)
+    /// The line of a byte, from 1.
+    fn line_of(&self, offset: usize) -> usize {
+        self.line_starts.partition_point(|&start| start <= offset)
     }
 
-    fn source_line(&self, line: usize) -> &str {
-        let from = self.line_starts[line - 1];
-        let to = self.line_starts.get(line).map_or(self.text.len(), |&next| next - 1);
-        self.text[from..to].trim_end_matches('\r')
+    /// Line and column, both from 1, of a byte, and the text there.
+    ///
+    /// Columns are counted in a window only, and from `near`, a place in the same line whose column
+    /// is known: a file may be one line of 64 MiB with an error at each of its values.
+    fn locate(&self, span: &Range<usize>, near: &mut Known) -> (u32, u32, Excerpt) {
+        let line = self.line_of(span.start);
+        let start = self.line_starts[line - 1];
+        if near.line != line || near.offset > span.start {
+            *near = Known { line, offset: start, column: 1 };
+        }
+        let between = self.text.get(near.offset..span.start).unwrap_or_default();
+        near.column += between.chars().count();
+        near.offset = span.start;
+        let end = self.line_starts.get(line).map_or(self.text.len(), |&next| next - 1);
+        let window = window(&self.text[start..end], span.start - start);
+        let (from, to) = (start + window.start, start + window.end);
+        let text = self.text.get(span.start..span.end.clamp(span.start, to.max(span.start)));
+        let text = text.unwrap_or_default().trim_end_matches('\r');
+        let excerpt = Excerpt {
+            text: text.to_owned(),
+            window: self.text[from..to].trim_end_matches('\r').to_owned(),
+            starts_line: window.start == 0,
+            offset_bytes: span.start - from,
+        };
+        (line as u32, near.column as u32, excerpt)
     }
 
     /// Everything that was reported, in the order of the file.
     pub(crate) fn into_diagnostics(mut self) -> Vec<Diagnostic> {
         let mut problems = std::mem::take(&mut self.problems);
         problems.sort_by_key(|problem| problem.span.start);
-        problems.into_iter().map(|problem| self.diagnostic(problem)).collect()
+        let mut near = Known { line: 1, offset: 0, column: 1 };
+        problems.into_iter().map(|problem| self.diagnostic(problem, &mut near)).collect()
     }
 
-    fn diagnostic(&self, problem: Problem) -> Diagnostic {
-        let (line, column) = self.position(problem.span.start);
-        let excerpt = self.text.get(problem.span.clone()).unwrap_or_default();
+    fn diagnostic(&self, problem: Problem, near: &mut Known) -> Diagnostic {
+        let (line, column, excerpt) = self.locate(&problem.span, near);
+        let related = problem.related.into_iter().map(|(at, label)| {
+            let span = &self.places[at.0 as usize].span;
+            let mut near = Known { line: 1, offset: 0, column: 1 };
+            let (line, column, excerpt) = self.locate(span, &mut near);
+            Related { label, line, column, excerpt }
+        });
         Diagnostic {
             file: self.file.clone(),
-            line: line as u32,
-            column: column as u32,
+            line,
+            column,
             path: self.path(problem.at),
             severity: problem.severity,
             message: problem.message,
             hint: problem.hint,
-            excerpt: excerpt.lines().next().unwrap_or_default().to_owned(),
-            source_line: self.source_line(line).to_owned(),
+            excerpt,
+            related: related.collect(),
         }
     }
+}
+
+/// A byte whose line and column are known.
+struct Known {
+    line: usize,
+    offset: usize,
+    column: usize,
+}
+
+/// How far in a line, in bytes, a place may be that is shown with its line from the beginning.
+/// Longer lines are written by programs, and nobody looks for the place by eye.
+const LINE_BYTES_MAX: usize = 1_000;
+
+/// Bytes of a line that are kept after the beginning of the text that is meant.
+const TEXT_BYTES_MAX: usize = 160;
+
+/// The part of a line that is shown for one of its bytes.
+fn window(line: &str, offset: usize) -> Range<usize> {
+    let offset = offset.min(line.len());
+    let from = if offset <= LINE_BYTES_MAX { 0 } else { offset };
+    let mut to = (offset + TEXT_BYTES_MAX).min(line.len());
+    while !line.is_char_boundary(to) {
+        to += 1;
+    }
+    from..to
 }
 
 /// A key as it would have to be written in TOML.
@@ -194,9 +257,35 @@ mod tests {
         assert!(report.has_errors());
         let found = report.into_diagnostics();
         assert_eq!(found[0].to_string(), "x.toml:1:5: warning: a: odd");
-        assert_eq!(found[0].source_line, "a = 1");
+        assert_eq!(found[0].excerpt.window, "a = 1");
         assert_eq!(found[1].to_string(), "x.toml:2:7: \"ü\"[0]: bad");
-        assert_eq!(found[1].excerpt, "2");
+        assert_eq!(found[1].excerpt.text, "2");
+    }
+
+    #[test]
+    fn a_place_far_in_a_line_is_shown_without_what_stands_before() {
+        let text = format!("a = [{}7]", "\"ü\", ".repeat(100_000));
+        let mut report = Report::new("x.toml", &text);
+        let last = text.len() - 2;
+        report.syntax_error(last - 6..last - 2, "odd");
+        report.syntax_error(last..last + 1, "bad");
+        let found = report.into_diagnostics();
+        assert_eq!(found[0].column, 5 + 500_000 - 4);
+        assert_eq!(found[1].column, 5 + 500_000 + 1);
+        assert_eq!(format!("{:#}", found[1]), "error: bad\n--> x.toml:1:500006\n = note: 7");
+    }
+
+    #[test]
+    fn another_place_is_shown_beside() {
+        let mut report = Report::new("x.toml", "a = 1\nb = 1\n");
+        let a = report.place(PlaceId::ROOT, Step::Key("a".into()), 4..5);
+        let b = report.place(PlaceId::ROOT, Step::Key("b".into()), 10..11);
+        report.error(b, "1 again").related(a, "it is here already").hint("take 2");
+        assert_eq!(
+            format!("{:#}", report.into_diagnostics()[0]),
+            "error: b: 1 again\n --> x.toml:2:5\n  |\n2 | b = 1\n  |     ^\n  |\n ::: x.toml:1:5\n  |\n\
+             1 | a = 1\n  |     - it is here already\n  |\n  = help: take 2"
+        );
     }
 
     #[test]

@@ -49,10 +49,16 @@ fn check_diagnostics(text: &str, found: &[Diagnostic]) {
     let lines: Vec<&str> = text.split('\n').collect();
     for diagnostic in found {
         let long = format!("{diagnostic:#}");
-        assert!(long.starts_with(&diagnostic.to_string()));
+        assert!(long.contains(&format!(":{}:{}", diagnostic.line, diagnostic.column)), "{long}");
         assert!(diagnostic.line >= 1 && diagnostic.line as usize <= lines.len(), "{long}");
         assert!(diagnostic.column >= 1, "{long}");
-        assert!(lines[diagnostic.line as usize - 1].starts_with(&diagnostic.source_line));
+        let line = lines[diagnostic.line as usize - 1];
+        assert!(line.contains(&diagnostic.excerpt.window));
+        let column = diagnostic.column as usize - 1;
+        let rest: String = line.chars().skip(column).collect();
+        assert!(rest.starts_with(&diagnostic.excerpt.text));
+        let from = diagnostic.excerpt.offset_bytes;
+        assert!(diagnostic.excerpt.window[from..].starts_with(&diagnostic.excerpt.text));
     }
 }
 

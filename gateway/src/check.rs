@@ -17,13 +17,15 @@ pub enum Format {
     Json,
 }
 
-/// Checks files and prints what is found. True if no file has an error.
+/// Checks files and prints what is found. True if no file has an error. `coloured` says whether a
+/// terminal reads the log.
 ///
 /// # Errors
 /// Standard output or standard error takes no more.
 pub fn run(
     files: &[impl AsRef<Path>],
     format: Format,
+    coloured: bool,
     out: &mut impl Write,
     log: &mut impl Write,
 ) -> io::Result<bool> {
@@ -39,9 +41,8 @@ pub fn run(
     match format {
         Format::Json => writeln!(out, "{}", as_json(all))?,
         Format::Text => {
-            for diagnostic in all {
-                writeln!(log, "{diagnostic:#}")?;
-            }
+            let all: Vec<Diagnostic> = all.cloned().collect();
+            write!(log, "{}", config::render(&all, coloured))?;
             for (file, _) in files.iter().zip(&findings).filter(|(_, (valid, _))| *valid) {
                 writeln!(out, "{}: valid", file.as_ref().display())?;
             }

@@ -95,10 +95,16 @@ fn start_log(filter: &str) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(is_coloured())
         .with_target(false)
         .init();
     Ok(())
+}
+
+/// Whether what is written to stderr may be coloured: a terminal reads it, and nobody objects
+/// (https://no-color.org).
+fn is_coloured() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
 }
 
 /// Carries a command out. False: it did its work, and the answer is no.
@@ -108,10 +114,8 @@ fn dispatch(command: Command) -> anyhow::Result<bool> {
             let config = match Config::load(&path) {
                 Ok(config) => config,
                 Err(diagnostics) => {
-                    let mut log = std::io::stderr().lock();
-                    for diagnostic in diagnostics {
-                        writeln!(log, "{diagnostic:#}")?;
-                    }
+                    let text = config::render(&diagnostics, is_coloured());
+                    std::io::stderr().write_all(text.as_bytes())?;
                     return Ok(false);
                 }
             };
@@ -127,7 +131,7 @@ fn dispatch(command: Command) -> anyhow::Result<bool> {
                 Format::Json => check::Format::Json,
             };
             let (mut out, mut log) = (std::io::stdout().lock(), std::io::stderr().lock());
-            Ok(check::run(&files, format, &mut out, &mut log)?)
+            Ok(check::run(&files, format, is_coloured(), &mut out, &mut log)?)
         }
         Command::Bench { quick, json, workers, idle } => {
             let program = std::env::current_exe().context("cannot find this program's file")?;

@@ -20,7 +20,22 @@ use crate::values::Address;
 pub(super) struct Addresses<'n> {
     networks: &'n [Network],
     leases: &'n Leases,
-    pools: Vec<Vec<Pool<String>>>,
+    pools: Vec<Vec<Pool<Holder>>>,
+}
+
+/// Who holds an address.
+#[derive(Clone, Debug)]
+pub(super) struct Holder {
+    /// For messages: `endpoint web`.
+    pub(super) name: String,
+    /// Where the file says so; `None`: it was allocated, or is a default.
+    pub(super) at: Option<PlaceId>,
+}
+
+impl Holder {
+    pub(super) fn endpoint(name: &str, at: Option<PlaceId>) -> Holder {
+        Holder { name: format!("endpoint {name}"), at }
+    }
 }
 
 impl<'n> Addresses<'n> {
@@ -28,8 +43,8 @@ impl<'n> Addresses<'n> {
         let pools_of = |network: &Network| {
             let pool = |subnet: &Subnet| {
                 let mut pool = Pool::new(subnet.prefix, subnet.range);
-                let holder = format!("network {}'s gateway", network.name);
-                pool.reserve(subnet.gateway, holder).expect("the pool is new");
+                let name = format!("network {}'s gateway", network.name);
+                pool.reserve(subnet.gateway, Holder { name, at: None }).expect("the pool is new");
                 pool
             };
             network.subnets.iter().map(pool).collect()
@@ -78,9 +93,12 @@ impl<'n> Addresses<'n> {
         };
         let prefix = pool.prefix();
         subnet::check_usable(prefix, address, at, report)?;
-        if let Err(holder) = pool.reserve(address, format!("endpoint {endpoint}")) {
-            let message = format!("{address} is the address of {holder} already");
-            report.error(at, message);
+        if let Err(holder) = pool.reserve(address, Holder::endpoint(endpoint, Some(at))) {
+            let message = format!("{address} is the address of {} already", holder.name);
+            let problem = report.error(at, message);
+            if let Some(other) = holder.at {
+                problem.related(other, "it is given here");
+            }
             return None;
         }
         IpNet::new(address, prefix.prefix_len()).ok()
@@ -126,7 +144,7 @@ impl<'n> Addresses<'n> {
         wishes.into_iter().find_map(|address| {
             let mut pools = self.pools[network_index].iter_mut();
             let pool = pools.find(|pool| pool.prefix().contains(&address))?;
-            if !pool.take(address, format!("endpoint {endpoint}")) {
+            if !pool.take(address, Holder::endpoint(endpoint, None)) {
                 return None;
             }
             IpNet::new(address, pool.prefix().prefix_len()).ok()
@@ -146,7 +164,7 @@ impl<'n> Addresses<'n> {
         let mut pools = pools.filter(|pool| matches!(pool.prefix(), IpNet::V6(_)) == v6).peekable();
         pools.peek()?;
         let taken = pools.find_map(|pool| {
-            let address = pool.take_lowest(format!("endpoint {endpoint}"))?;
+            let address = pool.take_lowest(Holder::endpoint(endpoint, None))?;
             IpNet::new(address, pool.prefix().prefix_len()).ok()
         });
         match taken {
@@ -173,11 +191,15 @@ impl<'n> Addresses<'n> {
             if let Some(holder) = pools.into_iter().find_map(|pool| pool.holder(lost)) {
                 let message = format!(
                     "endpoint {endpoint} moves from {lost} to {} in network {}: \
-                     the file gives {lost} to {holder}",
+                     the file gives {lost} to {}",
                     taken.addr(),
-                    network.name
+                    network.name,
+                    holder.name
                 );
-                report.warning(at, message);
+                let problem = report.warning(at, message);
+                if let Some(other) = holder.at {
+                    problem.related(other, "it is given here");
+                }
             }
         }
     }

@@ -5,7 +5,7 @@
 //! addresses. So a fixed address never loses to an allocated one, wherever it stands, and nobody
 //! moves because of somebody new.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use engine::{MacAddress, PortId};
@@ -13,19 +13,19 @@ use ipnet::IpNet;
 
 use super::addresses::Addresses;
 use super::interface::{self, Interfaces};
+use super::macs::{self, Macs};
 use super::network::Networks;
 use super::publish;
 use super::uplink::Uplinks;
 use super::{entries, flag, not_in_this_version, number, unknown_name};
 use crate::default_route::{Candidate, choose};
 use crate::leases::Leases;
-use crate::mac;
-use crate::model::{Attach, Attachment, Endpoint, MacPolicy, Network};
+use crate::model::{Attach, Attachment, Endpoint, Network};
 use crate::names::{InterfaceName, check_name};
 use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
 use crate::schema::{self, EndpointNetwork};
-use crate::values::{Mac, Number};
+use crate::values::Number;
 
 /// The device of an endpoint that the file does not name.
 const INTERFACE_DEFAULT: &str = "eth0";
@@ -46,11 +46,12 @@ pub(super) fn check(
         })
         .collect();
     let mut addresses = Addresses::new(networks, leases);
+    let mut macs = Macs::new(networks, leases);
     for draft in &mut drafts {
         draft.read_attach(report);
         draft.read_members(networks, report);
         draft.claim_interfaces(interfaces, report);
-        draft.reserve(&mut addresses, report);
+        draft.reserve(&mut addresses, &mut macs, report);
     }
     let names: HashSet<&str> = drafts.iter().map(|draft| draft.name).collect();
     addresses.rest(|endpoint| names.contains(endpoint));
@@ -61,10 +62,9 @@ pub(super) fn check(
         draft.allocate(&mut addresses, report);
     }
     let mut endpoints = Vec::with_capacity(drafts.len());
-    let mut macs = HashMap::new();
     let mut publishing = publish::Checker::new(uplinks);
     for draft in &drafts {
-        let attachments = draft.attachments(networks, &mut macs, report);
+        let attachments = draft.attachments(networks, &mut macs);
         let publish = publishing.check(draft.name, draft.table, &attachments, report);
         let attach = draft.attach.clone();
         endpoints.extend(attach.map(|attach| Endpoint {
@@ -94,7 +94,7 @@ struct Member<'d> {
     /// Index in the list of networks; `None`: unknown or faulty, which has been reported.
     network_index: Option<usize>,
     interface: Option<InterfaceName>,
-    /// The MAC address that the file gives.
+    /// The MAC address that the file fixes.
     mac: Option<MacAddress>,
     gw_priority: i32,
     ipv4: Option<IpNet>,
@@ -162,7 +162,7 @@ impl<'d> Draft<'d> {
                 table,
                 network_index: name.and_then(|name| networks.by_name.get(name).copied().flatten()),
                 interface: self.interface(index, at, table, report),
-                mac: station_mac(&table.mac, report),
+                mac: None,
                 gw_priority: gw_priority(&table.gw_priority, report),
                 ipv4: None,
                 ipv6: None,
@@ -216,9 +216,13 @@ impl<'d> Draft<'d> {
         }
     }
 
-    fn reserve(&mut self, addresses: &mut Addresses<'_>, report: &mut Report) {
+    fn reserve(&mut self, addresses: &mut Addresses<'_>, macs: &mut Macs<'_>, report: &mut Report) {
         for member in &mut self.members {
-            let Some(index) = member.network_index else { continue };
+            let Some(index) = member.network_index else {
+                macs::station(&member.table.mac, report);
+                continue;
+            };
+            member.mac = macs.reserve(index, &member.table.mac, self.name, report);
             let (ip, ip6) = (&member.table.ip, &member.table.ip6);
             member.ipv4 = addresses.reserve(index, ip, false, self.name, report);
             member.ipv6 = addresses.reserve(index, ip6, true, self.name, report);
@@ -250,12 +254,7 @@ impl<'d> Draft<'d> {
     }
 
     /// What follows from the addresses. Attachments to faulty networks are left out.
-    fn attachments(
-        &self,
-        networks: &Networks,
-        macs: &mut HashMap<(usize, MacAddress), String>,
-        report: &mut Report,
-    ) -> Vec<Attachment> {
+    fn attachments(&self, networks: &Networks, macs: &mut Macs<'_>) -> Vec<Attachment> {
         let sound = |member: &Member<'d>| {
             let network = networks.list.get(member.network_index?)?;
             Some((network, member.network_index?, member.interface.clone()?))
@@ -264,19 +263,9 @@ impl<'d> Draft<'d> {
         let mut candidates = Vec::with_capacity(self.members.len());
         for member in &self.members {
             let Some((network, network_index, interface)) = sound(member) else { continue };
-            let attachment = self.attachment(member, network, interface);
-            let holder = format!("network {}'s gateway", network.name);
-            let key = (network_index, network.gateway_mac);
-            macs.entry(key).or_insert(holder);
-            let own = format!("endpoint {}", self.name);
-            if let Some(other) = macs.insert((network_index, attachment.mac), own) {
-                let at = member.table.mac.place().unwrap_or(member.at);
-                let message = format!(
-                    "{} is the MAC address of {other} in network {} already",
-                    attachment.mac, network.name
-                );
-                report.error(at, message);
-            }
+            let ipv4 = member.ipv4.map(|net| net.addr());
+            let mac = macs.take(network_index, member.mac, ipv4, self.name);
+            let attachment = self.attachment(member, network, interface, mac);
             candidates.push(candidate(&attachment, network));
             attachments.push(attachment);
         }
@@ -294,13 +283,14 @@ impl<'d> Draft<'d> {
         member: &Member<'d>,
         network: &Network,
         interface: InterfaceName,
+        mac: MacAddress,
     ) -> Attachment {
         let aliases = member.table.aliases.value().into_iter().flatten();
         Attachment {
             network: network.name.clone(),
             port: PortId(0),
             interface,
-            mac: self.mac(member, network),
+            mac,
             ipv4: member.ipv4.and_then(|net| match net {
                 IpNet::V4(net) => Some(net),
                 IpNet::V6(_) => None,
@@ -317,27 +307,6 @@ impl<'d> Draft<'d> {
             anti_spoofing: flag(&member.table.anti_spoofing, true),
         }
     }
-
-    fn mac(&self, member: &Member<'d>, network: &Network) -> MacAddress {
-        if let Some(mac) = member.mac {
-            return mac;
-        }
-        let names = ["endpoint", self.name, &network.name];
-        match network.mac_policy {
-            MacPolicy::Derived => mac::derived_or_hashed(member.ipv4.map(|net| net.addr()), &names),
-            MacPolicy::Random => mac::hashed(&names),
-        }
-    }
-}
-
-/// A MAC address that one station can have.
-fn station_mac(field: &Field<Mac>, report: &mut Report) -> Option<MacAddress> {
-    let (at, &Mac(mac)) = field.given()?;
-    if mac.is_group() || mac == MacAddress::default() {
-        report.error(at, format!("{mac} is no address of a single station"));
-        return None;
-    }
-    Some(mac)
 }
 
 fn gw_priority(field: &Field<Number>, report: &mut Report) -> i32 {

@@ -30,7 +30,8 @@ impl Interfaces {
             };
             let message =
                 format!("interface {interface} is taken in {home} by {path}, line {line}");
-            report.error(at, message).hint("give one of them another name by its key interface");
+            let problem = report.error(at, message).related(other, "it is taken here");
+            problem.hint("give one of them another name by its key interface");
         } else {
             self.taken.insert(key, at);
         }

@@ -7,6 +7,7 @@
 mod addresses;
 mod endpoint;
 mod interface;
+mod macs;
 mod nat;
 mod network;
 mod publish;

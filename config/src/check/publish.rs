@@ -134,7 +134,9 @@ impl<'u> Checker<'u> {
             let host = if later.v6 { format!("[{host}]") } else { host };
             let (path, line) = (report.path(earlier.at), report.line(earlier.at));
             let message = format!("Bind for {host}:{port} failed: port is already allocated");
-            report.error(later.at, message).hint(format!("{path} has it, line {line}"));
+            let problem =
+                report.error(later.at, message).related(earlier.at, "it is allocated here");
+            problem.hint(format!("{path} has it, line {line}"));
         }
     }
 }

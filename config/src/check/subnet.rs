@@ -97,7 +97,8 @@ pub(super) fn report_overlaps(claims: &mut [Claim], report: &mut Report) {
                 "{} overlaps {} of {}, line {line}",
                 later.prefix, earlier.prefix, earlier.owner
             );
-            report.error(later.at, message);
+            let label = format!("{} is here", earlier.prefix);
+            report.error(later.at, message).related(earlier.at, label);
         }
         open.push(claim);
     }
