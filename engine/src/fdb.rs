@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::flow::{mix, seed_for};
 use crate::id::{MacAddress, NetworkId, PortId};
 use crate::time::Tick;
+use crate::worker::StationView;
 
 /// After how long a station that was not heard is forgotten.
 pub(crate) const AGE: Duration = Duration::from_secs(300);
@@ -256,6 +257,33 @@ impl Fdb {
             }
             self.sweep_position = (self.sweep_position + 1) & self.mask;
         }
+    }
+
+    /// Appends the stations of as many places from `from` on as asked for, in whole buckets. `out`
+    /// must have room for them all. Returns where to go on; `None`: that was all.
+    pub(crate) fn view(
+        &self,
+        from: u32,
+        places: u32,
+        now: Tick,
+        out: &mut Vec<StationView>,
+    ) -> Option<u32> {
+        let first = from as usize / WAYS;
+        let end = (first + places as usize / WAYS).min(self.buckets.len());
+        for bucket in self.buckets.get(first..end)? {
+            for (&key, &value) in bucket.keys.iter().zip(&bucket.values) {
+                let live = key != FREE && value.is_learnt() && value.is_valid(0, now);
+                if live && out.len() < out.capacity() {
+                    out.push(StationView {
+                        network: NetworkId((key >> 48) as u16),
+                        mac: MacAddress(key & 0xffff_ffff_ffff),
+                        port: value.port(),
+                        age: Tick::duration(now.since(Tick(value.0 as u32))),
+                    });
+                }
+            }
+        }
+        (end < self.buckets.len()).then_some((end * WAYS) as u32)
     }
 
     /// Stations now; members are not counted.

@@ -21,6 +21,7 @@ use crate::flow::{AdjacencyId, Index, Wheel, mix, seed_for};
 use crate::id::{MacAddress, PortId};
 use crate::packet::Packet;
 use crate::time::Tick;
+use crate::worker::{NeighbourState, NeighbourView};
 
 /// Time between two requests, RFC 4861 RETRANS_TIMER.
 const RETRY: Duration = Duration::from_secs(1);
@@ -305,6 +306,36 @@ impl Neighbours {
     pub(crate) fn address_of(&self, id: AdjacencyId) -> Option<(PortId, IpAddr)> {
         let entry = self.entries.get(id.0 as usize)?.as_ref()?;
         Some((entry.port, entry.address))
+    }
+
+    /// Appends the neighbours of at most so many places from `from` on, within the capacity of
+    /// `out`. Endpoints are none. Returns where to go on; `None`: that was all.
+    pub(crate) fn view(&self, from: u32, places: u32, out: &mut Vec<NeighbourView>) -> Option<u32> {
+        let end = (from.saturating_add(places)).min(self.entries.len() as u32);
+        for position in from..end {
+            if out.len() == out.capacity() {
+                return Some(position);
+            }
+            let Some(entry) = &self.entries[position as usize] else { continue };
+            let state = match entry.state {
+                State::Endpoint => continue,
+                State::Incomplete { .. } => NeighbourState::Incomplete,
+                State::Reachable => NeighbourState::Reachable,
+                State::Probing { .. } => NeighbourState::Probing,
+                State::Failed => NeighbourState::Failed,
+            };
+            let macs = self.adjacencies[position as usize].macs;
+            let mac = MacAddress::new(*macs.first_chunk().expect("12 bytes hold 6"));
+            out.push(NeighbourView {
+                port: entry.port,
+                address: entry.address,
+                mac: (mac != MacAddress::default()).then_some(mac),
+                state,
+                users: entry.users,
+                held: entry.held,
+            });
+        }
+        (end < self.entries.len() as u32).then_some(end)
     }
 
     /// True while a timer runs.

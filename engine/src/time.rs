@@ -53,6 +53,11 @@ impl Tick {
         if age > u32::MAX / 2 { 0 } else { age }
     }
 
+    /// How long this many ticks are.
+    pub const fn duration(ticks: u32) -> Duration {
+        Duration::from_nanos((ticks as u64) << Self::NS_SHIFT)
+    }
+
     /// The number of ticks in a duration, rounded down.
     pub const fn count(duration: Duration) -> u32 {
         (duration.as_nanos() >> Self::NS_SHIFT) as u32

@@ -117,6 +117,11 @@ impl<A: Copy + Eq> Side<A> {
             && self.ingress == key.ingress
     }
 
+    /// False for a free place, and for the reply side of a stub.
+    pub(crate) fn is_used(&self) -> bool {
+        self.transport != 0
+    }
+
     pub(crate) fn key(&self) -> FlowKey<A> {
         FlowKey { addresses: self.addresses, transport: self.transport, ingress: self.ingress }
     }
@@ -133,6 +138,8 @@ pub(crate) struct Cold {
     pub(crate) mapping: Option<u32>,
     /// False for a stub.
     pub(crate) two_sided: bool,
+    /// When its first packet came.
+    pub(crate) started: Tick,
 }
 
 /// A direction of a flow, to be installed.
@@ -287,10 +294,9 @@ impl<F: Family> FlowTable<F> {
         self.cold.len() - self.free.len()
     }
 
-    /// Every flow in the table.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (FlowId, &Cold)> {
-        let flows = self.cold.iter().enumerate();
-        flows.filter_map(|(id, cold)| Some((FlowId(id as u32), cold.as_ref()?)))
+    /// Flows that it has room for; their ids are below.
+    pub(crate) fn capacity(&self) -> usize {
+        self.cold.len()
     }
 }
 
@@ -322,6 +328,7 @@ mod tests {
             parts: Parts::default(),
             mapping: None,
             two_sided: true,
+            started: Tick(0),
         }
     }
 

@@ -162,7 +162,8 @@ impl<F: Edit> Flows<F> {
         home: WorkerId,
     ) {
         let parts = Parts::of(input, &Decision::default(), &core.tables);
-        let cold = Cold { input: *input, parts, mapping: None, two_sided: false };
+        let cold =
+            Cold { input: *input, parts, mapping: None, two_sided: false, started: core.tick };
         let side = NewSide { key, action: FlowAction::hand_over(home) };
         let generation = core.tables.generation;
         let installed = self.table.insert(cold, side, None, generation, core.tick);
@@ -223,8 +224,8 @@ impl<F: Edit> Flows<F> {
         }
         let parts = Parts::of(input, decision, &core.tables);
         let mapping = decision.mapping;
-        let cold = Cold { input: *input, parts, mapping, two_sided: true };
         let (generation, tick) = (core.tables.generation, core.tick);
+        let cold = Cold { input: *input, parts, mapping, two_sided: true, started: tick };
         let flow = self.table.insert(cold, pair.original, reply, generation, tick);
         let flow = flow.ok_or(DropReason::FlowTableFull)?;
         core.neighbours.hold(pair.original.action.adjacency);

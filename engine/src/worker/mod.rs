@@ -24,7 +24,9 @@ use self::batch::Lookups;
 use self::core::{Core, TokenBucket};
 use self::flows::Flows;
 use self::upkeep::Announcements;
-pub use self::view::FlowView;
+pub use self::view::{
+    FlowFilter, FlowView, NeighbourState, NeighbourView, PLACES_PER_PIECE, StationView,
+};
 use crate::counters::Counters;
 use crate::egress::Egress;
 use crate::fdb::Fdb;

@@ -22,3 +22,4 @@ mod masquerade;
 mod neighbours;
 mod spoofing;
 mod super_frames;
+mod views;
