@@ -133,6 +133,13 @@ impl Control {
         self.ask(Request::Reload).unwrap_or(Err(ReloadRefused::Unavailable))
     }
 
+    /// As [`reload`](Control::reload), and does not wait: the outcome is in the log.
+    pub fn request_reload(&self) {
+        let (answer, _) = bounded(1);
+        // A supervisor that ends reloads no more.
+        let _ = self.sender.send(Request::Reload(answer));
+    }
+
     /// The state now.
     ///
     /// # Errors

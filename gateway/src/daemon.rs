@@ -1,4 +1,4 @@
-//! `portolan run`: one gateway in the foreground until SIGTERM or SIGINT.
+//! `portolan run`: one gateway in the foreground until SIGTERM or SIGINT; SIGHUP reloads its config.
 //!
 //! Prints `ready` alone on a line on stderr once packets flow, and tells systemd. The one hard
 //! constraint: signals are caught before anything is made, so that no moment exists in which one
@@ -6,6 +6,7 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use config::Config;
@@ -14,8 +15,10 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::control::Control;
 use crate::error::Error;
 use crate::supervisor::Gateway;
+use crate::watch;
 
 /// Runs a config until told to end. `path` is the file that it came from.
 ///
@@ -23,9 +26,14 @@ use crate::supervisor::Gateway;
 /// The gateway could not be started, or a worker failed. Devices and namespaces are gone all the
 /// same.
 pub fn run(path: &Path, config: &Config) -> Result<(), Error> {
-    let end = end_signals()?;
+    let reloading = Arc::new(OnceLock::new());
+    let end = signals(Some(reloading.clone()))?;
     let mut gateway = Gateway::start(config)?;
     gateway.set_source(path.to_owned());
+    if config.gateway.watch {
+        watch::start(path, gateway.control())?;
+    }
+    let _ = reloading.set(gateway.control());
     let ports = gateway.tables().ports.iter().flatten().count();
     tracing::info!(workers = gateway.worker_count(), ports, "packets flow");
     // Nobody may be reading: that is no reason not to serve.
@@ -39,16 +47,29 @@ pub fn run(path: &Path, config: &Config) -> Result<(), Error> {
 }
 
 /// A channel that gets each SIGTERM, SIGINT and SIGHUP from now on. A closed terminal ends the
-/// gateway as cleanly as SIGTERM: its namespaces would be left behind otherwise.
+/// demo as cleanly as SIGTERM: its namespaces would be left behind otherwise.
 pub(crate) fn end_signals() -> Result<Receiver<i32>, Error> {
+    signals(None)
+}
+
+/// As [`end_signals`], but where a control can be given, SIGHUP asks it for a reload.
+fn signals(reloading: Option<Arc<OnceLock<Control>>>) -> Result<Receiver<i32>, Error> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|source| Error::Thread { purpose: "signals", source })?;
     let (sender, receiver) = bounded(1);
     let forward = move || {
         for signal in signals.forever() {
-            tracing::info!(signal, "ending");
-            // A second signal finds the channel full: the end is on its way already.
-            let _ = sender.try_send(signal);
+            match &reloading {
+                Some(reloading) if signal == SIGHUP => match reloading.get() {
+                    Some(control) => control.request_reload(),
+                    None => tracing::info!("SIGHUP at the start: the config was just read"),
+                },
+                _ => {
+                    tracing::info!(signal, "ending");
+                    // A second signal finds the channel full: the end is on its way already.
+                    let _ = sender.try_send(signal);
+                }
+            }
         }
     };
     let thread = thread::Builder::new().name("signals".into()).spawn(forward);

@@ -6,11 +6,12 @@
 //! hard constraint: a device is made under a passing name in our own namespace and *moved*, because
 //! a queue opened inside a namespace would keep that namespace alive.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use config::{Attach, Attachment, Config, Uplink};
 use drivers::{Tap, TapOptions, TapQueue};
@@ -38,19 +39,106 @@ pub struct Devices {
     // Dropped in this order: first the devices, then the namespaces they were in.
     queues: Vec<(PortId, Vec<TapQueue>)>,
     namespaces: Vec<Namespace>,
+    /// What each device was made like.
+    known: HashMap<PortId, Spec>,
+}
+
+/// What a device is made like: of an uplink, or of an endpoint in a network.
+#[derive(Clone, Debug, PartialEq)]
+enum Spec {
+    Uplink(Box<Uplink>),
+    Attachment(Attach, Box<Attachment>),
+}
+
+/// Devices that a next config needs, made and not yet in use. Dropped, it undoes them.
+pub struct Change {
+    made: Devices,
+    kept: HashMap<PortId, Spec>,
+    namespaces: HashSet<PathBuf>,
+}
+
+/// What workers do once they use the tables of the next config. Dropped, it removes what is no
+/// longer used; the workers must have let go of it.
+pub struct Changed {
+    /// Queues to attach, by worker.
+    pub attach: Vec<Vec<(PortId, TapQueue)>>,
+    /// Ports to detach.
+    pub detach: Vec<PortId>,
+    _retired: Vec<Namespace>,
+}
+
+fn specs(config: &Config) -> HashMap<PortId, Spec> {
+    let uplinks = config.uplinks.iter().map(|uplink| {
+        let mut spec = uplink.clone();
+        spec.routes = Arc::default();
+        (uplink.port, Spec::Uplink(Box::new(spec)))
+    });
+    let endpoints = config.endpoints.iter().flat_map(|endpoint| {
+        let attachments = endpoint.attachments.iter();
+        attachments.map(|own| {
+            let mut spec = own.clone();
+            // What the device does not show.
+            (spec.aliases, spec.gw_priority, spec.anti_spoofing) = (Vec::new(), 0, true);
+            (own.port, Spec::Attachment(endpoint.attach.clone(), Box::new(spec)))
+        })
+    });
+    uplinks.chain(endpoints).collect()
 }
 
 impl Devices {
+    /// Makes devices that a next config needs and this one did not; alters nothing that runs.
+    ///
+    /// # Errors
+    /// The first step that fails; everything made before it is undone.
+    pub fn prepare(&mut self, next: &Config, worker_count: usize) -> Result<Change, Error> {
+        let wanted = specs(next);
+        let mut maker = Maker::new(worker_count);
+        for uplink in &next.uplinks {
+            match self.known.get(&uplink.port) {
+                None => maker.make_uplink(uplink)?,
+                Some(spec) if *spec == wanted[&uplink.port] => {}
+                Some(_) => return Err(Error::DeviceChange { device: uplink.name.clone() }),
+            }
+        }
+        let mut namespaces = HashSet::new();
+        for endpoint in &next.endpoints {
+            let netns = match &endpoint.attach {
+                Attach::Netns { netns, create } => Some((netns.as_str(), *create)),
+                Attach::Tap => None,
+            };
+            namespaces.extend(netns.map(|(name, _)| netns::path_of(name)));
+            for own in &endpoint.attachments {
+                match self.known.get(&own.port) {
+                    None => maker.make_attachment(netns, own)?,
+                    Some(spec) if *spec == wanted[&own.port] => {}
+                    Some(_) => return Err(Error::DeviceChange { device: endpoint.name.clone() }),
+                }
+            }
+        }
+        let uplinks = next.uplinks.iter().filter_map(|uplink| uplink.netns.as_ref());
+        namespaces.extend(uplinks.map(|netns| netns::path_of(netns.as_str())));
+        Ok(Change { made: maker.devices, kept: wanted, namespaces })
+    }
+
+    /// Takes a prepared change over.
+    pub fn commit(&mut self, mut change: Change) -> Changed {
+        let attach = change.made.take_queues();
+        let known = std::mem::replace(&mut self.known, std::mem::take(&mut change.kept));
+        let detach = known.into_keys().filter(|port| !self.known.contains_key(port)).collect();
+        self.namespaces.append(&mut change.made.namespaces);
+        let all = std::mem::take(&mut self.namespaces).into_iter();
+        let (used, retired) = all.partition(|own| change.namespaces.contains(own.path()));
+        self.namespaces = used;
+        Changed { attach, detach, _retired: retired }
+    }
+
     /// Makes all devices, each with one queue per worker, addressed and up.
     ///
     /// # Errors
     /// The first step that fails; everything made before it is undone.
     pub fn make(config: &Config, worker_count: usize) -> Result<Devices, Error> {
-        let mut maker = Maker {
-            devices: Devices { queues: Vec::new(), namespaces: Vec::new() },
-            places: HashMap::new(),
-            worker_count,
-        };
+        let mut maker = Maker::new(worker_count);
+        maker.devices.known = specs(config);
         for uplink in &config.uplinks {
             maker.make_uplink(uplink)?;
         }
@@ -109,6 +197,12 @@ struct Maker {
 }
 
 impl Maker {
+    fn new(worker_count: usize) -> Maker {
+        let (queues, namespaces) = (Vec::new(), Vec::new());
+        let devices = Devices { queues, namespaces, known: HashMap::new() };
+        Maker { devices, places: HashMap::new(), worker_count }
+    }
+
     fn make_uplink(&mut self, uplink: &Uplink) -> Result<(), Error> {
         let netns = uplink.netns.as_ref().map(|netns| (netns.as_str(), uplink.create_netns));
         let device = uplink.interface.as_str();

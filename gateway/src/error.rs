@@ -91,6 +91,20 @@ pub enum Error {
         /// Where.
         place: Place,
     },
+    /// The config file cannot be watched.
+    #[error("cannot watch the folder of {}: {source}; remove `watch` to do without", path.display())]
+    Watch {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A device in use cannot take its new settings.
+    #[error("{device} cannot change its device while it runs: remove it, reload, and add it again")]
+    DeviceChange {
+        /// Whose it is.
+        device: String,
+    },
     /// The driver could not make a device.
     #[error("in {place}: {source}")]
     Device {

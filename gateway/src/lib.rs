@@ -12,6 +12,7 @@ pub mod control;
 pub mod daemon;
 pub mod demo;
 pub mod devices;
+pub mod difference;
 mod error;
 mod idle;
 pub mod netlink;
@@ -21,6 +22,7 @@ pub mod store;
 pub mod supervisor;
 pub mod traffic;
 mod waker;
+mod watch;
 
 pub use error::{Error, Place};
 pub use idle::IdlePolicy;

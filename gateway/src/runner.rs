@@ -7,6 +7,7 @@
 //! locks or logs while packets flow; commands and reports go over channels between turns.
 
 use std::any::Any;
+use std::fmt;
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,6 +38,10 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// Readiness events taken at once; more stay with the kernel for the next poll.
 const EVENTS_LEN: usize = 64;
 
+/// Commands carried out between two turns. Attaching a queue takes some microseconds, so a thousand
+/// new ports at once would keep packets waiting for milliseconds.
+const OBEY_BUDGET: usize = 8;
+
 /// Marks the bell among the ports in the epoll set.
 const BELL: u64 = u64::MAX;
 
@@ -46,8 +51,10 @@ pub enum Command {
     Adopt(Arc<Tables>),
     /// Take over a queue of a port.
     Attach(PortId, TapQueue),
-    /// Let go of a port; its queue is closed.
+    /// Let go of a port; its queue comes back in [`Report::Detached`].
     Detach(PortId),
+    /// Answer with [`Report::Settled`] once all that was told before is done.
+    Settle,
     /// Make the worker panic, to prove that the daemon ends cleanly.
     #[cfg(test)]
     Panic,
@@ -64,10 +71,24 @@ pub enum Report {
     Adopted(WorkerId, Arc<Tables>),
     /// Something happened on the packet path.
     Event(WorkerId, Event),
+    /// The worker let go of a port. Closing its queue may take the kernel milliseconds, and is the
+    /// supervisor's to do.
+    Detached(WorkerId, PortId, Queue),
+    /// All that the supervisor told before [`Command::Settle`] is done.
+    Settled(WorkerId),
     /// A port's queue could not be watched; it was not attached.
     AttachFailed(WorkerId, PortId, std::io::Error),
     /// The thread has ended.
     Ended(WorkerId, Ended),
+}
+
+/// A queue on its way out; dropping it closes it.
+pub struct Queue(Box<dyn Port>);
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("alive", &self.0.alive()).finish()
+    }
 }
 
 /// How a worker's thread ended.
@@ -288,7 +309,7 @@ impl Runner {
 
     /// Carries out what the supervisor told. False: stop.
     fn obey(&mut self) -> bool {
-        loop {
+        for _ in 0..OBEY_BUDGET {
             match self.commands.try_recv() {
                 Ok(Command::Adopt(tables)) => {
                     let old = self.worker.adopt(tables);
@@ -300,12 +321,14 @@ impl Runner {
                     }
                 }
                 Ok(Command::Detach(port)) => self.detach(port),
+                Ok(Command::Settle) => self.report(Report::Settled(self.id)),
                 #[cfg(test)]
                 Ok(Command::Panic) => panic!("told to panic"),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
                 Err(TryRecvError::Empty) => return true,
             }
         }
+        true
     }
 
     fn attach<Q>(&mut self, port: PortId, queue: Q) -> rustix::io::Result<()>
@@ -315,7 +338,9 @@ impl Runner {
         let data = epoll::EventData::new_u64(u64::from(port.0));
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&self.epoll, &queue, data, flags)?;
-        drop(self.worker.attach(port, Box::new(queue)));
+        if let Some(old) = self.worker.attach(port, Box::new(queue)) {
+            self.report(Report::Detached(self.id, port, Queue(old)));
+        }
         // What came before the queue was watched raised no edge that we would see.
         self.ready.insert(port);
         Ok(())
@@ -323,8 +348,11 @@ impl Runner {
 
     fn detach(&mut self, port: PortId) {
         self.ready.remove(port);
-        // Closing the queue also takes it out of the epoll set.
-        drop(self.worker.detach(port));
+        // Closing the queue also takes it out of the epoll set. Until then it may become ready, and
+        // a turn finds no port there.
+        if let Some(queue) = self.worker.detach(port) {
+            self.report(Report::Detached(self.id, port, Queue(queue)));
+        }
     }
 
     fn report(&self, report: Report) {

@@ -4,133 +4,19 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use std::io::{BufRead, BufReader};
+mod common;
+
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::Command;
 
 use gateway::netlink::Netlink;
 use gateway::netns::{self, Namespace};
 use gateway::traffic::{ANSWER_WITHIN, SILENCE, echo_tcp, echo_udp, ping};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_portolan");
-
-/// Longest wait for the daemon. Generous: the machine may be busy.
-const DAEMON_WITHIN: Duration = Duration::from_secs(30);
-
-/// A running daemon; ended, and its namespaces removed, whatever happens.
-struct Daemon {
-    child: Child,
-    lines: Receiver<String>,
-    log: Vec<String>,
-}
-
-impl Daemon {
-    fn start(config: &Path) -> Daemon {
-        let mut command = Command::new(PROGRAM);
-        command.args(["run", "-c"]).arg(config);
-        Daemon::spawn(command)
-    }
-
-    fn spawn(mut command: Command) -> Daemon {
-        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let (sender, lines) = channel();
-        let errors = BufReader::new(child.stderr.take().unwrap());
-        std::thread::spawn(move || {
-            for line in errors.lines().map_while(Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
-        Daemon { child, lines, log: Vec::new() }
-    }
-
-    /// Waits for a line that the condition takes.
-    fn wait_for(&mut self, what: &str, condition: impl Fn(&str) -> bool) {
-        let deadline = Instant::now() + DAEMON_WITHIN;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
-                Ok(line) => {
-                    self.log.push(line);
-                    if condition(self.log.last().unwrap()) {
-                        return;
-                    }
-                }
-                Err(_) => panic!("no {what} in:\n{}", self.log.join("\n")),
-            }
-        }
-    }
-
-    fn wait_ready(&mut self) {
-        self.wait_for("ready", |line| line == "ready");
-    }
-
-    /// Waits for the daemon's own end; all that it said is in `log` then.
-    fn wait_end(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + DAEMON_WITHIN;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                self.log.extend(self.lines.iter());
-                return status;
-            }
-            assert!(Instant::now() < deadline, "no end:\n{}", self.log.join("\n"));
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn terminate(&mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        self.wait_end()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            let pid = rustix::process::Pid::from_child(&self.child);
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            let _ = self.child.wait();
-        }
-    }
-}
-
-/// A scratch folder with a config in it, in which PREFIX stands for a unique name.
-struct Scratch {
-    folder: tempfile::TempDir,
-    prefix: String,
-}
-
-impl Scratch {
-    fn new(test: &str) -> Scratch {
-        let prefix = format!("pgd-{}-{test}-", std::process::id());
-        Scratch { folder: tempfile::tempdir().unwrap(), prefix }
-    }
-
-    fn config(&self, text: &str) -> PathBuf {
-        let path = self.folder.path().join("gateway.toml");
-        std::fs::write(&path, text.replace("PREFIX", &self.prefix)).unwrap();
-        path
-    }
-
-    fn name(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        netns::path_of(&self.name(name))
-    }
-
-    fn namespaces_left(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(netns::NAMESPACE_DIRECTORY).into_iter().flatten().flatten();
-        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        names.filter(|name| name.starts_with(&self.prefix)).collect()
-    }
-}
+use common::{Daemon, PROGRAM, Scratch};
 
 /// One network, three endpoints, the third in a namespace that the test makes, or not.
 const CONFIG: &str = r#"

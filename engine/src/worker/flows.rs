@@ -10,7 +10,7 @@ use crate::flow::{
     ActionKind, AdjacencyId, Cold, Datagram, FlowAction, FlowId, FlowInput, FlowKey, FlowTable,
     Fragments, NewSide, SideId, TcpState, echo_answer, pack_transport,
 };
-use crate::id::{NetworkId, PortId, WorkerId};
+use crate::id::{NetworkId, WorkerId};
 use crate::ingress::IngressRule;
 use crate::neighbour::NoHold;
 use crate::packet::{Notes, Packet, WINDOW_BYTES};
@@ -558,11 +558,4 @@ impl Core {
             }
         }
     }
-}
-
-/// Ports of a flow's ingress that no longer exist hold no share.
-pub(super) const fn port_count_of(ports: usize) -> usize {
-    // Room for ports that a later snapshot adds; ids are 16 bits.
-    let grown = ports * 2 + 64;
-    if grown > PortId(u16::MAX).0 as usize { u16::MAX as usize } else { grown }
 }

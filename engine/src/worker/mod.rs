@@ -42,6 +42,19 @@ use crate::stage::Nat;
 use crate::tables::Tables;
 use crate::time::Instant;
 
+/// Ports that a worker has room for at least, however few there are at its start. A port costs it
+/// about 200 bytes.
+const PORT_ROOM_MIN: usize = 1_024;
+
+/// How many ports a worker that starts with `port_count` of them has room for: later snapshots may
+/// have ids below this number. Twice as many, because ids of ports that go rest for one snapshot.
+pub const fn port_room(port_count: usize) -> usize {
+    let ids = PortId(u16::MAX).0 as usize;
+    let doubled = port_count.saturating_mul(2);
+    let room = if doubled > PORT_ROOM_MIN { doubled } else { PORT_ROOM_MIN };
+    if room > ids { ids } else { room }
+}
+
 /// Messages taken from each ring in a turn.
 const RING_BUDGET: usize = 64;
 
@@ -105,7 +118,7 @@ impl Worker {
         let worker_count = rings.worker_count();
         let share = |total: u32| (total as usize).div_ceil(worker_count);
         let (tick, ports) = (now.tick(), tables.ports.len());
-        let counted = flows::port_count_of(ports);
+        let counted = port_room(ports);
         // Stations are told to all workers, so each has room for all of them.
         let fdb = Fdb::new(limits.fdb as usize + ports, limits.fdb_per_port, counted, seed);
         let flows = share(limits.flows);

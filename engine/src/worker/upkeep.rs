@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::TokenBucket;
-use super::{Event, Worker, flows};
+use super::{Event, Worker};
 use crate::counters::DropReason;
 use crate::id::{MacAddress, NetworkId, PortId, WorkerId};
 use crate::ingress::IngressRule;
@@ -125,7 +125,7 @@ impl Worker {
         let core = &mut self.core;
         core.rules =
             (0..tables.ports.len()).map(|id| IngressRule::of(PortId(id as u16), &tables)).collect();
-        let counted = flows::port_count_of(tables.ports.len()).max(core.started.len());
+        let counted = core.started.len().max(tables.ports.len());
         let floods = TokenBucket::new(tables.limits.floods_per_second);
         core.floods.resize(counted, floods);
         core.started.resize(counted, 0);

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use config::Config;
 use crossbeam::channel::{Receiver, Sender, select};
@@ -51,6 +51,8 @@ pub struct Gateway {
     tables: Arc<Tables>,
     balancer: Arc<FrameBalancer>,
     frame_counts: (usize, usize),
+    /// Ports that memory was taken for at the start.
+    port_room: usize,
     /// Ports whose device is gone; every worker tells of its own queue.
     ports_down: BTreeSet<PortId>,
     // Dropped after the workers have ended.
@@ -165,12 +167,36 @@ impl Gateway {
                 let port = self.port_name(port);
                 tracing::error!(worker = worker.0, port, %error, "port not attached");
             }
-            // The last handle of an old snapshot is dropped here, not on the packet path.
-            Report::Adopted(_, _) | Report::Ready(_) | Report::Ended(_, Ended::Stopped(..)) => {}
+            // What is big to free or slow to close is dropped here, not on the packet path.
+            Report::Adopted(..) | Report::Detached(..) => {}
+            Report::Ready(_) | Report::Settled(_) | Report::Ended(_, Ended::Stopped(..)) => {}
             Report::Ended(_, Ended::Failed(error)) => return Err(error),
             Report::Ended(worker, Ended::Panicked(message)) => {
                 return Err(Error::Panicked { worker: worker.0, message });
             }
+        }
+        Ok(())
+    }
+
+    /// Waits until each worker has said what `done` recognises; takes note of all else.
+    ///
+    /// # Errors
+    /// A worker failed, or does not say it in time.
+    fn await_all(
+        &mut self,
+        action: &'static str,
+        done: impl Fn(&Report) -> Option<WorkerId>,
+    ) -> Result<(), Error> {
+        let deadline = Instant::now() + Duration::from_secs(PATIENCE_S);
+        let mut waiting: BTreeSet<WorkerId> = self.workers.iter().map(|worker| worker.id).collect();
+        while let Some(&worker) = waiting.first() {
+            let Ok(report) = self.reports.recv_deadline(deadline) else {
+                return Err(Error::Unresponsive { worker: worker.0, action, seconds: PATIENCE_S });
+            };
+            if let Some(worker) = done(&report) {
+                waiting.remove(&worker);
+            }
+            self.note(report)?;
         }
         Ok(())
     }

@@ -1,21 +1,286 @@
 //! Reload: from the config in force to the one that the file says now, all or nothing.
 //!
+//! In this order: the file is read and checked, tables are compiled, new devices are made; up to
+//! here anything may fail, and what was made is undone. Then every worker goes over to the new
+//! tables between two turns, and says so; then they take the new queues and let go of the old ones;
+//! then what is no longer used is freed: old tables, old queues, old namespaces, all on this
+//! thread. So at no moment do packets meet a port without a rule that they had before, and a flow
+//! of which no part has changed loses none.
+//!
 //! The one hard constraint: what is refused has changed nothing.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use config::Config;
 use crossbeam::channel::Sender;
+use engine::{Tables, WorkerId};
+use sd_notify::NotifyState;
 
 use super::Gateway;
-use crate::control::{ReloadRefused, ReloadReport};
+use crate::control::{ReloadRefused, ReloadReport, Request};
+use crate::devices::Change;
+use crate::difference;
 use crate::error::Error;
+use crate::runner::{Command, Report};
+
+/// Requests that come within this time share one reload. Long enough for a tool that makes several
+/// in a row, too short for a person to notice.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// What became of a reload.
+type Outcome = Result<ReloadReport, ReloadRefused>;
 
 impl Gateway {
-    /// Reads the file again.
-    pub(super) fn reload(
-        &mut self,
-        answer: Sender<Result<ReloadReport, ReloadRefused>>,
-    ) -> Result<(), Error> {
-        self.reloads.refused += 1;
-        let _ = answer.send(Err(ReloadRefused::Unavailable));
+    /// Reads the file again, for this request and all that follow it at once.
+    ///
+    /// # Errors
+    /// A worker failed meanwhile: the gateway cannot go on.
+    pub(super) fn reload(&mut self, answer: Sender<Outcome>) -> Result<(), Error> {
+        let asked_at = Instant::now();
+        let mut answers = vec![answer];
+        while let Ok(request) = self.requests.recv_deadline(asked_at + GATHER) {
+            match request {
+                Request::Reload(other) => answers.push(other),
+                Request::State(other) => drop(other.send(self.state())),
+            }
+        }
+        tell_systemd_reloading();
+        let mut outcome = match self.read_source() {
+            Ok(next) => self.go_over(next)?,
+            Err(refused) => Err(refused),
+        };
+        if let Ok(report) = &mut outcome {
+            report.took = asked_at.elapsed();
+        }
+        self.log_outcome(&outcome);
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
+        for answer in answers {
+            // Who asked may be gone.
+            let _ = answer.send(outcome.clone());
+        }
         Ok(())
+    }
+
+    fn read_source(&self) -> Result<Config, ReloadRefused> {
+        let source = self.source.as_deref().ok_or(ReloadRefused::Unavailable)?;
+        Config::load_with(source, &self.config.leases()).map_err(ReloadRefused::Config)
+    }
+
+    /// Goes over to another config. The outer error ends the gateway, the inner one changes
+    /// nothing.
+    fn go_over(&mut self, mut next: Config) -> Result<Outcome, Error> {
+        next.adopt_ids(&self.tables);
+        let deferred = difference::deferred(&self.config, &next);
+        // What waits for the next start is as it was until then.
+        next.gateway = self.config.gateway.clone();
+        next.limits = self.config.limits.clone();
+        let changes = difference::changes(&self.config, &next);
+        let tables = config::compile(&next, Some(&self.tables));
+        if tables.ports.len() > self.port_room {
+            return Ok(Err(too_many_ports(tables.ports.len(), self.port_room)));
+        }
+        let change = match self.devices.prepare(&next, self.workers.len()) {
+            Ok(change) => change,
+            Err(error) => return Ok(Err(ReloadRefused::Impossible(error.to_string()))),
+        };
+        if !same_parts(&tables, &self.tables) {
+            self.swap(Arc::new(tables))?;
+        }
+        self.exchange_queues(change)?;
+        let warnings = next.warnings.clone();
+        self.config = Arc::new(next);
+        let (generation, took) = (self.tables.generation, Duration::ZERO);
+        Ok(Ok(ReloadReport { generation, changes, deferred, warnings, took }))
+    }
+
+    /// Gives all workers the new tables, and frees the old ones when all have gone over.
+    fn swap(&mut self, tables: Arc<Tables>) -> Result<(), Error> {
+        for worker in &self.workers {
+            worker.counters.reserve(&tables);
+            self.tell(worker.id, Command::Adopt(tables.clone()));
+        }
+        let old = std::mem::replace(&mut self.tables, tables);
+        self.await_all("take over new tables", |report| match report {
+            Report::Adopted(worker, _) => Some(*worker),
+            _ => None,
+        })?;
+        drop(old);
+        Ok(())
+    }
+
+    /// Has the workers take the new queues and let go of the old ones.
+    fn exchange_queues(&mut self, change: Change) -> Result<(), Error> {
+        let mut changed = self.devices.commit(change);
+        let attached = changed.attach.iter().flatten().map(|(port, _)| port);
+        for port in attached.chain(&changed.detach) {
+            self.ports_down.remove(port);
+        }
+        if changed.detach.is_empty() && changed.attach.iter().all(Vec::is_empty) {
+            return Ok(());
+        }
+        let mut queues = std::mem::take(&mut changed.attach).into_iter();
+        for index in 0..self.workers.len() {
+            let worker = WorkerId(index as u8);
+            for &port in &changed.detach {
+                self.tell(worker, Command::Detach(port));
+            }
+            for (port, queue) in queues.next().unwrap_or_default() {
+                self.tell(worker, Command::Attach(port, queue));
+            }
+            self.tell(worker, Command::Settle);
+        }
+        self.await_all("exchange its queues", |report| match report {
+            Report::Settled(worker) => Some(*worker),
+            _ => None,
+        })
+        // Here `changed` goes, and with it the namespaces that nobody is in any more.
+    }
+
+    fn log_outcome(&mut self, outcome: &Outcome) {
+        match outcome {
+            Ok(report) => {
+                self.reloads.applied += 1;
+                report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                report.changes.iter().for_each(|change| tracing::info!("{change}"));
+                report.deferred.iter().for_each(|deferred| tracing::warn!("{deferred}"));
+                let (changes, generation) = (report.changes.len(), report.generation);
+                tracing::info!(changes, generation, took = ?report.took, "reloaded");
+            }
+            Err(refused) => {
+                self.reloads.refused += 1;
+                tracing::error!("reload refused, nothing has changed:\n{refused}");
+            }
+        }
+    }
+}
+
+/// systemd waits for `READY=1` after this (`Type=notify-reload`). Without systemd nothing happens.
+fn tell_systemd_reloading() {
+    if let Ok(now) = NotifyState::monotonic_usec_now() {
+        let _ = sd_notify::notify(&[NotifyState::Reloading, now]);
+    }
+}
+
+fn too_many_ports(needed: usize, room: usize) -> ReloadRefused {
+    ReloadRefused::Impossible(format!(
+        "{needed} ports (attachments and uplinks, with ids of the last reload's that rest) are \
+         more than the {room} that memory was taken for at the start: restart the gateway to take \
+         them"
+    ))
+}
+
+/// True if the two snapshots are the same parts.
+fn same_parts(new: &Tables, old: &Tables) -> bool {
+    fn same<T>(new: &[Option<Arc<T>>], old: &[Option<Arc<T>>]) -> bool {
+        let pointer = |part: &Option<Arc<T>>| part.as_ref().map(Arc::as_ptr);
+        let used = |parts: &[Option<Arc<T>>]| {
+            parts.iter().rposition(Option::is_some).map_or(0, |last| last + 1)
+        };
+        let (new, old) = (&new[..used(new)], &old[..used(old)]);
+        new.iter().map(pointer).eq(old.iter().map(pointer))
+    }
+    same(&new.ports, &old.ports)
+        && same(&new.networks, &old.networks)
+        && same(&new.uplinks, &old.uplinks)
+        && Arc::ptr_eq(&new.publish, &old.publish)
+        && Arc::ptr_eq(&new.routes, &old.routes)
+        && Arc::ptr_eq(&new.nat, &old.nat)
+        && Arc::ptr_eq(&new.limits, &old.limits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Control;
+    use crossbeam::channel::unbounded;
+    use std::fs;
+    use std::path::Path;
+
+    const TEXT: &str = "[gateway]\nworkers = 2\n[network.front]\nsubnet = \"10.1.0.0/24\"\n";
+
+    /// Runs `work` beside a gateway that serves a file with this text.
+    fn with_gateway(text: &str, work: impl FnOnce(Control, &Path) + Send + 'static) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gateway.toml");
+        fs::write(&path, text).unwrap();
+        let config = Config::load(&path).unwrap();
+        let mut gateway = Gateway::assemble(&config).unwrap();
+        gateway.set_source(path.clone());
+        let control = gateway.control();
+        let (sender, end) = unbounded();
+        let working = std::thread::spawn(move || {
+            // Dropped at the end of the work, also at one by a panic.
+            let _sender: Sender<()> = sender;
+            work(control, &path);
+        });
+        gateway.serve(&end).unwrap();
+        working.join().unwrap();
+        gateway.stop().unwrap();
+    }
+
+    #[test]
+    fn a_reload_goes_over_to_what_the_file_says_and_tells_it() {
+        with_gateway(TEXT, |control, path| {
+            let text = TEXT.replace("workers = 2", "workers = 3");
+            fs::write(path, text + "icc = false\n[network.back]\nsubnet = \"10.2.0.0/24\"\n")
+                .unwrap();
+            let report = control.reload().unwrap();
+            assert_eq!(
+                report.changes,
+                ["network back added: 10.2.0.0/24", "network front changed: icc true -> false"]
+            );
+            assert_eq!(report.deferred, ["gateway: workers 2 -> 3 takes effect at the next start"]);
+            let state = control.state().unwrap();
+            assert_eq!((report.generation, state.tables.generation), (2, 2));
+            assert_eq!(state.config.networks.len(), 2);
+            assert_eq!(state.reloads.applied, 1);
+        });
+    }
+
+    #[test]
+    fn a_wrong_file_changes_nothing_and_every_error_is_told() {
+        with_gateway(TEXT, |control, path| {
+            let before = control.state().unwrap();
+            let wrong = TEXT.replace("subnet", "subnot") + "mtu = \"x\"\n";
+            fs::write(path, wrong).unwrap();
+            let refused = control.reload().unwrap_err();
+            let text = refused.to_string();
+            assert!(text.contains("gateway.toml:4:") && text.contains("gateway.toml:5:"), "{text}");
+            fs::remove_file(path).unwrap();
+            let text = control.reload().unwrap_err().to_string();
+            assert!(text.contains("cannot read"), "{text}");
+            let after = control.state().unwrap();
+            assert!(Arc::ptr_eq(&before.tables, &after.tables));
+            assert!(Arc::ptr_eq(&before.config, &after.config));
+            assert_eq!((after.reloads.applied, after.reloads.refused), (0, 2));
+        });
+    }
+
+    #[test]
+    fn a_file_that_says_the_same_swaps_nothing() {
+        with_gateway(TEXT, |control, path| {
+            fs::write(path, format!("# a remark\n{TEXT}")).unwrap();
+            let report = control.reload().unwrap();
+            assert_eq!((report.generation, report.changes.len()), (1, 0));
+        });
+    }
+
+    #[test]
+    fn requests_at_the_same_time_share_one_reload() {
+        with_gateway(TEXT, |control, path| {
+            fs::write(path, TEXT.replace("10.1.0", "10.3.0")).unwrap();
+            control.request_reload();
+            control.request_reload();
+            assert_eq!(control.reload().unwrap().generation, 2);
+            assert_eq!(control.state().unwrap().reloads.applied, 1);
+        });
+    }
+
+    #[test]
+    fn more_ports_than_there_is_room_for_are_refused_in_words() {
+        let refused = too_many_ports(1_025, 1_024).to_string();
+        assert!(refused.starts_with("1025 ports"), "{refused}");
+        assert!(refused.contains("1024") && refused.contains("restart"), "{refused}");
     }
 }

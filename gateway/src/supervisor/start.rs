@@ -2,12 +2,12 @@
 //!
 //! The one hard constraint: packets flow only when every worker has said that it runs.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use config::{Config, Idle, Workers};
-use crossbeam::channel::{RecvTimeoutError, Sender, unbounded};
+use crossbeam::channel::{Sender, unbounded};
 use drivers::Region;
 use engine::frame::{Frame, FrameBalancer, FramePool, Tail};
 use engine::hand_over::HandOverRings;
@@ -16,7 +16,7 @@ use engine::worker::WorkerParts;
 use engine::{Counters, Tables, WorkerId};
 use rustix::thread::CapabilitySet;
 
-use super::{Gateway, PATIENCE_S, WorkerHandle};
+use super::{Gateway, WorkerHandle};
 use crate::control::{Control, ReloadCounts};
 use crate::devices::Devices;
 use crate::error::Error;
@@ -54,6 +54,7 @@ impl Gateway {
         let cpus = choose_cpus(&config.gateway.workers)?;
         let worker_count = cpus.len();
         let tables = Arc::new(config::compile(config, None));
+        let port_room = engine::worker::port_room(tables.ports.len());
         let frame_counts = frame_counts(&tables, worker_count);
         let devices = Devices::make(config, worker_count)?;
         let (region, chunks, tails) =
@@ -80,6 +81,7 @@ impl Gateway {
             tables,
             balancer: FrameBalancer::new(frame_counts.0, frame_counts.1),
             frame_counts,
+            port_room,
             ports_down: BTreeSet::new(),
             devices,
             _region: region,
@@ -92,7 +94,10 @@ impl Gateway {
         gateway.start_workers(&cpus, (chunks, tails), idle, &sender)?;
         // From here on the workers hold the only senders, so their end is seen.
         drop(sender);
-        gateway.await_ready()?;
+        gateway.await_all("start", |report| match report {
+            Report::Ready(worker) => Some(*worker),
+            _ => None,
+        })?;
         Ok(gateway)
     }
 
@@ -135,27 +140,6 @@ impl Gateway {
                 reports: reports.clone(),
             })?;
             self.workers.push(WorkerHandle { id, commands, counters, thread: Some(thread) });
-        }
-        Ok(())
-    }
-
-    fn await_ready(&mut self) -> Result<(), Error> {
-        let deadline = Instant::now() + Duration::from_secs(PATIENCE_S);
-        let mut waiting: HashSet<WorkerId> = self.workers.iter().map(|worker| worker.id).collect();
-        while let Some(&worker) = waiting.iter().next() {
-            match self.reports.recv_deadline(deadline) {
-                Ok(Report::Ready(id)) => {
-                    waiting.remove(&id);
-                }
-                Ok(report) => self.note(report)?,
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    return Err(Error::Unresponsive {
-                        worker: worker.0,
-                        action: "start",
-                        seconds: PATIENCE_S,
-                    });
-                }
-            }
         }
         Ok(())
     }
