@@ -9,13 +9,13 @@ use crate::neighbour::Adjacency;
 use crate::packet::{Offload, Packet, WINDOW_BYTES};
 use crate::parse::{PLAIN_L3, PLAIN_L4_V4, PLAIN_L4_V6};
 use crate::wire::{
-    checksum, header_at, header_at_mut, icmp, ipv4, ipv6, protocol, tcp, u16_at, u64_at, u128_at,
-    udp,
+    checksum, header_at, header_at_mut, icmp, ipv4, ipv6, protocol, raw_u16_at, raw_u32_at,
+    raw_u64_at, raw_u128_at, tcp, udp,
 };
 
 /// What lowering the TTL by one adds to the complement of the header checksum: `~m + m'` where the
 /// word (TTL, protocol) is less by 0x0100.
-const TTL_DELTA: u16 = 0xfeff;
+pub(crate) const TTL_DELTA: u16 = 0xfeff;
 
 /// An address family whose header the executor can edit.
 pub(crate) trait Edit: crate::flow::Family {
@@ -32,26 +32,23 @@ pub(crate) trait Edit: crate::flow::Family {
     /// Addresses in wire order, for deltas.
     fn bytes(addresses: Self::Addresses) -> AddressBytes;
 
-    /// Addresses as they are loaded from a packet without a change of byte order, and back.
-    fn loaded(addresses: Self::Addresses) -> Self::Addresses;
-
     /// The TTL or hop limit of a plain packet.
     fn ttl_plain(window: &[u8; WINDOW_BYTES]) -> u8;
 
     /// The transport protocol of a plain packet.
     fn protocol_plain(window: &[u8; WINDOW_BYTES]) -> u8;
 
-    /// Addresses as they lie in a plain packet.
+    /// Addresses of a plain packet, as they are loaded.
     fn read_plain(window: &[u8; WINDOW_BYTES]) -> Self::Addresses;
 
-    /// Addresses as they lie in a packet.
-    fn read(head: &[u8], l3: usize) -> Option<Self::Addresses>;
-}
+    /// Both transport ports of a plain packet, as they are loaded.
+    #[inline(always)]
+    fn ports_plain(window: &[u8; WINDOW_BYTES]) -> u64 {
+        u64::from(raw_u32_at(window, Self::PLAIN_L4))
+    }
 
-/// Two bytes of a header as they lie there, for sums that do not mind byte order.
-#[inline(always)]
-fn loaded_at<const N: usize>(header: &[u8; N], offset: usize) -> u16 {
-    u16_at(header, offset).to_be()
+    /// Addresses of a packet, as they are loaded.
+    fn read(head: &[u8], l3: usize) -> Option<Self::Addresses>;
 }
 
 /// Source and destination address in wire order, IPv4 padded with zeros.
@@ -65,8 +62,7 @@ impl Edit for V4 {
         let Some(header) = header_at_mut::<{ ipv4::HEADER_BYTES }>(head, l3) else {
             return false;
         };
-        let lowered = checksum::apply(loaded_at(header, ipv4::CHECKSUM), TTL_DELTA.to_be());
-        let checksum = checksum::apply(lowered, action.address_delta);
+        let checksum = checksum::apply(raw_u16_at(header, ipv4::CHECKSUM), action.header_delta);
         header[ipv4::TTL] = header[ipv4::TTL].wrapping_sub(1);
         header[ipv4::CHECKSUM..ipv4::SOURCE].copy_from_slice(&checksum.to_ne_bytes());
         header[ipv4::SOURCE..].copy_from_slice(&action.addresses.to_ne_bytes());
@@ -76,10 +72,6 @@ impl Edit for V4 {
     #[inline(always)]
     fn ttl(head: &[u8], l3: usize) -> u8 {
         head.get(l3 + ipv4::TTL).copied().unwrap_or(0)
-    }
-
-    fn loaded(addresses: u64) -> u64 {
-        addresses.to_be()
     }
 
     #[inline(always)]
@@ -94,7 +86,7 @@ impl Edit for V4 {
 
     #[inline(always)]
     fn read_plain(window: &[u8; WINDOW_BYTES]) -> u64 {
-        u64_at(window, PLAIN_L3 + ipv4::SOURCE)
+        raw_u64_at(window, PLAIN_L3 + ipv4::SOURCE)
     }
 
     fn bytes(addresses: u64) -> AddressBytes {
@@ -106,7 +98,7 @@ impl Edit for V4 {
     #[inline(always)]
     fn read(head: &[u8], l3: usize) -> Option<u64> {
         let header = header_at::<{ ipv4::HEADER_BYTES }>(head, l3)?;
-        Some(u64_at(header, ipv4::SOURCE))
+        Some(raw_u64_at(header, ipv4::SOURCE))
     }
 }
 
@@ -130,10 +122,6 @@ impl Edit for V6 {
         head.get(l3 + ipv6::HOP_LIMIT).copied().unwrap_or(0)
     }
 
-    fn loaded(addresses: [u128; 2]) -> [u128; 2] {
-        addresses.map(u128::to_be)
-    }
-
     #[inline(always)]
     fn ttl_plain(window: &[u8; WINDOW_BYTES]) -> u8 {
         window[PLAIN_L3 + ipv6::HOP_LIMIT]
@@ -146,7 +134,8 @@ impl Edit for V6 {
 
     #[inline(always)]
     fn read_plain(window: &[u8; WINDOW_BYTES]) -> [u128; 2] {
-        [u128_at(window, PLAIN_L3 + ipv6::SOURCE), u128_at(window, PLAIN_L3 + ipv6::DESTINATION)]
+        let at = |offset| raw_u128_at(window, PLAIN_L3 + offset);
+        [at(ipv6::SOURCE), at(ipv6::DESTINATION)]
     }
 
     fn bytes([source, destination]: [u128; 2]) -> AddressBytes {
@@ -159,7 +148,7 @@ impl Edit for V6 {
     #[inline(always)]
     fn read(head: &[u8], l3: usize) -> Option<[u128; 2]> {
         let header = header_at::<{ ipv6::HEADER_BYTES }>(head, l3)?;
-        Some([u128_at(header, ipv6::SOURCE), u128_at(header, ipv6::DESTINATION)])
+        Some([raw_u128_at(header, ipv6::SOURCE), raw_u128_at(header, ipv6::DESTINATION)])
     }
 }
 
@@ -192,7 +181,11 @@ pub(crate) fn execute_plain<F: Edit>(
     let protocol = F::protocol_plain(window);
     let head = &mut window[..];
     edit::<F>(head, PLAIN_L3, action, adjacency);
-    edit_transport(head, F::PLAIN_L4, protocol, action.ports, delta_of(action, partial));
+    let delta = delta_of(action, partial);
+    match protocol {
+        protocol::TCP => edit_tcp(head, F::PLAIN_L4, action.ports, delta),
+        _ => edit_udp(head, F::PLAIN_L4, action.ports, delta),
+    }
 }
 
 #[inline(always)]
@@ -213,18 +206,24 @@ fn edit<F: Edit>(
 fn delta_of<A>(action: &FlowAction<A>, partial: bool) -> Delta {
     match partial {
         false => {
-            Delta::Whole { with_addresses: action.transport_delta, addresses: action.address_delta }
+            Delta::Whole { inverse: action.transport_inverse, addresses: address_delta(action) }
         }
         // The field holds the pseudo-header's sum: ports are not part of it.
-        true => Delta::Partial { addresses: action.address_delta },
+        true => Delta::Partial { addresses: address_delta(action) },
     }
+}
+
+/// What the change of addresses alone adds: the header's delta without the TTL's part.
+#[inline(always)]
+fn address_delta<A>(action: &FlowAction<A>) -> u16 {
+    checksum::add(action.header_delta, !TTL_DELTA.to_be())
 }
 
 /// What to add to a transport checksum.
 #[derive(Clone, Copy)]
 enum Delta {
-    /// The checksum is complete.
-    Whole { with_addresses: u16, addresses: u16 },
+    /// The checksum is complete: the complement of what changes it, addresses included.
+    Whole { inverse: u16, addresses: u16 },
     /// The field holds the sum of the pseudo-header, not complemented.
     Partial { addresses: u16 },
 }
@@ -233,12 +232,10 @@ impl Delta {
     #[inline(always)]
     fn apply(self, checksum: u16, pseudo_header: bool) -> u16 {
         match self {
-            Delta::Whole { with_addresses, .. } if pseudo_header => {
-                checksum::apply(checksum, with_addresses)
-            }
+            Delta::Whole { inverse, .. } if pseudo_header => checksum::apply(checksum, !inverse),
             // Without the addresses' part: adding a complement subtracts.
-            Delta::Whole { with_addresses, addresses } => {
-                checksum::apply(checksum, checksum::add(with_addresses, !addresses))
+            Delta::Whole { inverse, addresses } => {
+                checksum::apply(checksum, checksum::add(!inverse, !addresses))
             }
             Delta::Partial { addresses } => checksum::add(checksum, addresses),
         }
@@ -248,28 +245,34 @@ impl Delta {
 #[inline(always)]
 fn edit_transport(head: &mut [u8], l4: usize, protocol: u8, ports: u32, delta: Delta) {
     match protocol {
-        protocol::TCP => {
-            let Some(header) = header_at_mut::<{ tcp::HEADER_BYTES }>(head, l4) else { return };
-            header[..4].copy_from_slice(&ports.to_ne_bytes());
-            let checksum = delta.apply(loaded_at(header, tcp::CHECKSUM), true);
-            header[tcp::CHECKSUM..tcp::CHECKSUM + 2].copy_from_slice(&checksum.to_ne_bytes());
-        }
-        protocol::UDP => {
-            let Some(header) = header_at_mut::<{ udp::HEADER_BYTES }>(head, l4) else { return };
-            header[..4].copy_from_slice(&ports.to_ne_bytes());
-            let old = loaded_at(header, udp::CHECKSUM);
-            // RFC 768: 0 says that there is none; a sum of 0 is sent as its other form.
-            let none = old == 0 && matches!(delta, Delta::Whole { .. });
-            let checksum = match delta.apply(old, true) {
-                _ if none => 0,
-                0 => 0xffff,
-                checksum => checksum,
-            };
-            header[udp::CHECKSUM..].copy_from_slice(&checksum.to_ne_bytes());
-        }
+        protocol::TCP => edit_tcp(head, l4, ports, delta),
+        protocol::UDP => edit_udp(head, l4, ports, delta),
         protocol::ICMP | protocol::ICMPV6 => edit_icmp(head, l4, protocol, ports, delta),
         _ => {}
     }
+}
+
+#[inline(always)]
+fn edit_tcp(head: &mut [u8], l4: usize, ports: u32, delta: Delta) {
+    let Some(header) = header_at_mut::<{ tcp::HEADER_BYTES }>(head, l4) else { return };
+    header[..4].copy_from_slice(&ports.to_ne_bytes());
+    let checksum = delta.apply(raw_u16_at(header, tcp::CHECKSUM), true);
+    header[tcp::CHECKSUM..tcp::CHECKSUM + 2].copy_from_slice(&checksum.to_ne_bytes());
+}
+
+#[inline(always)]
+fn edit_udp(head: &mut [u8], l4: usize, ports: u32, delta: Delta) {
+    let Some(header) = header_at_mut::<{ udp::HEADER_BYTES }>(head, l4) else { return };
+    header[..4].copy_from_slice(&ports.to_ne_bytes());
+    let checksum = match (raw_u16_at(header, udp::CHECKSUM), delta) {
+        // RFC 768: 0 says that there is none.
+        (0, Delta::Whole { .. }) => return,
+        // A sum of 0 is sent as its other form: adding the complement gives that by itself,
+        // because one's complement numbers that are not both 0 never add up to 0.
+        (old, Delta::Whole { inverse, .. }) => checksum::add(old, inverse),
+        (old, Delta::Partial { addresses }) => checksum::add(old, addresses),
+    };
+    header[udp::CHECKSUM..].copy_from_slice(&checksum.to_ne_bytes());
 }
 
 #[inline]
@@ -282,7 +285,7 @@ fn edit_icmp(head: &mut [u8], l4: usize, protocol: u8, ports: u32, delta: Delta)
         _ => return,
     };
     // ICMPv6 sums a pseudo-header (RFC 4443 section 2.3), ICMP does not.
-    let checksum = delta.apply(loaded_at(header, icmp::CHECKSUM), protocol == protocol::ICMPV6);
+    let checksum = delta.apply(raw_u16_at(header, icmp::CHECKSUM), protocol == protocol::ICMPV6);
     header[icmp::CHECKSUM..icmp::IDENTIFIER].copy_from_slice(&checksum.to_ne_bytes());
     header[icmp::IDENTIFIER..icmp::IDENTIFIER + 2].copy_from_slice(&identifier.to_be_bytes());
 }
@@ -317,7 +320,7 @@ fn segments_fit(packet: &Packet, mtu: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{ActionKind, AdjacencyId};
+    use crate::flow::{ActionKind, AdjacencyId, Family};
     use crate::frame::{FrameBalancer, FramePool, heap_frames, heap_tails};
     use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
     use proptest::prelude::*;
@@ -359,8 +362,8 @@ mod tests {
             addresses: V4::loaded(new.0),
             ports: new.1.to_be(),
             adjacency: AdjacencyId(0),
-            address_delta: delta.to_be(),
-            transport_delta: checksum::add(delta, port_delta).to_be(),
+            header_delta: checksum::add(delta, TTL_DELTA).to_be(),
+            transport_inverse: !checksum::add(delta, port_delta).to_be(),
             mtu: 1500,
             kind: ActionKind::Forward,
             worker: 0,

@@ -7,12 +7,14 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::counters::DropReason;
+use crate::flow::{pack_ingress, pack_transport};
 use crate::id::{MacAddress, NetworkId, PortId};
 use crate::packet::{Notes, Offload, Packet, WINDOW_BYTES};
-use crate::parse::{self, Ethernet};
+use crate::parse::{self, Ethernet, PlainProtocol};
 use crate::tables::{PortKind, Tables};
 use crate::wire::{
-    ethernet, header_at, icmp, ipv4, ipv6, protocol, tcp, u32_at, u64_at, u128_at, udp,
+    ethernet, header_at, icmp, ipv4, ipv6, protocol, raw_u16_at, raw_u32_at, raw_u64_at, tcp,
+    u32_at, u64_at, u128_at, udp,
 };
 
 /// What a port may send, and what is behind it.
@@ -20,12 +22,23 @@ use crate::wire::{
 pub(crate) struct IngressRule {
     pub(crate) port: PortId,
     pub(crate) network: NetworkId,
+    /// What the keys of all routed packets from this port have in common, and those of UDP and TCP.
+    pub(crate) key_ingress: u64,
+    key_udp: u64,
+    key_tcp: u64,
     /// The endpoint's MAC address.
     pub(crate) mac: u64,
     /// Source MAC address and ethertype of an IPv4 packet from the endpoint, as they are loaded.
     plain_source: u64,
     /// Its IPv4 address, as it is loaded; no packet's where the endpoint has none.
     plain_ipv4: u64,
+    /// The first eight bytes of a frame from the endpoint to the gateway, as they are loaded.
+    routed_start: u64,
+    /// Bytes 4 to 12 of a frame from the gateway to itself, as they are loaded: a loop.
+    looped_middle: u64,
+    /// The two parts of the gateway's MAC address, as they are loaded.
+    gateway_start: u32,
+    gateway_end: u16,
     /// The gateway's MAC address on this port.
     pub(crate) gateway_mac: u64,
     /// The endpoint's addresses; 0 where it has none.
@@ -66,8 +79,8 @@ const SOURCE_MAC: usize = 6;
 pub(crate) enum Glance {
     /// [`Class::Bridged`], to this MAC address, and not too large for any member.
     Bridged(u64),
-    /// [`Class::PlainV4`], an IP packet of this length that changes no TCP state.
-    PlainV4(usize),
+    /// [`Class::PlainV4`] without a trailer that changes no TCP state; with this part of its key.
+    PlainV4(u64),
     /// Perhaps one of these, perhaps not: [`IngressRule::examine`] says.
     Unclear,
 }
@@ -76,21 +89,7 @@ impl IngressRule {
     /// The rule of a port under these tables.
     pub(crate) fn of(port: PortId, tables: &Tables) -> Option<IngressRule> {
         let table = tables.port(port)?;
-        let mut rule = IngressRule {
-            port,
-            network: NetworkId::NONE,
-            mac: 0,
-            plain_source: 0,
-            plain_ipv4: u64::MAX,
-            gateway_mac: 0,
-            ipv4: 0,
-            ipv6: 0,
-            link_local: 0,
-            anti_spoofing: false,
-            uplink: false,
-            mtu: table.mtu,
-            frame_bytes_max: 0,
-        };
+        let mut rule = IngressRule { mtu: table.mtu, ..IngressRule::nobody(port) };
         match &table.kind {
             PortKind::Endpoint(attachment) => {
                 rule.network = attachment.network;
@@ -113,7 +112,48 @@ impl IngressRule {
                 rule.uplink = true;
             }
         }
+        rule.set_raw_macs();
         Some(rule)
+    }
+
+    /// The rule of a port that may send nothing.
+    fn nobody(port: PortId) -> IngressRule {
+        IngressRule {
+            port,
+            network: NetworkId::NONE,
+            key_ingress: pack_ingress(port),
+            key_udp: pack_transport(0, protocol::UDP, pack_ingress(port)),
+            key_tcp: pack_transport(0, protocol::TCP, pack_ingress(port)),
+            mac: 0,
+            plain_source: 0,
+            plain_ipv4: u64::MAX,
+            routed_start: 0,
+            looped_middle: 0,
+            gateway_start: 0,
+            gateway_end: 0,
+            gateway_mac: 0,
+            ipv4: 0,
+            ipv6: 0,
+            link_local: 0,
+            anti_spoofing: false,
+            uplink: false,
+            mtu: 0,
+            frame_bytes_max: 0,
+        }
+    }
+
+    /// Works out what whole packets' first bytes are compared with.
+    fn set_raw_macs(&mut self) {
+        let to_gateway = |source: u64| {
+            let mut macs = [0; 16];
+            macs[..6].copy_from_slice(&MacAddress(self.gateway_mac).bytes());
+            macs[SOURCE_MAC..12].copy_from_slice(&MacAddress(source).bytes());
+            macs
+        };
+        self.routed_start = raw_u64_at(&to_gateway(self.mac), 0);
+        self.looped_middle = raw_u64_at(&to_gateway(self.gateway_mac), 4);
+        self.gateway_start = raw_u32_at(&to_gateway(0), 0);
+        self.gateway_end = raw_u16_at(&to_gateway(0), 4);
     }
 
     /// True if the port may speak for this address.
@@ -145,34 +185,42 @@ impl IngressRule {
         window: &[u8; WINDOW_BYTES],
         bytes: usize,
     ) -> Glance {
-        if bytes < parse::PLAIN_L4_V4 {
-            return Glance::Unclear;
-        }
-        let destination = u64_at(window, 0) >> 16;
         if CHECKED {
-            let source = u64::from_be(u64_at(window, SOURCE_MAC));
-            let address = u32::from_be(u32_at(window, parse::PLAIN_L3 + ipv4::SOURCE));
-            if source != self.plain_source || u64::from(address) != self.plain_ipv4 {
+            if raw_u64_at(window, SOURCE_MAC) != self.plain_source {
                 return Glance::Unclear;
             }
-            if destination != self.gateway_mac {
-                let fits = bytes <= self.frame_bytes_max;
-                return if fits { Glance::Bridged(destination) } else { Glance::Unclear };
+            if raw_u64_at(window, 0) != self.routed_start {
+                return self.glance_bridged(window, bytes);
             }
         } else {
-            let source_and_type = u64_at(window, SOURCE_MAC);
-            let source = source_and_type >> 16;
-            let right = source_and_type as u16 == ethernet::IPV4
-                && source != self.gateway_mac
-                && !MacAddress(source).is_group()
-                && destination == self.gateway_mac;
+            let right = raw_u32_at(window, 0) == self.gateway_start
+                && raw_u16_at(window, 4) == self.gateway_end
+                && raw_u64_at(window, 4) != self.looped_middle
+                && window[SOURCE_MAC] & 1 == 0
+                && raw_u16_at(window, ethernet::TYPE) == ethernet::IPV4.to_be();
             if !right {
                 return Glance::Unclear;
             }
         }
-        match parse::glance_v4(window, bytes - parse::PLAIN_L3) {
-            Some(total_bytes) => Glance::PlainV4(total_bytes),
+        // Whether the source address is the port's own, the flow's key says.
+        match parse::glance_v4(window, bytes) {
+            Some(PlainProtocol::Udp) => Glance::PlainV4(self.key_udp),
+            Some(PlainProtocol::Tcp) => Glance::PlainV4(self.key_tcp),
             None => Glance::Unclear,
+        }
+    }
+
+    /// [`glance`](Self::glance) at IPv4 from the endpoint's MAC address to another than the
+    /// gateway's.
+    #[inline(always)]
+    fn glance_bridged(&self, window: &[u8; WINDOW_BYTES], bytes: usize) -> Glance {
+        let address = raw_u32_at(window, parse::PLAIN_L3 + ipv4::SOURCE);
+        let right = u64::from(address) == self.plain_ipv4
+            && bytes >= parse::PLAIN_L4_V4
+            && bytes <= self.frame_bytes_max;
+        match right {
+            true => Glance::Bridged(u64_at(window, 0) >> 16),
+            false => Glance::Unclear,
         }
     }
 
@@ -356,21 +404,20 @@ mod tests {
 
     fn rule(anti_spoofing: bool) -> IngressRule {
         let (mac, ipv4) = (0x0200_0000_000a, u32::from_be_bytes([10, 0, 0, 1]));
-        IngressRule {
-            port: PortId(3),
-            network: NetworkId(0),
+        let mut rule = IngressRule {
             mac,
             plain_source: (mac << 16 | u64::from(ethernet::IPV4)).to_be(),
             plain_ipv4: u64::from(ipv4.to_be()),
             gateway_mac: GATEWAY,
             ipv4,
-            ipv6: 0,
-            link_local: 0,
             anti_spoofing,
-            uplink: false,
             mtu: 1500,
             frame_bytes_max: 70,
-        }
+            ..IngressRule::nobody(PortId(3))
+        };
+        rule.network = NetworkId(0);
+        rule.set_raw_macs();
+        rule
     }
 
     proptest! {
@@ -409,14 +456,21 @@ mod tests {
                     prop_assert_eq!(destination, packet.destination());
                     prop_assert!(packet.len() <= rule.frame_bytes_max && checked);
                 }
-                Glance::PlainV4(bytes) => {
-                    prop_assert_eq!(class, Ok(Class::PlainV4));
-                    prop_assert_eq!(packet.len(), parse::PLAIN_L3 + bytes);
+                Glance::PlainV4(transport) => {
+                    // Whether it is, the flow's key says.
+                    let spoofed = checked && bytes[26..30] != [10, 0, 0, 1];
+                    let expected =
+                        if spoofed { Err(DropReason::SpoofedIp) } else { Ok(Class::PlainV4) };
+                    prop_assert_eq!(class, expected);
+                    prop_assert_eq!(packet.len(), bytes.len(), "nothing was cut off");
                     let state = tcp::SYN | tcp::FIN | tcp::RST;
                     prop_assert_eq!(packet.meta.tcp_flags & state, 0);
+                    let protocol = packet.meta.protocol;
+                    let expected = pack_transport(0, protocol, pack_ingress(PortId(3)));
+                    prop_assert_eq!(transport, expected);
                 }
                 Glance::Unclear => {
-                    let usual = changes.is_empty() && missing <= 50;
+                    let usual = changes.is_empty() && missing <= 50 && trailer == 0;
                     let large = packet.len() > rule.frame_bytes_max;
                     prop_assert!(!usual || (!routed && (large || !checked)));
                 }

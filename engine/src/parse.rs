@@ -8,7 +8,8 @@
 use crate::counters::DropReason;
 use crate::packet::{Notes, Packet, WINDOW_BYTES};
 use crate::wire::{
-    ethernet, header_at, icmp, ipv4, ipv6, protocol, sctp, tcp, u16_at, u64_at, udp,
+    ethernet, header_at, icmp, ipv4, ipv6, protocol, raw_u16_at, raw_u64_at, sctp, tcp, u16_at,
+    u64_at, udp,
 };
 
 /// IPv6 extension headers that are followed. A longer chain is dropped: it serves evasion
@@ -47,35 +48,48 @@ pub(crate) fn ethernet(packet: &Packet) -> Result<Ethernet, DropReason> {
     })
 }
 
-/// Reads only: the IP packet's bytes, if what follows an Ethernet header in a packet without a tail
-/// is what [`plain_v4`] recognises and changes no TCP state. `available` is at least an IP header.
+/// What a plain packet carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PlainProtocol {
+    Udp,
+    Tcp,
+}
+
+/// Reads only: what the packet carries, if what follows an Ethernet header in a packet without a
+/// tail is what [`plain_v4`] recognises, without a trailer, and changes no TCP state.
 #[inline(always)]
-pub(crate) fn glance_v4(window: &[u8; WINDOW_BYTES], available: usize) -> Option<usize> {
+pub(crate) fn glance_v4(window: &[u8; WINDOW_BYTES], frame_bytes: usize) -> Option<PlainProtocol> {
     let header: &[u8; ipv4::HEADER_BYTES] =
         window[PLAIN_L3..].first_chunk().expect("the window is longer");
-    let total_bytes = usize::from(u16_at(header, ipv4::TOTAL_LENGTH));
-    // Version, header length, and all of the fragment's word but "don't fragment", at once.
-    const SHAPE: u64 = 0xff00_0000_0000_bfff;
-    let shape = u64_at(header, 0) & SHAPE;
-    let right = shape == 0x45 << 56 && total_bytes <= available && plain_header_is_right(header);
-    if !right {
+    // Version, header length, total length, and all of the fragment's word but "don't fragment",
+    // at once. In big-endian words, so that the compiler turns what is constant.
+    const SHAPE: u64 = u64::from_be(0xff00_ffff_0000_bfff);
+    let total = u64::from((frame_bytes as u16).wrapping_sub(PLAIN_L3 as u16).to_be());
+    let wanted = match cfg!(target_endian = "little") {
+        true => 0x45 | total << 16,
+        false => 0x45 << 56 | total << 32,
+    };
+    if raw_u64_at(header, 0) & SHAPE != wanted || !plain_header_is_right(header) {
         return None;
     }
     // The packet lies in the head as a whole, so a header that lies inside the packet does too.
-    let right = match header[ipv4::PROTOCOL] {
+    match header[ipv4::PROTOCOL] {
         protocol::UDP => {
-            let length = usize::from(u16_at(window, PLAIN_L4_V4 + udp::LENGTH));
-            length >= udp::HEADER_BYTES && ipv4::HEADER_BYTES + length <= total_bytes
+            let length = raw_u16_at(window, PLAIN_L4_V4 + udp::LENGTH);
+            // A shorter datagram in a longer packet would be right too, but nobody sends it.
+            let right = frame_bytes >= PLAIN_L4_V4 + udp::HEADER_BYTES
+                && length == (frame_bytes as u16).wrapping_sub(PLAIN_L4_V4 as u16).to_be();
+            right.then_some(PlainProtocol::Udp)
         }
         protocol::TCP => {
             let length = usize::from(window[PLAIN_L4_V4 + tcp::DATA_OFFSET] >> 4) * 4;
-            length >= tcp::HEADER_BYTES
-                && ipv4::HEADER_BYTES + length <= total_bytes
-                && window[PLAIN_L4_V4 + tcp::FLAGS] & (tcp::SYN | tcp::FIN | tcp::RST) == 0
+            let right = length >= tcp::HEADER_BYTES
+                && PLAIN_L4_V4 + length <= frame_bytes
+                && window[PLAIN_L4_V4 + tcp::FLAGS] & (tcp::SYN | tcp::FIN | tcp::RST) == 0;
+            right.then_some(PlainProtocol::Tcp)
         }
-        _ => false,
-    };
-    right.then_some(total_bytes)
+        _ => None,
+    }
 }
 
 /// Recognises the shape of nearly every IPv4 packet: untagged, without options, not a fragment, TCP

@@ -32,6 +32,27 @@ pub(crate) struct Index {
     mask: usize,
 }
 
+/// The parts of an index that a look-up reads, at hand.
+#[derive(Clone, Copy)]
+pub(crate) struct IndexView<'i> {
+    buckets: &'i [Bucket],
+    mask: usize,
+}
+
+impl IndexView<'_> {
+    /// The first slot that may be the one with this hash.
+    #[inline(always)]
+    pub(crate) fn candidate(self, hash: u64) -> Option<u32> {
+        let bucket = self.buckets.get(hash as usize & self.mask)?;
+        let lanes = Index::matches(bucket.tags, Index::tag(hash)).0;
+        if lanes == 0 {
+            return None;
+        }
+        let lane = lanes.trailing_zeros() as usize / 8;
+        Some(bucket.slots[lane & (LANES - 1)])
+    }
+}
+
 /// Lanes of a bucket that may hold what is looked for, one high bit each.
 #[derive(Clone, Copy)]
 struct Lanes(u64);
@@ -61,16 +82,10 @@ impl Index {
         Lanes(difference.wrapping_sub(LOW_BITS) & !difference & HIGH_BITS)
     }
 
-    /// The first slot that may be the one with this hash.
+    /// What a look-up reads.
     #[inline(always)]
-    pub(crate) fn candidate(&self, hash: u64) -> Option<u32> {
-        let bucket = self.buckets.get(hash as usize & self.mask)?;
-        let lanes = Index::matches(bucket.tags, Index::tag(hash)).0;
-        if lanes == 0 {
-            return None;
-        }
-        let lane = lanes.trailing_zeros() as usize / 8;
-        Some(bucket.slots[lane & (LANES - 1)])
+    pub(crate) fn view(&self) -> IndexView<'_> {
+        IndexView { buckets: &self.buckets, mask: self.mask }
     }
 
     /// The slot with this hash for which `equal` holds.

@@ -81,6 +81,9 @@ pub(crate) trait Family: Copy + std::fmt::Debug + Send + 'static {
     fn hash(addresses: Self::Addresses, seed: u64) -> u64;
     fn pack(source: IpAddr, destination: IpAddr) -> Self::Addresses;
     fn unpack(addresses: Self::Addresses) -> (IpAddr, IpAddr);
+    /// Turns packed addresses into what is loaded from a packet without a change of byte order, and
+    /// back.
+    fn loaded(addresses: Self::Addresses) -> Self::Addresses;
 }
 
 /// IPv4: source in the upper half of a word, destination in the lower.
@@ -111,6 +114,10 @@ impl Family for V4 {
         let address = |bits: u64| IpAddr::V4(Ipv4Addr::from_bits(bits as u32));
         (address(addresses >> 32), address(addresses))
     }
+
+    fn loaded(addresses: u64) -> u64 {
+        addresses.to_be()
+    }
 }
 
 impl Family for V6 {
@@ -135,49 +142,66 @@ impl Family for V6 {
         let address = |bits| IpAddr::V6(Ipv6Addr::from_bits(bits));
         (address(source), address(destination))
     }
+
+    fn loaded(addresses: [u128; 2]) -> [u128; 2] {
+        addresses.map(u128::to_be)
+    }
 }
 
-/// The key of one direction of a flow.
+/// The key of one direction of a flow. What comes from a packet is kept as it is loaded, without a
+/// change of byte order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FlowKey<A> {
     pub(crate) addresses: A,
-    /// `[source port 16 | destination port 16 | protocol 8 | path 8 | network 16]`
+    /// `[ingress port 16 | path 8 | protocol 8 | both transport ports, as they are loaded 32]`. The
+    /// network is not part of it: it follows from the ingress port.
     pub(crate) transport: u64,
-    pub(crate) ingress: u16,
 }
 
 /// Path byte of a routed packet; never 0, so that the key of a free entry equals no packet's.
 const ROUTED: u64 = 1;
 
-/// Packs all of a key but the addresses and the port.
+/// The part of a key that is the same for all routed packets of an ingress port.
+pub(crate) fn pack_ingress(ingress: PortId) -> u64 {
+    u64::from(ingress.0) << 48 | ROUTED << 40
+}
+
+/// Packs all of a key but the addresses. `ports` as they are loaded.
 #[inline(always)]
-pub(crate) fn pack_transport(ports: u32, protocol: u8, network: NetworkId) -> u64 {
-    u64::from(ports) << 32 | u64::from(protocol) << 24 | ROUTED << 16 | u64::from(network.0)
+pub(crate) fn pack_transport(ports: u32, protocol: u8, ingress: u64) -> u64 {
+    ingress | u64::from(protocol) << 32 | u64::from(ports)
 }
 
 impl<A> FlowKey<A> {
     /// The key that a routed input has.
     pub(crate) fn of<F: Family<Addresses = A>>(input: &FlowInput) -> FlowKey<A> {
         let ports = u32::from(input.source_port) << 16 | u32::from(input.destination_port);
+        let ingress = pack_ingress(input.ingress);
         FlowKey {
-            addresses: F::pack(input.source, input.destination),
-            transport: pack_transport(ports, input.protocol, input.network),
-            ingress: input.ingress.0,
+            addresses: F::loaded(F::pack(input.source, input.destination)),
+            transport: pack_transport(ports.to_be(), input.protocol, ingress),
         }
     }
 
-    /// The input that a routed packet with this key gives.
-    pub(crate) fn input<F: Family<Addresses = A>>(self) -> FlowInput {
-        let (source, destination) = F::unpack(self.addresses);
+    /// The port by which packets with this key come.
+    pub(crate) fn ingress(&self) -> PortId {
+        PortId((self.transport >> 48) as u16)
+    }
+
+    /// The input that a routed packet with this key gives; its port is in this network.
+    pub(crate) fn input<F: Family<Addresses = A>>(self, network: NetworkId) -> FlowInput {
+        let ingress = self.ingress();
+        let (source, destination) = F::unpack(F::loaded(self.addresses));
+        let ports = u32::from_be(self.transport as u32);
         FlowInput {
-            ingress: PortId(self.ingress),
-            network: NetworkId(self.transport as u16),
+            ingress,
+            network,
             path: Path::Routed,
             source,
             destination,
-            protocol: (self.transport >> 24) as u8,
-            source_port: (self.transport >> 48) as u16,
-            destination_port: (self.transport >> 32) as u16,
+            protocol: (self.transport >> 32) as u8,
+            source_port: (ports >> 16) as u16,
+            destination_port: ports as u16,
         }
     }
 }
@@ -210,12 +234,12 @@ mod tests {
             source_port: 40_000,
             destination_port: 80,
         };
-        assert_eq!(FlowKey::of::<V4>(&input).input::<V4>(), input);
+        assert_eq!(FlowKey::of::<V4>(&input).input::<V4>(input.network), input);
         let input = FlowInput {
             source: "2001:db8::1".parse().unwrap(),
             destination: "fd00::2".parse().unwrap(),
             ..input
         };
-        assert_eq!(FlowKey::of::<V6>(&input).input::<V6>(), input);
+        assert_eq!(FlowKey::of::<V6>(&input).input::<V6>(input.network), input);
     }
 }

@@ -9,7 +9,7 @@ mod wheel;
 
 pub(crate) use fragment::{Datagram, Fragments};
 pub(crate) use index::{Index, mix, seed_for};
-pub(crate) use key::{Family, FlowKey, V4, V6, echo_answer, pack_transport};
+pub(crate) use key::{Family, FlowKey, V4, V6, echo_answer, pack_ingress, pack_transport};
 pub use key::{FlowInput, Path};
 pub(crate) use table::{
     ActionKind, AdjacencyId, Cold, FlowAction, FlowId, FlowTable, NewSide, SideId,

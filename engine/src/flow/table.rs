@@ -7,7 +7,7 @@
 //!
 //! Nothing here knows why a flow was decided as it was; nothing allocates after [`FlowTable::new`].
 
-use super::index::{Index, mix, seed_for};
+use super::index::{Index, IndexView, mix, seed_for};
 use super::key::{Family, FlowInput, FlowKey};
 use super::track::TcpState;
 use super::wheel::Wheel;
@@ -70,10 +70,10 @@ pub(crate) struct FlowAction<A> {
     pub(crate) ports: u32,
     /// Where to, and with which MAC addresses.
     pub(crate) adjacency: AdjacencyId,
-    /// What the addresses' change adds to a checksum's complement.
-    pub(crate) address_delta: u16,
-    /// What the change of addresses and ports adds.
-    pub(crate) transport_delta: u16,
+    /// What the change of addresses and the lowered TTL add to a header checksum's complement.
+    pub(crate) header_delta: u16,
+    /// The complement of what the change of addresses and ports adds.
+    pub(crate) transport_inverse: u16,
     /// Guard: largest IP packet that may take this action.
     pub(crate) mtu: u16,
     pub(crate) kind: ActionKind,
@@ -102,7 +102,6 @@ pub(crate) struct Side<A> {
     pub(crate) last_seen: Tick,
     /// Snapshot of the tables, modulo 2^32, under which the action was last found right.
     pub(crate) generation: u32,
-    ingress: u16,
     pub(crate) tcp: TcpState,
 }
 
@@ -112,9 +111,7 @@ const _: () = assert!(size_of::<Side<[u128; 2]>>() == 128, "IPv6: two lines");
 impl<A: Copy + Eq> Side<A> {
     #[inline(always)]
     pub(crate) fn matches(&self, key: &FlowKey<A>) -> bool {
-        self.addresses == key.addresses
-            && self.transport == key.transport
-            && self.ingress == key.ingress
+        self.addresses == key.addresses && self.transport == key.transport
     }
 
     /// False for a free place, and for the reply side of a stub.
@@ -123,7 +120,7 @@ impl<A: Copy + Eq> Side<A> {
     }
 
     pub(crate) fn key(&self) -> FlowKey<A> {
-        FlowKey { addresses: self.addresses, transport: self.transport, ingress: self.ingress }
+        FlowKey { addresses: self.addresses, transport: self.transport }
     }
 }
 
@@ -160,6 +157,23 @@ pub(crate) struct FlowTable<F: Family> {
     seeds: [u64; 2],
 }
 
+/// The parts of a flow table that a look-up reads, at hand.
+#[derive(Clone, Copy)]
+pub(crate) struct FlowTableView<'t, F: Family> {
+    index: IndexView<'t>,
+    sides: &'t [Side<F::Addresses>],
+}
+
+impl<F: Family> FlowTableView<'_, F> {
+    /// The side with this key, if it is the first candidate, which it nearly always is.
+    #[inline(always)]
+    pub(crate) fn find_likely(self, hash: u64, key: &FlowKey<F::Addresses>) -> Option<SideId> {
+        let slot = self.index.candidate(hash)?;
+        let side = self.sides.get(slot as usize)?;
+        side.matches(key).then_some(SideId(slot))
+    }
+}
+
 impl<F: Family> FlowTable<F> {
     pub(crate) fn new(capacity: usize, seed: u64, now: Tick) -> FlowTable<F> {
         let capacity = capacity.max(1);
@@ -175,25 +189,20 @@ impl<F: Family> FlowTable<F> {
 
     #[inline(always)]
     pub(crate) fn hash(&self, key: &FlowKey<F::Addresses>) -> u64 {
-        // The ingress port is spread over the word, so that no port of a packet undoes it.
-        let ingress = u64::from(key.ingress).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let addresses = F::hash(key.addresses, self.seeds[0]);
-        mix(addresses, key.transport ^ self.seeds[1] ^ ingress)
+        mix(F::hash(key.addresses, self.seeds[0]), key.transport ^ self.seeds[1])
+    }
+
+    /// What a look-up reads.
+    #[inline(always)]
+    pub(crate) fn view(&self) -> FlowTableView<'_, F> {
+        FlowTableView { index: self.index.view(), sides: &self.sides }
     }
 
     /// [`find`](FlowTable::find) with the hash at hand, quick when the first candidate is right.
     #[inline(always)]
     pub(crate) fn find_hashed(&self, hash: u64, key: &FlowKey<F::Addresses>) -> Option<SideId> {
-        if let Some(slot) = self.index.candidate(hash)
-            && let Some(side) = self.sides.get(slot as usize)
-        {
-            // No branch per part: all of them nearly always agree.
-            if side.matches(key) {
-                return Some(SideId(slot));
-            }
-        }
         // Another key with the same tag came first, or the entry is in its second bucket.
-        self.find(key)
+        self.view().find_likely(hash, key).or_else(|| self.find(key))
     }
 
     /// The whole look-up at once.
@@ -239,7 +248,6 @@ impl<F: Family> FlowTable<F> {
             *self.side_mut(side) = Side {
                 addresses: new.key.addresses,
                 transport: new.key.transport,
-                ingress: new.key.ingress,
                 action: new.action,
                 last_seen: now,
                 generation: generation as u32,
@@ -309,14 +317,11 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     fn key(source: u32, port: u16) -> FlowKey<u64> {
+        let ports = u32::from(port) << 16 | 80;
+        let ingress = super::super::key::pack_ingress(PortId(1));
         FlowKey {
             addresses: u64::from(source) << 32 | 9,
-            transport: super::super::key::pack_transport(
-                u32::from(port) << 16 | 80,
-                6,
-                crate::NetworkId(0),
-            ),
-            ingress: 1,
+            transport: super::super::key::pack_transport(ports, 6, ingress),
         }
     }
 

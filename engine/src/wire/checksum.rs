@@ -59,10 +59,13 @@ pub fn delta(old: &[u8], new: &[u8]) -> u16 {
     fold(words * 0xffff - u64::from(fold(sum(old))) + sum(new))
 }
 
-/// Applies a delta to a checksum: `HC' = ~(~HC + ~m + m')`.
+/// Applies a delta to a checksum: `HC' = ~(~HC + ~m + m')`, which is the subtraction of the delta
+/// with end-around borrow.
 #[inline(always)]
 pub fn apply(checksum: u16, delta: u16) -> u16 {
-    !add(!checksum, delta)
+    let (difference, borrow) = checksum.overflowing_sub(delta);
+    // Of what was borrowed from, at least 1 is left.
+    difference - u16::from(borrow)
 }
 
 /// Adds two deltas.
@@ -86,6 +89,22 @@ mod tests {
             total = (total & 0xffff) + (total >> 16);
         }
         total as u16
+    }
+
+    proptest! {
+        #[test]
+        fn subtracting_a_delta_is_equation_3_of_rfc_1624(checksum: u16, delta: u16) {
+            prop_assert_eq!(apply(checksum, delta), !add(!checksum, delta));
+        }
+    }
+
+    #[test]
+    fn subtracting_is_equation_3_where_zero_has_two_forms() {
+        for checksum in [0, 1, 0xfffe, 0xffff] {
+            for delta in [0, 1, 0xfffe, 0xffff] {
+                assert_eq!(apply(checksum, delta), !add(!checksum, delta));
+            }
+        }
     }
 
     #[test]

@@ -31,6 +31,30 @@ pub fn u128_at<const N: usize>(header: &[u8; N], offset: usize) -> u128 {
     u128::from_be_bytes(part(header, offset))
 }
 
+/// Two bytes as they lie there: for comparisons and sums, which do not mind byte order.
+#[inline(always)]
+pub fn raw_u16_at<const N: usize>(header: &[u8; N], offset: usize) -> u16 {
+    u16::from_ne_bytes(part(header, offset))
+}
+
+/// As [`raw_u16_at`], four bytes.
+#[inline(always)]
+pub fn raw_u32_at<const N: usize>(header: &[u8; N], offset: usize) -> u32 {
+    u32::from_ne_bytes(part(header, offset))
+}
+
+/// As [`raw_u16_at`], eight bytes.
+#[inline(always)]
+pub fn raw_u64_at<const N: usize>(header: &[u8; N], offset: usize) -> u64 {
+    u64::from_ne_bytes(part(header, offset))
+}
+
+/// As [`raw_u16_at`], sixteen bytes.
+#[inline(always)]
+pub fn raw_u128_at<const N: usize>(header: &[u8; N], offset: usize) -> u128 {
+    u128::from_ne_bytes(part(header, offset))
+}
+
 #[inline(always)]
 fn part<const N: usize, const M: usize>(header: &[u8; N], offset: usize) -> [u8; M] {
     *header[offset..].first_chunk().expect("constant offsets lie inside the header")

@@ -9,6 +9,9 @@
 //! the long way nothing but the packets and their flows' counters changes, so what was looked up
 //! before stays true; from there on each packet is looked up anew.
 
+use std::hint::cold_path;
+use std::ops::Range;
+
 use super::Worker;
 use super::core::Core;
 use super::flows::plain_key;
@@ -92,6 +95,10 @@ impl Ports {
         self.in_all &= port.0;
     }
 
+    fn are_none(self) -> bool {
+        self.in_some == 0 && self.in_all == u16::MAX
+    }
+
     fn are_one(self) -> bool {
         self.in_some == self.in_all
     }
@@ -105,6 +112,8 @@ struct Found {
     special: bool,
     /// Some packet is no frame whose port is known.
     routed: bool,
+    /// Every packet is [`Way::V4`].
+    all_plain_v4: bool,
     /// The ports of those frames.
     ports: Ports,
 }
@@ -155,7 +164,7 @@ impl Worker {
         }
         let (hits, one_egress) = match (self.core.cache, found.routed) {
             (false, _) => (0, false),
-            (true, true) => match self.second_pass(batch.len(), lookups) {
+            (true, true) => match self.second_pass(batch.len(), found.all_plain_v4, lookups) {
                 true => self.third_pass_v4(batch, lookups),
                 false => self.third_pass(batch, lookups),
             },
@@ -176,44 +185,49 @@ impl Worker {
         batch: &mut Batch,
         lookups: &mut Lookups,
     ) -> Found {
-        let mut found = Found::default();
-        let keys_v6 = lookups.keys_v6.iter_mut();
-        for ((packet, lookup), key_v6) in batch.iter_mut().zip(&mut lookups.all).zip(keys_v6) {
-            if !packet.is_ordinary() {
-                found.bytes += packet.len() as u64;
-                (found.special, found.routed) = (true, true);
-                self.look_closely(rule, packet, lookup, key_v6);
-                continue;
-            }
+        let mut found = Found { all_plain_v4: true, ..Found::default() };
+        let Lookups { all, keys_v6 } = lookups;
+        let count = batch.len();
+        let mut pairs = batch.iter_mut().zip(all);
+        while let Some((packet, lookup)) = pairs.next() {
             let bytes = packet.head_bytes();
             found.bytes += bytes as u64;
-            let window = packet.window();
-            match rule.glance::<CHECKED>(window, bytes) {
+            let glance = match packet.is_ordinary() {
+                true => rule.glance::<CHECKED>(packet.window(), bytes),
+                false => Glance::Unclear,
+            };
+            match glance {
+                Glance::PlainV4(transport) => {
+                    found.routed = true;
+                    lookup.way = Way::V4;
+                    let window = packet.window();
+                    lookup.key_v4 = FlowKey {
+                        addresses: V4::read_plain(window),
+                        transport: transport | V4::ports_plain(window),
+                    };
+                    lookup.hash = self.v4.table.hash(&lookup.key_v4);
+                }
                 Glance::Bridged(destination) => {
                     if let Some(port) = self.core.frame_port(rule, destination) {
                         lookup.egress = port;
                         lookup.way = Way::Bridged;
                         found.ports.add(port);
                     } else {
-                        found.routed = true;
+                        (found.routed, found.all_plain_v4) = (true, false);
                         lookup.way = Way::Long;
                     }
                 }
-                Glance::PlainV4(total_bytes) => {
-                    found.routed = true;
-                    lookup.way = Way::V4;
-                    lookup.key_v4 = plain_key::<V4>(window, rule);
-                    lookup.hash = self.v4.table.hash(&lookup.key_v4);
-                    if PLAIN_L3 + total_bytes < bytes {
-                        packet.truncate(PLAIN_L3 + total_bytes);
-                    }
-                }
                 Glance::Unclear => {
-                    found.routed = true;
+                    cold_path();
+                    let key_v6 = &mut keys_v6[count - 1 - pairs.len()];
+                    found.bytes += (packet.len() - bytes) as u64;
+                    found.special |= !packet.is_ordinary();
+                    (found.routed, found.all_plain_v4) = (true, false);
                     self.look_closely(rule, packet, lookup, key_v6);
                 }
             }
         }
+        found.all_plain_v4 &= found.ports.are_none();
         found
     }
 
@@ -252,32 +266,59 @@ impl Worker {
     }
 
     /// True if every packet is ordinary IPv4 with a flow.
+    fn second_pass(&self, count: usize, all_plain_v4: bool, lookups: &mut Lookups) -> bool {
+        let found = if all_plain_v4 { self.find_plain_v4(&mut lookups.all[..count]) } else { 0 };
+        if found < count {
+            self.find_rest(found..count, lookups);
+        }
+        found == count
+    }
+
+    /// Finds the flows of packets that all are [`Way::V4`] until one has none; returns how many.
+    fn find_plain_v4(&self, lookups: &mut [Lookup]) -> usize {
+        let mut found = self.find_likely_v4(lookups);
+        while let Some(lookup) = lookups.get_mut(found) {
+            match self.v4.table.find(&lookup.key_v4) {
+                Some(side) => lookup.side = side,
+                None => return found,
+            }
+            found += 1;
+            found += self.find_likely_v4(&mut lookups[found..]);
+        }
+        found
+    }
+
+    /// The same until a flow is not where it is found most quickly. Nothing is called from here, so
+    /// that all it needs stays in registers.
     #[inline(never)]
-    fn second_pass(&self, count: usize, lookups: &mut Lookups) -> bool {
-        let mut all_v4 = true;
-        for (lookup, key_v6) in lookups.all[..count].iter_mut().zip(&lookups.keys_v6) {
+    fn find_likely_v4(&self, lookups: &mut [Lookup]) -> usize {
+        let table = self.v4.table.view();
+        let count = lookups.len();
+        let mut rest = lookups.iter_mut();
+        while let Some(lookup) = rest.next() {
+            match table.find_likely(lookup.hash, &lookup.key_v4) {
+                Some(side) => lookup.side = side,
+                None => return count - 1 - rest.len(),
+            }
+        }
+        count
+    }
+
+    #[inline(never)]
+    fn find_rest(&self, range: Range<usize>, lookups: &mut Lookups) {
+        let keys_v6 = &lookups.keys_v6[range.clone()];
+        for (lookup, key_v6) in lookups.all[range].iter_mut().zip(keys_v6) {
             let side = match lookup.way {
-                Way::V4 => match self.v4.table.find_hashed(lookup.hash, &lookup.key_v4) {
-                    Some(side) => {
-                        lookup.side = side;
-                        continue;
-                    }
-                    None => None,
-                },
+                Way::V4 => self.v4.table.find_hashed(lookup.hash, &lookup.key_v4),
                 Way::SpecialV4 => self.v4.table.find(&lookup.key_v4),
                 Way::V6 => self.v6.table.find_hashed(lookup.hash, key_v6),
-                _ => {
-                    all_v4 = false;
-                    continue;
-                }
+                _ => continue,
             };
-            all_v4 = false;
             match side {
                 Some(side) => lookup.side = side,
                 None => lookup.way = Way::Long,
             }
         }
-        all_v4
     }
 
     /// Repeats decisions in place until a packet has none; returns how many had, and whether they
@@ -413,7 +454,7 @@ fn repeat<F: Edit, const ORDINARY: bool>(
     let fresh = side.generation == core.generation;
     // A hand-over's MTU is 0, so that nothing fits.
     let fits = match ORDINARY {
-        true => packet.head_bytes() <= usize::from(side.action.mtu) + PLAIN_L3,
+        true => packet.head_bytes() as u16 - PLAIN_L3 as u16 <= side.action.mtu,
         false => fits_plain(packet, side.action.mtu),
     };
     if !(fresh && side.tcp.is_settled() && fits) {

@@ -5,10 +5,10 @@
 
 use super::core::Core;
 use crate::counters::DropReason;
-use crate::execute::{Edit, execute, fits};
+use crate::execute::{Edit, TTL_DELTA, execute, fits};
 use crate::flow::{
     ActionKind, AdjacencyId, Cold, Datagram, FlowAction, FlowId, FlowInput, FlowKey, FlowTable,
-    Fragments, NewSide, SideId, TcpState, echo_answer, pack_transport,
+    Fragments, NewSide, SideId, TcpState, echo_answer, pack_ingress, pack_transport,
 };
 use crate::id::{NetworkId, WorkerId};
 use crate::ingress::IngressRule;
@@ -18,7 +18,7 @@ use crate::reply::ErrorKind;
 use crate::stage::{Answer, Decision, NextHop, Parts, Verdict};
 use crate::steer;
 use crate::time::Tick;
-use crate::wire::{header_at, icmp, ipv4, ipv6, protocol, u16_at, u32_at};
+use crate::wire::{header_at, icmp, ipv4, ipv6, protocol, raw_u32_at, u16_at, u32_at};
 
 /// The flows of one address family.
 pub(super) struct Flows<F: Edit> {
@@ -48,9 +48,9 @@ pub(super) fn plain_key<F: Edit>(
     window: &[u8; WINDOW_BYTES],
     rule: &IngressRule,
 ) -> FlowKey<F::Addresses> {
-    let (ports, protocol) = (u32_at(window, F::PLAIN_L4), F::protocol_plain(window));
-    let transport = pack_transport(ports, protocol, rule.network);
-    FlowKey { addresses: F::read_plain(window), transport, ingress: rule.port.0 }
+    let (ports, protocol) = (raw_u32_at(window, F::PLAIN_L4), F::protocol_plain(window));
+    let transport = pack_transport(ports, protocol, rule.key_ingress);
+    FlowKey { addresses: F::read_plain(window), transport }
 }
 
 /// The key of a routed packet.
@@ -59,8 +59,8 @@ pub(super) fn key_of<F: Edit>(packet: &Packet) -> Option<FlowKey<F::Addresses>> 
     let meta = &packet.meta;
     let addresses = F::read(packet.head(), usize::from(meta.l3))?;
     let ports = ports_of(packet.head(), usize::from(meta.l4), meta.protocol)?;
-    let transport = pack_transport(ports, meta.protocol, meta.network);
-    Some(FlowKey { addresses, transport, ingress: meta.ingress.0 })
+    let transport = pack_transport(ports.to_be(), meta.protocol, pack_ingress(meta.ingress));
+    Some(FlowKey { addresses, transport })
 }
 
 #[inline]
@@ -129,7 +129,7 @@ impl<F: Edit> Flows<F> {
     /// The first packet of a flow: the stages decide.
     fn decide(&mut self, core: &mut Core, packet: Packet, key: FlowKey<F::Addresses>, hops: u8) {
         core.counters.worker.misses.add(1);
-        let input = key.input::<F>();
+        let input = key.input::<F>(packet.meta.network);
         if packet.meta.notes.any(Notes::ICMP_ERROR) {
             return core.drop(packet, DropReason::IcmpError);
         }
@@ -267,6 +267,11 @@ impl<F: Edit> Flows<F> {
             return Revalidated::Kept;
         }
         core.counters.worker.revalidated.add(1);
+        if core.rule(cold.input.ingress).is_none_or(|rule| rule.network != cold.input.network) {
+            // Its port is in another network now: nothing of the decision holds.
+            self.end(core, flow);
+            return Revalidated::Ended;
+        }
         let home = steer::home(&cold.input, &core.tables, core.worker_count, core.seed);
         if !cold.two_sided {
             let same = self.table.side(flow.original()).action.worker == home.0 && home != core.id;
@@ -513,8 +518,8 @@ fn action<F: Edit>(
         addresses: F::loaded(addresses(to)),
         ports: ports(to).to_be(),
         adjacency,
-        address_delta: address_delta.to_be(),
-        transport_delta: checksum::add(address_delta, port_delta).to_be(),
+        header_delta: checksum::add(address_delta, TTL_DELTA).to_be(),
+        transport_inverse: !checksum::add(address_delta, port_delta).to_be(),
         mtu,
         kind: ActionKind::Forward,
         worker: 0,

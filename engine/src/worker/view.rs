@@ -207,7 +207,7 @@ impl Piece<'_> {
         let ports = u32::from_be(original.action.ports);
         // A flow whose replies look like its own packets has one side.
         let reply_ingress = match reply.is_used() {
-            true => reply.key().input::<F>().ingress,
+            true => reply.key().ingress(),
             false => cold.input.ingress,
         };
         let since = |tick: Tick| Tick::duration(self.now.since(tick));
