@@ -4,6 +4,7 @@
 //! never gives an address twice, and none outside of its range. It keeps nothing across starts: that
 //! is what `leases` is for.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -25,20 +26,27 @@ pub(crate) fn usable(prefix: IpNet) -> (IpAddr, IpAddr) {
     }
 }
 
+/// True if the two have an address in common.
+pub(crate) fn overlap(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a)
+}
+
 /// True if a host of the subnet may have this address.
 pub(crate) fn is_usable(prefix: IpNet, address: IpAddr) -> bool {
     let (first, last) = usable(prefix);
     prefix.contains(&address) && (first..=last).contains(&address)
 }
 
-fn number(address: IpAddr) -> u128 {
+/// An address as a number; those of IPv4 are of 32 bits.
+pub(crate) fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => u128::from(address.to_bits()),
         IpAddr::V6(address) => address.to_bits(),
     }
 }
 
-fn address(number: u128, v6: bool) -> IpAddr {
+/// A number as an address.
+pub(crate) fn address(number: u128, v6: bool) -> IpAddr {
     if v6 {
         IpAddr::V6(Ipv6Addr::from_bits(number))
     } else {
@@ -52,13 +60,15 @@ pub(crate) struct Pool<H> {
     prefix: IpNet,
     /// First address of the range that can be given.
     first: u128,
-    /// Everything in the range below this is taken.
-    next: u128,
+    /// Everything in the range below this is taken; `None`: all of it.
+    next: Option<u128>,
     /// Last address of the range that can be given.
     last: u128,
     taken: HashMap<u128, H>,
     /// Not to be given for now, but not held by anybody either.
     resting: HashSet<u128>,
+    /// Never to be given, but free to be reserved: first and last number, in order, apart.
+    withheld: Vec<(u128, u128)>,
 }
 
 impl<H> Pool<H> {
@@ -69,10 +79,11 @@ impl<H> Pool<H> {
         Pool {
             prefix,
             first,
-            next: first,
+            next: Some(first),
             last: number(last).min(number(range.broadcast())),
             taken: HashMap::new(),
             resting: HashSet::new(),
+            withheld: Vec::new(),
         }
     }
 
@@ -87,7 +98,6 @@ impl<H> Pool<H> {
             self.prefix.contains(&address),
             "the caller has found the pool by its prefix"
         );
-        use std::collections::hash_map::Entry;
         match self.taken.entry(number(address)) {
             Entry::Vacant(entry) => {
                 entry.insert(holder);
@@ -95,6 +105,24 @@ impl<H> Pool<H> {
             }
             Entry::Occupied(entry) => Err(entry.into_mut()),
         }
+    }
+
+    /// Keeps prefixes from being given.
+    pub(crate) fn withhold(&mut self, prefixes: &[IpNet]) {
+        let inside = prefixes.iter().filter(|prefix| overlap(**prefix, self.prefix));
+        let ends = |prefix: &IpNet| (number(prefix.network()), number(prefix.broadcast()));
+        let mut ranges: Vec<(u128, u128)> = inside.map(ends).collect();
+        ranges.sort_unstable();
+        // Prefixes nest or are apart, so one that begins inside another one ends there too.
+        ranges.dedup_by(|later, earlier| later.0 <= earlier.1);
+        self.withheld = ranges;
+    }
+
+    /// The end of the withheld range that a number is in.
+    fn withheld_until(&self, number: u128) -> Option<u128> {
+        let index = self.withheld.partition_point(|(first, _)| *first <= number);
+        let (_, last) = *self.withheld.get(index.checked_sub(1)?)?;
+        (last >= number).then_some(last)
     }
 
     /// Keeps an address from being given as the lowest free one.
@@ -111,6 +139,7 @@ impl<H> Pool<H> {
     pub(crate) fn take(&mut self, address: IpAddr, holder: H) -> bool {
         let is_given = self.prefix.contains(&address)
             && (self.first..=self.last).contains(&number(address))
+            && self.withheld_until(number(address)).is_none()
             && !self.taken.contains_key(&number(address));
         if is_given {
             self.taken.insert(number(address), holder);
@@ -125,22 +154,21 @@ impl<H> Pool<H> {
 
     /// Takes the lowest free address of the range; `None`: there is none left.
     pub(crate) fn take_lowest(&mut self, holder: H) -> Option<IpAddr> {
-        while self.next <= self.last {
-            let candidate = self.next;
-            // The last address of all has no next one: emptying the range ends the search too.
-            match candidate.checked_add(1) {
-                Some(next) => self.next = next,
-                None => self.last = candidate - 1,
+        loop {
+            let candidate = self.next.filter(|next| *next <= self.last)?;
+            if let Some(end) = self.withheld_until(candidate) {
+                self.next = end.checked_add(1);
+                continue;
             }
+            self.next = candidate.checked_add(1);
             if self.resting.contains(&candidate) {
                 continue;
             }
-            if let std::collections::hash_map::Entry::Vacant(entry) = self.taken.entry(candidate) {
+            if let Entry::Vacant(entry) = self.taken.entry(candidate) {
                 entry.insert(holder);
                 return Some(address(candidate, matches!(self.prefix, IpNet::V6(_))));
             }
         }
-        None
     }
 }
 
@@ -180,6 +208,22 @@ mod tests {
         assert_eq!(pool.reserve("10.1.0.5".parse().unwrap(), "web"), Ok(()));
         assert_eq!(pool.reserve("10.1.0.5".parse().unwrap(), "db"), Err(&"web"));
         assert_eq!(pool.take_lowest("db").unwrap().to_string(), "10.1.0.128");
+    }
+
+    #[test]
+    fn what_is_withheld_is_jumped_over_but_can_be_reserved() {
+        let mut pool = Pool::new(net("fd00::/64"), net("fd00::/64"));
+        pool.withhold(
+            &["fd00::/65", "fd00::5/128", "fd00:0:0:0:8000::/127", "10.0.0.0/8"].map(net),
+        );
+        let next = |pool: &mut Pool<()>| pool.take_lowest(()).unwrap().to_string();
+        assert_eq!(next(&mut pool), "fd00::8000:0:0:2");
+        assert!(!pool.take("fd00::7".parse().unwrap(), ()));
+        assert_eq!(pool.reserve("fd00::7".parse().unwrap(), ()), Ok(()));
+        let mut whole = Pool::new(net("10.1.0.0/30"), net("10.1.0.0/30"));
+        whole.withhold(&[net("0.0.0.0/0")]);
+        assert_eq!(whole.take_lowest(()), None::<IpAddr>);
+        assert_eq!(whole.take_lowest(()), None);
     }
 
     proptest! {

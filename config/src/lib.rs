@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bounds;
 mod check;
 mod compile;
 mod default_route;
@@ -27,7 +28,10 @@ mod reader;
 mod render;
 mod report;
 mod schema;
+mod subnet_pool;
+mod value_schemas;
 mod values;
+mod words;
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -38,8 +42,8 @@ pub use compile::compile;
 pub use diagnostic::{Diagnostic, Excerpt, Related, Severity};
 pub use leases::{Lease, Leases, QUARANTINE_MAX, Released};
 pub use model::{
-    Attach, Attachment, Config, Endpoint, Gateway, Idle, LogFormat, MacPolicy, Network, Publish,
-    Route, Subnet, Uplink, Workers,
+    AddressPool, Attach, Attachment, Config, Endpoint, Family, Gateway, Idle, LogFormat, MacPolicy,
+    Network, NetworkDriver, Publish, Route, Subnet, Uplink, Workers,
 };
 pub use names::{INTERFACE_NAME_BYTES_MAX, InterfaceName, NAME_BYTES_MAX, NetnsName};
 pub use render::render;

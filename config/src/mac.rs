@@ -10,6 +10,16 @@ use engine::MacAddress;
 /// A locally administered unicast address, hashed from names. Never one of the 02:42 family, so it
 /// cannot meet a derived one.
 pub(crate) fn hashed(names: &[&str]) -> MacAddress {
+    let hash = fingerprint(names);
+    let [_, _, first, rest @ ..] = hash.to_be_bytes();
+    // Bits of the first byte (IEEE 802c): 0 multicast, 1 local; bit 2 keeps away from 02.
+    let first = first & 0b1111_1000 | 0b110;
+    let [b, c, d, e, f] = rest;
+    MacAddress::new([first, b, c, d, e, f])
+}
+
+/// A number that follows from names alone.
+pub(crate) fn fingerprint(names: &[&str]) -> u64 {
     // FNV-1a, 64 bits: stable across builds and machines, which std's hashers are not.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for name in names {
@@ -18,12 +28,7 @@ pub(crate) fn hashed(names: &[&str]) -> MacAddress {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
     }
-    hash ^= hash >> 32;
-    let [_, _, first, rest @ ..] = hash.to_be_bytes();
-    // Bits of the first byte (IEEE 802c): 0 multicast, 1 local; bit 2 keeps away from 02.
-    let first = first & 0b1111_1000 | 0b110;
-    let [b, c, d, e, f] = rest;
-    MacAddress::new([first, b, c, d, e, f])
+    hash ^ hash >> 32
 }
 
 /// Derived from the first IPv4 address if there is one, else hashed.

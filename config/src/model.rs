@@ -79,6 +79,26 @@ pub struct Gateway {
     pub api_group: Option<String>,
     /// How the log is written.
     pub log: LogFormat,
+    /// Where subnets are taken from that the file does not give, in this order.
+    pub address_pools: Vec<AddressPool>,
+}
+
+/// A prefix that subnets are cut from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressPool {
+    /// The prefix; host bits zero.
+    pub base: IpNet,
+    /// Prefix length of each subnet, at least that of the base.
+    pub size: u8,
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
 }
 
 /// How the log is written.
@@ -159,8 +179,14 @@ pub struct Network {
     pub name: String,
     /// Its id in the tables.
     pub id: NetworkId,
-    /// Its subnets; at least one.
+    /// What it is. All that follows is for bridges.
+    pub driver: NetworkDriver,
+    /// Its subnets; at least one for a bridge, none for others.
     pub subnets: Vec<Subnet>,
+    /// Addresses that are not allocated.
+    pub reserved: Vec<IpNet>,
+    /// Addresses of stations that are no endpoints, by name.
+    pub aux_addresses: Vec<(String, IpAddr)>,
     /// The gateway's MAC address in it.
     pub gateway_mac: MacAddress,
     /// No way out and no publishing.
@@ -177,6 +203,17 @@ pub struct Network {
     pub uplink: Option<String>,
     /// How long a released address is given to nobody else.
     pub quarantine: Duration,
+}
+
+/// What a network is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkDriver {
+    /// Members share a link with the gateway.
+    Bridge,
+    /// Its member has a loopback device and nothing else.
+    None,
+    /// Its member has the host's own network.
+    Host,
 }
 
 /// A subnet of a network.
@@ -207,8 +244,11 @@ pub struct Endpoint {
     pub name: String,
     /// How it is connected.
     pub attach: Attach,
-    /// One per network, in the order of the file; at least one.
+    /// One per network, in the order of the file; at least one, unless `alone_in` says why not.
     pub attachments: Vec<Attachment>,
+    /// Name of its network if that is of driver none or host: it is in no other then, and has no
+    /// attachments.
+    pub alone_in: Option<String>,
     /// Its published ports, one entry per address family.
     pub publish: Vec<Publish>,
 }
@@ -226,6 +266,8 @@ pub enum Attach {
     /// By TAP devices that are left in the gateway's own namespace, for a VM. They have the
     /// endpoint's MAC addresses and no IP addresses: those are for whoever is behind them to set.
     Tap,
+    /// Not at all: it has the host's own network.
+    Host,
 }
 
 /// An endpoint in one network.

@@ -1,248 +1,410 @@
 //! What may stand in a native config: every key, its type, and what it means.
 //!
-//! The structs say nothing about defaults and rules: every key may be absent, and `check` decides
-//! what that means. Their field names are the known keys, and their docs the reference of the
-//! config. No `flatten`, no `untagged`, no tagged enum: places would not survive them.
+//! The structs say nothing about rules that join several keys: every key may be absent, and
+//! `check` decides what that means. Their field names are the known keys; their docs, defaults and
+//! bounds become the JSON Schema and the reference in `docs/config.md`, so they are written for
+//! operators. No `flatten`, no `untagged`, no tagged enum: places would not survive them.
 //!
 //! Keys whose feature comes with a later version are of type [`Later`]: they are known, so that
 //! the message is "not in this version" instead of "unknown key".
 
+use engine::limits::{Limits as LimitDefaults, NatSettings};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::bounds::{self, limits};
+use crate::leases::QUARANTINE_MAX;
 use crate::reader::{Field, Named};
 use crate::values::{
-    Address, Later, Mac, Number, Period, PortRange, Prefix, UplinkAddresses, Workers,
+    Address, Addresses, Later, Mac, Number, Period, PortRange, Prefix, WordOrList, Workers, written,
 };
+use crate::words::{self, known};
 
-/// The whole file.
-#[derive(Debug, Default, Deserialize)]
+/// A native config of Portolan.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub(crate) struct Document {
     /// Settings of the daemon itself.
     pub(crate) gateway: Field<Gateway>,
-    /// Ways out, by name.
+    /// Ways out, by name; one at most in this version.
     pub(crate) uplink: Field<Named<Uplink>>,
     /// Networks, by name.
     pub(crate) network: Field<Named<Network>>,
-    /// Endpoints, by name.
+    /// Containers, VMs and namespaces, by name.
     pub(crate) endpoint: Field<Named<Endpoint>>,
     /// Behaviour of address translation.
     pub(crate) nat: Field<Nat>,
     /// Sizes of everything that can fill up.
     pub(crate) limits: Field<Limits>,
     /// Rules about who may talk to whom.
+    #[schemars(skip)]
     pub(crate) policy: Field<Later>,
     /// Files in other dialects.
+    #[schemars(skip)]
     pub(crate) import: Field<Later>,
 }
 
-/// `[gateway]`
-#[derive(Debug, Default, Deserialize)]
+/// The daemon's own settings.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub(crate) struct Gateway {
-    /// CPU ids, or a count, or "auto" (the default): one worker per CPU that the process may use.
+    /// CPU ids to run a worker on each, or how many workers, or "auto": one on each CPU that the
+    /// process may use.
+    #[schemars(extend("default" = "auto"))]
     pub(crate) workers: Field<Workers>,
-    /// busy, adaptive (the default) or interrupt.
+    /// What a worker does when nothing waits: it polls on, or polls for a while and then sleeps, or
+    /// sleeps.
+    #[schemars(extend("enum" = known(words::IDLE), "default" = "adaptive"))]
     pub(crate) idle: Field<String>,
-    /// Folder of leases and runtime networks.
+    /// Folder of leases and runtime networks; an absolute path.
+    #[schemars(extend("default" = "/var/lib/portolan", "pattern" = "^/"))]
     pub(crate) state: Field<String>,
-    /// Socket of the API.
+    /// Socket of the API; an absolute path of at most 107 bytes.
+    #[schemars(extend("default" = "/run/portolan/portolan.sock", "pattern" = "^/"))]
     pub(crate) api: Field<String>,
-    /// Address and port of the Prometheus text; absent: off.
-    pub(crate) metrics: Field<String>,
-    /// True: the file is watched, and a change is a reload. False is the default.
-    pub(crate) watch: Field<bool>,
-    /// The group that may use the API's socket; absent: root alone.
+    /// The group that may use the API's socket besides root, by name or number. Absent: root alone.
     pub(crate) api_group: Field<String>,
-    /// text (the default) or json.
+    /// Address and port where the Prometheus text is served, such as "127.0.0.1:9478". Absent:
+    /// nowhere.
+    pub(crate) metrics: Field<String>,
+    /// True: the config file is watched, and a change of it is a reload.
+    #[schemars(extend("default" = false))]
+    pub(crate) watch: Field<bool>,
+    /// How the log is written: lines for people, or one JSON object per line.
+    #[schemars(extend("enum" = known(words::LOG), "default" = "text"))]
     pub(crate) log: Field<String>,
+    /// Where subnets of networks that name none are taken from, lowest first: a list of prefixes
+    /// with the length that each is cut into, or "docker" (Docker's 31 networks of 172.16.0.0/12
+    /// and 192.168.0.0/16) or "large" (10.0.0.0/8 in 65,536 networks). A family that the list
+    /// leaves out has its default: Docker's for IPv4; for IPv6 a ULA prefix that follows from the
+    /// uplinks, in 65,536 networks.
+    #[schemars(extend("default" = "docker"))]
+    pub(crate) address_pools: Field<WordOrList<AddressPool>>,
 }
 
-/// `[uplink.NAME]`
-#[derive(Debug, Default, Deserialize)]
+/// A prefix that subnets are cut from.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields, extend("required" = ["base", "size"]))]
+pub(crate) struct AddressPool {
+    /// The prefix.
+    pub(crate) base: Field<Prefix>,
+    /// Prefix length of each subnet.
+    #[schemars(extend("minimum" = 1, "maximum" = 128))]
+    pub(crate) size: Field<Number>,
+}
+
+/// A way out of the gateway.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, extend("required" = ["driver", "interface", "addresses"]))]
 pub(crate) struct Uplink {
-    /// tap; xdp comes later.
+    /// How packets go in and out: "tap" is a TAP device whose kernel's end is a neighbour of the
+    /// gateway.
+    #[schemars(extend("enum" = known(words::UPLINK_DRIVER)))]
     pub(crate) driver: Field<String>,
-    /// The device, which is created.
+    /// Name of the device, which is created.
+    #[schemars(extend("minLength" = 1, "maxLength" = crate::names::INTERFACE_NAME_BYTES_MAX))]
     pub(crate) interface: Field<String>,
-    /// The namespace that the kernel's end is put into; absent: the gateway's own.
+    /// The namespace that the kernel's end is put into, by its name below /run/netns. Absent: the
+    /// gateway's own.
     pub(crate) netns: Field<String>,
-    /// True: the namespace is made at start and removed at exit.
+    /// True: that namespace is made at start and removed at exit.
+    #[schemars(extend("default" = false))]
     pub(crate) create: Field<bool>,
-    /// The gateway's own addresses on it.
-    pub(crate) addresses: Field<UplinkAddresses>,
-    /// Addresses that the kernel's end of the device gets.
+    /// The gateway's own addresses on it, each with its subnet's length.
+    pub(crate) addresses: Field<WordOrList<Prefix>>,
+    /// Addresses that the kernel's end of the device gets, each with its subnet's length.
+    #[schemars(extend("default" = []))]
     pub(crate) host_addresses: Field<Vec<Field<Prefix>>>,
-    /// Next hop of the IPv4 default route.
+    /// Next hop of the IPv4 default route. Absent: there is none.
     pub(crate) gateway: Field<Address>,
-    /// Next hop of the IPv6 default route.
+    /// Next hop of the IPv6 default route. Absent: there is none.
     pub(crate) gateway6: Field<Address>,
-    /// Largest IP packet in bytes; absent: 1500.
+    /// Largest IP packet, in bytes; at least 1280 with IPv6 addresses.
+    #[schemars(extend("minimum" = bounds::MTU_MIN, "maximum" = bounds::MTU_MAX, "default" = 1500))]
     pub(crate) mtu: Field<Number>,
-    /// Static routes.
+    /// Static routes, besides those to the uplink's own subnets.
+    #[schemars(extend("default" = []))]
     pub(crate) routes: Field<Vec<Field<Route>>>,
+    /// The gateway's MAC address on it. Absent: 02:42 and its first IPv4 address; without one,
+    /// hashed from the name.
+    pub(crate) mac: Field<Mac>,
+    /// The MAC address of the kernel's end. Absent: hashed from the name.
+    pub(crate) host_mac: Field<Mac>,
 }
 
-/// An element of `routes` of an uplink.
-#[derive(Debug, Default, Deserialize)]
+/// A static route.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields, extend("required" = ["to"]))]
 pub(crate) struct Route {
     /// Destinations.
     pub(crate) to: Field<Prefix>,
-    /// Next hop; absent: the destinations are on the uplink's own link.
+    /// Next hop, on the uplink's own link. Absent: the destinations are on that link themselves.
     pub(crate) via: Field<Address>,
 }
 
-/// `[network.NAME]`
-#[derive(Debug, Default, Deserialize)]
+/// A network that endpoints are in.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub(crate) struct Network {
-    /// bridge (the default); others come later.
+    /// "bridge": members share a link with the gateway. "none": a member has its loopback device
+    /// and nothing else. "host": a member has the host's own network; it is in no namespace, and
+    /// its published ports are the host's anyway. The last two have no other keys, and exist under
+    /// the names none and host without being written down.
+    #[schemars(extend("enum" = known(words::NETWORK_DRIVER), "default" = "bridge"))]
     pub(crate) driver: Field<String>,
-    /// Its subnet.
+    /// Its subnet. Absent, and without `subnets`: the lowest free one of `gateway.address_pools`.
     pub(crate) subnet: Field<Prefix>,
     /// Its subnets, IPv4 and IPv6, instead of `subnet`.
     pub(crate) subnets: Field<Vec<Field<Prefix>>>,
-    /// The gateway's address; absent: the first usable one of the subnet.
+    /// True: it has an IPv4 subnet, one of the pool if the file gives none. Absent: true if the
+    /// file gives no subnet at all or one of IPv4.
+    pub(crate) ipv4: Field<bool>,
+    /// True: it has an IPv6 subnet, one of the pool if the file gives none. Absent: true if the
+    /// file gives one.
+    pub(crate) ipv6: Field<bool>,
+    /// The gateway's address in it. Absent: the first usable one of each subnet that is neither
+    /// reserved nor auxiliary.
     pub(crate) gateway: Field<Address>,
     /// The gateway's addresses, at most one per subnet, instead of `gateway`.
     pub(crate) gateways: Field<Vec<Field<Address>>>,
-    /// Where addresses are allocated from; absent: the whole subnet.
+    /// The gateway's MAC address in it. Absent: 02:42 and its first IPv4 address there; without
+    /// one, hashed from the name.
+    pub(crate) gateway_mac: Field<Mac>,
+    /// Where addresses are allocated from. Absent: the whole subnet.
     pub(crate) ip_range: Field<Prefix>,
     /// As `ip_range`, at most one per subnet.
     pub(crate) ip_ranges: Field<Vec<Field<Prefix>>>,
-    /// True: no way out and no publishing.
-    pub(crate) internal: Field<bool>,
-    /// False: members reach each other only at published ports. True is the default.
-    pub(crate) icc: Field<bool>,
-    /// nat (the default); others come later.
-    pub(crate) mode: Field<String>,
-    /// True (the default): what leaves takes the uplink's address.
-    pub(crate) masquerade: Field<bool>,
-    /// derived (02:42 and the IPv4 address; the default) or random.
-    pub(crate) mac_policy: Field<String>,
-    /// Largest IP packet in bytes; absent: the uplink's.
-    pub(crate) mtu: Field<Number>,
-    /// The uplink that its traffic leaves by; absent: the only one.
-    pub(crate) uplink: Field<String>,
-    /// How long a released address is given to nobody else, such as "60s"; absent: no time at all.
+    /// Addresses and prefixes that are not allocated. An endpoint may have one by its key `ip`.
+    #[schemars(extend("default" = []))]
+    pub(crate) reserved: Field<Vec<Field<Addresses>>>,
+    /// Addresses of stations that are no endpoints, by name: no endpoint has one of them.
+    #[schemars(extend("default" = {}))]
+    pub(crate) aux_addresses: Field<Named<Address>>,
+    /// How long a released address is given to no other endpoint, up to 7 days. "0s": it is free
+    /// at once.
+    #[schemars(extend("default" = "0s", "x-maximum" = written(QUARANTINE_MAX)))]
     pub(crate) quarantine: Field<Period>,
+    /// True: no way out and no publishing.
+    #[schemars(extend("default" = false))]
+    pub(crate) internal: Field<bool>,
+    /// False: members reach each other only at published ports.
+    #[schemars(extend("default" = true))]
+    pub(crate) icc: Field<bool>,
+    /// Docker's gateway mode.
+    #[schemars(extend("enum" = known(words::MODE), "default" = "nat"))]
+    pub(crate) mode: Field<String>,
+    /// True: what leaves takes the uplink's address.
+    #[schemars(extend("default" = true))]
+    pub(crate) masquerade: Field<bool>,
+    /// MAC addresses that the file does not give: 02:42 and the IPv4 address, or random-looking,
+    /// hashed from the names, so that they are the same at every start.
+    #[schemars(extend("enum" = known(words::MAC_POLICY), "default" = "derived"))]
+    pub(crate) mac_policy: Field<String>,
+    /// Largest IP packet, in bytes; at least 1280 with an IPv6 subnet. Absent: the uplink's.
+    #[schemars(extend("minimum" = bounds::MTU_MIN, "maximum" = bounds::MTU_MAX))]
+    pub(crate) mtu: Field<Number>,
+    /// The uplink that its traffic leaves by. Absent: the only one, unless it is internal.
+    pub(crate) uplink: Field<String>,
     /// Clamping of TCP's segment size.
+    #[schemars(skip)]
     pub(crate) mss_clamp: Field<Later>,
     /// Overlay: the VXLAN network identifier.
+    #[schemars(skip)]
     pub(crate) vni: Field<Later>,
     /// Overlay: the UDP port.
+    #[schemars(skip)]
     pub(crate) port: Field<Later>,
     /// Overlay: tunnel ends that are flooded to and learnt from.
+    #[schemars(skip)]
     pub(crate) peers: Field<Later>,
     /// Overlay: members elsewhere.
+    #[schemars(skip)]
     pub(crate) remote: Field<Later>,
 }
 
-/// `[endpoint.NAME]`
-#[derive(Debug, Default, Deserialize)]
+/// A container, VM or namespace.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields, extend("required" = ["network"]))]
 pub(crate) struct Endpoint {
-    /// How it is connected.
+    /// How it is connected. Needed, but for an endpoint of a host network, which is not.
     pub(crate) attach: Field<Attach>,
-    /// Published ports in Docker's `-p` grammar.
+    /// Published ports in the grammar of Docker's `-p`: [[address:]port[-port]:]port[-port]
+    /// [/tcp|udp|sctp], such as "8080:80" or "127.0.0.1:8000-8010:9000-9010/udp". They lead to the
+    /// network that gives the default route. The port on the gateway must be given.
+    #[schemars(extend("default" = []))]
     pub(crate) publish: Field<Vec<Field<String>>>,
-    /// The networks that it is in.
+    /// The networks that it is in, one table each.
+    #[schemars(extend("minItems" = 1))]
     pub(crate) network: Field<Vec<Field<EndpointNetwork>>>,
 }
 
-/// `attach` of an endpoint.
-#[derive(Debug, Default, Deserialize)]
+/// How an endpoint is connected: by `netns` or by `tap`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub(crate) struct Attach {
-    /// The network namespace that its devices are put into.
+    /// The network namespace that its devices are put into and addressed in, by its name below
+    /// /run/netns.
     pub(crate) netns: Field<String>,
-    /// Name of its first device; absent: eth0.
+    /// With `netns`: name of its first device. Absent: eth0, or what the network's table says.
+    #[schemars(extend("minLength" = 1, "maxLength" = crate::names::INTERFACE_NAME_BYTES_MAX))]
     pub(crate) interface: Field<String>,
-    /// True: the namespace is made at start and removed at exit.
+    /// With `netns`: true if the namespace is made at start and removed at exit.
+    #[schemars(extend("default" = false))]
     pub(crate) create: Field<bool>,
-    /// Name of a TAP device that is made and left in the gateway's own namespace, for a VM.
+    /// Name of a TAP device that is made and left in the gateway's own namespace, for a VM. It has
+    /// the endpoint's MAC address and no IP address: that is for the VM to set.
+    #[schemars(extend("minLength" = 1, "maxLength" = crate::names::INTERFACE_NAME_BYTES_MAX))]
     pub(crate) tap: Field<String>,
     /// AF_XDP on an existing device.
+    #[schemars(skip)]
     pub(crate) xdp: Field<Later>,
 }
 
-/// `[[endpoint.NAME.network]]`
-#[derive(Debug, Default, Deserialize)]
+/// An endpoint in one network.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields, extend("required" = ["name"]))]
 pub(crate) struct EndpointNetwork {
     /// The network.
     pub(crate) name: Field<String>,
-    /// Its IPv4 address; absent: the lowest free one.
+    /// Its IPv4 address. Absent: the one that it had before, else the lowest free one.
     pub(crate) ip: Field<Address>,
-    /// Its IPv6 address; absent: the lowest free one.
+    /// Its IPv6 address. Absent: as `ip`.
     pub(crate) ip6: Field<Address>,
-    /// Its MAC address; absent: by the network's `mac_policy`.
+    /// Its MAC address. Absent: by the network's `mac_policy`.
     pub(crate) mac: Field<Mac>,
     /// Other names of it in this network.
+    #[schemars(extend("default" = []))]
     pub(crate) aliases: Field<Vec<Field<String>>>,
-    /// The network with the highest priority gives the default route; 0 when absent.
+    /// Of the networks that have a way out, the one with the highest priority gives the default
+    /// route; then the one with more address families; then the first by name. Each family is
+    /// chosen apart.
+    #[schemars(extend("minimum" = i32::MIN, "maximum" = i32::MAX, "default" = 0))]
     pub(crate) gw_priority: Field<Number>,
-    /// False: frames from any MAC and IP address are taken. True is the default.
+    /// The families whose default route this network gives, whatever the priorities say; an empty
+    /// list: none. Absent: by the priorities.
+    #[schemars(extend("items" = { "type": "string", "enum": known(words::FAMILY) }))]
+    pub(crate) default_route: Field<Vec<Field<String>>>,
+    /// False: frames from any MAC and IP address are taken, as a bridge or router behind the
+    /// endpoint needs it.
+    #[schemars(extend("default" = true))]
     pub(crate) anti_spoofing: Field<bool>,
-    /// Name of the device; absent: `attach.interface` for the first network, eth1 and so on for
-    /// the others.
+    /// Name of the device. Absent: what `attach` says for the first network; eth1, eth2 and so on
+    /// for the others. Behind `attach.tap`, each but the first needs one.
+    #[schemars(extend("minLength" = 1, "maxLength" = crate::names::INTERFACE_NAME_BYTES_MAX))]
     pub(crate) interface: Field<String>,
 }
 
-/// `[nat]`
-#[derive(Debug, Default, Deserialize)]
+/// Behaviour of address translation.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub(crate) struct Nat {
-    /// address-and-port (the default); endpoint comes later.
+    /// Who may send to a mapping: whoever it has sent to (RFC 4787 address and port-dependent
+    /// filtering). Mapping is endpoint-independent.
+    #[schemars(extend("enum" = known(words::FILTERING), "default" = "address-and-port"))]
     pub(crate) filtering: Field<String>,
-    /// The ports that masqueraded traffic may take.
+    /// The ports that masqueraded traffic may take; at least 1024 of them, all from 1024 up.
+    #[schemars(extend("default" = port_range_default()))]
     pub(crate) ports: Field<PortRange>,
     /// Idle times after which a flow ends.
     pub(crate) timeouts: Field<Timeouts>,
 }
 
-/// `timeouts` of `[nat]`
-#[derive(Debug, Default, Deserialize)]
+/// Idle times after which a flow ends: from 1 second to 5 days.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub(crate) struct Timeouts {
-    /// An open TCP connection.
+    /// An open TCP connection. RFC 5382 REQ-5 asks for 2h4m at least.
+    #[schemars(extend("default" = written(timeouts().tcp_established)))]
     pub(crate) tcp_established: Field<Period>,
-    /// A TCP connection that is opening or closing.
+    /// A TCP connection that is opening or closing. RFC 5382 REQ-5 asks for 4m at least.
+    #[schemars(extend("default" = written(timeouts().tcp_transitory)))]
     pub(crate) tcp_transitory: Field<Period>,
-    /// A TCP connection after its end.
+    /// A TCP connection after its end, so that late segments find it.
+    #[schemars(extend("default" = written(timeouts().tcp_time_wait)))]
     pub(crate) tcp_time_wait: Field<Period>,
-    /// UDP.
+    /// UDP. RFC 4787 REQ-5 asks for 2m at least and recommends 5m.
+    #[schemars(extend("default" = written(timeouts().udp)))]
     pub(crate) udp: Field<Period>,
-    /// ICMP queries.
+    /// ICMP queries, such as echo. RFC 5508 REQ-2 asks for 1m at least.
+    #[schemars(extend("default" = written(timeouts().icmp)))]
     pub(crate) icmp: Field<Period>,
     /// Any other protocol.
+    #[schemars(extend("default" = written(timeouts().other)))]
     pub(crate) other: Field<Period>,
 }
 
-/// `[limits]`
-#[derive(Debug, Default, Deserialize)]
+/// Sizes of everything that can fill up, taken at start. They are totals of the gateway; each
+/// worker has an equal share, unless said otherwise. Reaching one is counted, under the drop reason
+/// in parentheses.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub(crate) struct Limits {
-    /// Flows in all.
+    /// Flows of each address family. When full: a new flow is refused (flow_table_full).
+    #[schemars(extend("minimum" = 1, "maximum" = limits::FLOWS_MAX,
+                      "default" = defaults().flows))]
     pub(crate) flows: Field<Number>,
-    /// Flows that one port may have started.
+    /// Flows that one port may have started, at most `flows`. When full: its new flows are refused
+    /// (flow_share_full).
+    #[schemars(extend("minimum" = 1, "maximum" = limits::FLOWS_MAX,
+                      "default" = defaults().flows_per_port))]
     pub(crate) flows_per_port: Field<Number>,
-    /// Stations in the FDB.
+    /// Stations in the FDB; every worker has room for all. When full: a new station is not learnt,
+    /// its frames pass (fdb_full).
+    #[schemars(extend("minimum" = 1, "maximum" = limits::FDB_MAX, "default" = defaults().fdb))]
     pub(crate) fdb: Field<Number>,
-    /// Stations learnt from one port.
+    /// Stations learnt from one port, at most `fdb`. When full: as `fdb` (fdb_share_full).
+    #[schemars(extend("minimum" = 1, "maximum" = limits::FDB_MAX,
+                      "default" = defaults().fdb_per_port))]
     pub(crate) fdb_per_port: Field<Number>,
-    /// Neighbours on all ports.
+    /// Neighbours on all ports. When full: the packet is dropped (neighbour_table_full).
+    #[schemars(extend("minimum" = 1, "maximum" = limits::NEIGHBOURS_MAX,
+                      "default" = defaults().neighbours))]
     pub(crate) neighbours: Field<Number>,
-    /// Packets that wait for one neighbour.
+    /// Packets that wait for one neighbour. When full: the packet is dropped (hold_full).
+    #[schemars(extend("minimum" = 1, "maximum" = limits::HELD_PER_NEIGHBOUR_MAX,
+                      "default" = defaults().held_per_neighbour))]
     pub(crate) held_per_neighbour: Field<Number>,
-    /// Fragmented datagrams under way.
+    /// Fragmented datagrams under way, whose first fragment was seen. When full: the oldest goes.
+    #[schemars(extend("minimum" = 1, "maximum" = limits::FRAGMENTS_MAX,
+                      "default" = defaults().fragments))]
     pub(crate) fragments: Field<Number>,
-    /// Frames that one port may have flooded, per second.
+    /// Broadcast, multicast and unknown frames that one port may have flooded, per second and
+    /// worker. Beyond: dropped (flood_limited).
+    #[schemars(extend("minimum" = 1, "maximum" = limits::RATE_MAX,
+                      "default" = defaults().floods_per_second))]
     pub(crate) floods_per_second: Field<Number>,
-    /// ICMP errors and resets sent, per second.
+    /// ICMP errors and TCP resets that the gateway sends, per second. Beyond: the packet is dropped
+    /// without one (answer_limited).
+    #[schemars(extend("minimum" = 1, "maximum" = limits::RATE_MAX,
+                      "default" = defaults().answers_per_second))]
     pub(crate) answers_per_second: Field<Number>,
-    /// Packets in one hand-over ring.
+    /// Packets in one ring from worker to worker. When full: dropped (hand_over_full).
+    #[schemars(extend("minimum" = 1, "maximum" = limits::HAND_OVER_MAX,
+                      "default" = defaults().hand_over))]
     pub(crate) hand_over: Field<Number>,
+}
+
+fn defaults() -> LimitDefaults {
+    LimitDefaults::default()
+}
+
+fn timeouts() -> engine::limits::Timeouts {
+    NatSettings::default().timeouts
+}
+
+fn port_range_default() -> String {
+    let nat = NatSettings::default();
+    format!("{}-{}", nat.port_min, nat.port_max)
 }

@@ -4,14 +4,17 @@
 //! it stands is for `check` to say.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use engine::MacAddress;
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 
 use crate::reader::Field;
+use crate::schema::AddressPool;
 
 /// A whole number; its range is the checker's to know.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +84,22 @@ impl<'de> Deserialize<'de> for Prefix {
     }
 }
 
+/// One address, or all of a prefix. Host bits are kept, for the checker to refuse.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addresses(pub(crate) IpNet);
+
+impl<'de> Deserialize<'de> for Addresses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Addresses, D::Error> {
+        deserializer.deserialize_any(TextVisitor {
+            expected: "an address or a prefix, such as \"10.1.0.5\" or \"10.1.0.64/26\"",
+            parse: |text| match text.parse::<IpAddr>() {
+                Ok(address) => Some(Addresses(address.into())),
+                Err(_) => text.parse().ok().map(Addresses),
+            },
+        })
+    }
+}
+
 /// An address.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Address(pub(crate) IpAddr);
@@ -120,10 +139,12 @@ impl<'de> Deserialize<'de> for Period {
     }
 }
 
+/// Units of time with their milliseconds, long ones first.
+const UNITS: [(&str, u64); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
 /// Reads `2h4m`: numbers with their units, d, h, m, s or ms, long ones first and none twice.
 fn duration(text: &str) -> Option<Duration> {
-    const UNITS: [(&str, u64); 5] =
-        [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
     let mut rest = text;
     let mut unit_from = 0;
     let mut sum_ms = 0u64;
@@ -142,6 +163,20 @@ fn duration(text: &str) -> Option<Duration> {
         rest = tail;
     }
     (!text.is_empty()).then(|| Duration::from_millis(sum_ms))
+}
+
+/// A time span as it is written in a config.
+pub(crate) fn written(time: Duration) -> String {
+    let mut rest_ms = time.as_millis();
+    let mut text = String::new();
+    for (unit, unit_ms) in UNITS {
+        let count = rest_ms / u128::from(unit_ms);
+        rest_ms %= u128::from(unit_ms);
+        if count > 0 {
+            text.push_str(&format!("{count}{unit}"));
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
 }
 
 /// Ports from the first to the last, both included.
@@ -207,46 +242,77 @@ impl<'de> Deserialize<'de> for Workers {
     }
 }
 
-/// The gateway's own addresses on an uplink.
+/// A list, or a word that stands for one.
 #[derive(Clone, Debug)]
-pub(crate) enum UplinkAddresses {
-    /// "host", or another word that is wrong.
+pub(crate) enum WordOrList<T> {
+    /// A word; the checker knows which mean something.
     Word(String),
     /// These.
-    List(Vec<Field<Prefix>>),
+    List(Vec<Field<T>>),
 }
 
-impl<'de> Deserialize<'de> for UplinkAddresses {
+/// An element of a [`WordOrList`].
+pub(crate) trait Listed: JsonSchema {
+    /// What is expected, in words.
+    const EXPECTED: &'static str;
+    /// The words that mean something.
+    const WORDS: &'static [&'static str];
+    /// Fewest elements.
+    const COUNT_MIN: usize;
+}
+
+impl Listed for Prefix {
+    const EXPECTED: &'static str = "a list of addresses with their prefix lengths";
+    const WORDS: &'static [&'static str] = &[];
+    const COUNT_MIN: usize = 1;
+}
+
+impl Listed for AddressPool {
+    const EXPECTED: &'static str = "a list of pools such as { base = \"10.0.0.0/8\", size = 24 }, \
+                                    \"docker\" or \"large\"";
+    const WORDS: &'static [&'static str] = &["docker", "large"];
+    const COUNT_MIN: usize = 0;
+}
+
+impl<'de, T: Deserialize<'de> + Listed> Deserialize<'de> for WordOrList<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct AddressesVisitor;
+        deserializer.deserialize_any(WordOrListVisitor(PhantomData))
+    }
+}
 
-        impl<'de> Visitor<'de> for AddressesVisitor {
-            type Value = UplinkAddresses;
+struct WordOrListVisitor<T>(PhantomData<T>);
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of addresses with their prefix lengths")
-            }
+impl<'de, T: Deserialize<'de> + Listed> Visitor<'de> for WordOrListVisitor<T> {
+    type Value = WordOrList<T>;
 
-            fn visit_str<E: de::Error>(self, word: &str) -> Result<UplinkAddresses, E> {
-                Ok(UplinkAddresses::Word(word.to_owned()))
-            }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::EXPECTED)
+    }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut list = Vec::new();
-                while let Some(address) = seq.next_element()? {
-                    list.push(address);
-                }
-                Ok(UplinkAddresses::List(list))
-            }
+    fn visit_str<E: de::Error>(self, word: &str) -> Result<WordOrList<T>, E> {
+        Ok(WordOrList::Word(word.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(element) = seq.next_element()? {
+            list.push(element);
         }
-
-        deserializer.deserialize_any(AddressesVisitor)
+        Ok(WordOrList::List(list))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_is_written_as_it_is_read() {
+        for text in ["2h4m", "5d", "1d12h", "1s500ms", "0s", "1m"] {
+            assert_eq!(written(duration(text).unwrap()), text);
+        }
+        assert_eq!(written(Duration::from_secs(90)), "1m30s");
+    }
 
     #[test]
     fn a_duration_is_numbers_with_units_from_long_to_short() {

@@ -1,7 +1,7 @@
 //! What is refused, where, and in which words: one line per rule, and a golden file for the look of
 //! a report with many errors.
 
-use config::Config;
+use config::{Attach, Config, NetworkDriver};
 
 /// A sound config; cases replace parts of it or add to its end.
 const BASE: &str = r#"[uplink.wan]
@@ -162,15 +162,15 @@ fn next_hops_routes_and_other_keys_of_uplinks() {
 
 #[test]
 fn drivers_of_networks() {
-    for driver in ["overlay", "macvlan", "ipvlan", "none", "host"] {
+    for driver in ["overlay", "macvlan", "ipvlan"] {
         let expected = format!("x.toml:23:10: network.x.driver: {driver:?} is not in this version");
         adding(&format!("[network.x]\ndriver = {driver:?}\nvni = 7\n"), &[&expected]);
     }
     adding(
         "[network.x]\ndriver = \"brigde\"\n",
-        &["x.toml:23:10: network.x.driver: unknown word \"brigde\", expected bridge"],
+        &["x.toml:23:10: network.x.driver: unknown word \"brigde\", expected bridge, none, \
+             host"],
     );
-    adding("[network.x]\n", &["x.toml:22:10: network.x: a network has at least one subnet"]);
     adding(
         "[network.x]\nsubnets = []\n",
         &["x.toml:23:11: network.x.subnets: a network has at least one subnet"],
@@ -415,7 +415,12 @@ fn memberships_and_mac_addresses_of_endpoints() {
     );
     adding(
         "[[endpoint.db.network]]\nname = \"host\"\n",
-        &["x.toml:23:8: endpoint.db.network[1].name: network \"host\" is not in this version"],
+        &[
+            "x.toml:19:10: endpoint.db.attach: an endpoint of a host network is attached to \
+             nothing",
+            "x.toml:20:1: endpoint.db.network[0]: endpoint db cannot be in another network, as \
+             network host is of driver host",
+        ],
     );
     adding(
         "[[endpoint.db.network]]\nip = \"10.1.0.7\"\n",
@@ -569,6 +574,172 @@ fn a_short_timeout_is_only_a_warning() {
     assert_eq!(
         warnings,
         ["x.toml:23:20: warning: nat.timeouts.udp: shorter than RFC 4787 REQ-5 asks for, 120 s"]
+    );
+}
+
+#[test]
+fn networks_without_addresses_have_no_keys_of_bridges() {
+    adding(
+        "[network.x]\ndriver = \"none\"\nsubnet = \"10.9.0.0/24\"\nvni = 7\n\
+         [network.y]\ndriver = \"none\"\n",
+        &[
+            "x.toml:24:10: network.x.subnet: a network of driver none has no such key",
+            "x.toml:25:7: network.x.vni: a key of overlay networks is not in this version",
+            "x.toml:26:10: network.y: there is a network of driver none already",
+        ],
+    );
+    adding(
+        "[endpoint.alone]\nattach = { tap = \"tap0\" }\n\
+         [[endpoint.alone.network]]\nname = \"none\"\nip = \"10.1.0.5\"\n",
+        &[
+            "x.toml:23:18: endpoint.alone.attach.tap: network none has no devices: the endpoint \
+             needs a netns",
+            "x.toml:26:6: endpoint.alone.network[0].ip: there is no such key in a network of \
+             driver none",
+        ],
+    );
+    adding(
+        "[endpoint.x]\npublish = [\"80:\"]\n[[endpoint.x.network]]\nname = \"host\"\n",
+        &["x.toml:23:12: endpoint.x.publish[0]: no port specified: 80:<empty>"],
+    );
+}
+
+#[test]
+fn networks_without_addresses_are_accepted() {
+    let text = format!(
+        "{BASE}[endpoint.alone]\nattach = {{ netns = \"alone\", create = true }}\n\
+         [[endpoint.alone.network]]\nname = \"none\"\n\
+         [endpoint.agent]\npublish = [\"9000:9000\"]\n\
+         [[endpoint.agent.network]]\nname = \"host\"\n"
+    );
+    let config = Config::parse("x.toml", &text).unwrap_or_else(|found| panic!("{found:#?}"));
+    let warnings: Vec<String> = config.warnings.iter().map(|one| one.to_string()).collect();
+    assert_eq!(
+        warnings,
+        ["x.toml:27:12: warning: endpoint.agent.publish[0]: discarded: network host is of driver \
+          host"]
+    );
+    let alone = config.endpoint("alone").unwrap();
+    assert_eq!((alone.alone_in.as_deref(), alone.attachments.len()), (Some("none"), 0));
+    assert!(matches!(&alone.attach, Attach::Netns { create: true, .. }));
+    let agent = config.endpoint("agent").unwrap();
+    assert_eq!(agent.attach, Attach::Host);
+    assert_eq!(config.network("host").unwrap().driver, NetworkDriver::Host);
+    let tables = config::compile(&config, None);
+    assert_eq!(tables.ports.iter().flatten().count(), 4);
+}
+
+#[test]
+fn subnets_of_the_pools() {
+    adding(
+        "[gateway]\naddress_pools = \"huge\"\n[network.x]\nsubnets = []\n\
+         [network.y]\nipv4 = false\n[network.z]\nsubnet = \"10.9.0.0/24\"\nipv4 = false\n",
+        &[
+            "x.toml:23:17: gateway.address_pools: unknown word \"huge\", expected docker, large",
+            "x.toml:25:11: network.x.subnets: a network has at least one subnet",
+            "x.toml:27:8: network.y.ipv4: IPv4 or IPv6 must be enabled",
+            "x.toml:30:8: network.z.ipv4: ipv4 is false, but 10.9.0.0/24 is a subnet",
+        ],
+    );
+    adding(
+        "[gateway]\naddress_pools = [{ base = \"10.9.0.0/16\", size = 8 }, { size = 24 },\n\
+         { base = \"10.8.0.1/16\", size = 24 }, { base = \"fd00:9::/48\", size = 64 },\n\
+         { base = \"fd00:9::/56\", size = 64 }]\n",
+        &[
+            "x.toml:23:49: gateway.address_pools[0].size: 8 is out of bounds: 16 to 32, as the \
+             base is 10.9.0.0/16",
+            "x.toml:23:54: gateway.address_pools[1]: base is missing",
+            "x.toml:24:10: gateway.address_pools[2].base: 10.8.0.1/16 has host bits set",
+            "x.toml:25:10: gateway.address_pools[4].base: fd00:9::/56 overlaps the pool fd00:9::/48",
+        ],
+    );
+    adding(
+        "[gateway]\naddress_pools = [{ base = \"10.2.0.0/23\", size = 24 }]\n\
+         [network.x]\n[network.y]\n",
+        &["x.toml:25:10: network.y: all predefined address pools have been fully subnetted"],
+    );
+    adding(
+        "[network.x]\ngateway = \"172.17.0.1\"\n[[endpoint.db.network]]\nname = \"x\"\n\
+         ip = \"172.17.0.9\"\n",
+        &[
+            "x.toml:23:11: network.x.gateway: 172.17.0.1 is in no subnet that the file gives \
+             network x",
+            "x.toml:26:6: endpoint.db.network[1].ip: 172.17.0.9 cannot be given: 172.17.0.0/16 of \
+             network x is of the pools",
+        ],
+    );
+}
+
+#[test]
+fn addresses_that_are_set_aside() {
+    replacing(
+        "subnet = \"10.2.0.0/24\"",
+        "subnet = \"10.2.0.0/24\"\nreserved = [\"10.2.0.5/30\", \"10.3.0.0/24\", \"10.0.0.0/8\", 7]\n\
+         gateway = \"10.2.0.1\"\n\
+         aux_addresses = { a = \"10.2.0.1\", b = \"10.2.0.9\", c = \"10.2.0.9\", d = \"10.4.0.1\" }",
+        &[
+            "x.toml:10:13: network.back.reserved[0]: 10.2.0.5/30 has host bits set",
+            "x.toml:10:28: network.back.reserved[1]: 10.3.0.0 is outside of network back's \
+             subnets (10.2.0.0/24)",
+            "x.toml:10:43: network.back.reserved[2]: 10.0.0.0 is outside of network back's \
+             subnets (10.2.0.0/24)",
+            "x.toml:10:57: network.back.reserved[3]: expected an address or a prefix, such as \
+             \"10.1.0.5\" or \"10.1.0.64/26\", found a whole number",
+            "x.toml:12:23: network.back.aux_addresses.a: 10.2.0.1 is the address of network back's \
+             gateway already",
+            "x.toml:12:55: network.back.aux_addresses.c: 10.2.0.9 is an auxiliary address already",
+            "x.toml:12:71: network.back.aux_addresses.d: 10.4.0.1 is outside of network back's \
+             subnets (10.2.0.0/24)",
+        ],
+    );
+    replacing(
+        "subnet = \"10.2.0.0/24\"",
+        "subnet = \"10.2.0.0/30\"\naux_addresses = { printer = \"10.2.0.3\" }",
+        &[
+            "x.toml:10:29: network.back.aux_addresses.printer: 10.2.0.3 is the broadcast address of \
+           10.2.0.0/30",
+            "x.toml:21:1: endpoint.db.network[0]: network back has no free address left in \
+           10.2.0.0/30",
+        ],
+    );
+}
+
+#[test]
+fn default_routes_that_nobody_can_give() {
+    replacing(
+        "name = \"front\"\n",
+        "name = \"front\"\ndefault_route = [\"ipv4\", \"ipx\"]\n",
+        &[
+            "x.toml:15:26: endpoint.web.network[0].default_route[1]: unknown word \"ipx\", expected \
+           ipv4, ipv6",
+        ],
+    );
+    replacing(
+        "[[endpoint.web.network]]\nname = \"back\"\n",
+        "default_route = [\"ipv4\"]\n[[endpoint.web.network]]\nname = \"back\"\n\
+         default_route = [\"ipv4\", \"ipv6\"]\n",
+        &[
+            "x.toml:19:18: endpoint.web.network[1].default_route[0]: endpoint web has a default \
+             route of ipv4 already",
+            "x.toml:19:26: endpoint.web.network[1].default_route[1]: the network gives no default \
+             route of ipv6",
+        ],
+    );
+}
+
+#[test]
+fn mac_addresses_of_uplinks_and_gateways() {
+    replacing(
+        "gateway = \"192.0.2.1\"\n",
+        "mac = \"02:00:00:00:00:01\"\nhost_mac = \"02:00:00:00:00:01\"\n",
+        &["x.toml:6:12: uplink.wan.host_mac: both ends of the uplink have the MAC address \
+           02:00:00:00:00:01"],
+    );
+    replacing(
+        "subnet = \"10.2.0.0/24\"",
+        "subnet = \"10.2.0.0/24\"\ngateway_mac = \"01:00:5e:00:00:01\"",
+        &["x.toml:10:15: network.back.gateway_mac: 01:00:5e:00:00:01 is no address of a single \
+           station"],
     );
 }
 

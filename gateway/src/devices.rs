@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use config::{Attach, Attachment, Config, Uplink};
+use config::{Attach, Attachment, Config, Endpoint, Uplink};
 use drivers::{Tap, TapOptions, TapQueue};
 use engine::PortId;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -104,9 +104,14 @@ impl Devices {
         for endpoint in &next.endpoints {
             let netns = match &endpoint.attach {
                 Attach::Netns { netns, create } => Some((netns.as_str(), *create)),
-                Attach::Tap => None,
+                Attach::Tap | Attach::Host => None,
             };
             namespaces.extend(netns.map(|(name, _)| netns::path_of(name)));
+            if let Some((name, _)) = netns {
+                let path = netns::path_of(name);
+                let is_made = self.namespaces.iter().any(|own| own.path() == path);
+                maker.enter_alone(endpoint, netns.filter(|_| !is_made))?;
+            }
             for own in &endpoint.attachments {
                 match self.known.get(&own.port) {
                     None => maker.make_attachment(netns, own)?,
@@ -145,8 +150,9 @@ impl Devices {
         for endpoint in &config.endpoints {
             let netns = match &endpoint.attach {
                 Attach::Netns { netns, create } => Some((netns.as_str(), *create)),
-                Attach::Tap => None,
+                Attach::Tap | Attach::Host => None,
             };
+            maker.enter_alone(endpoint, netns)?;
             for attachment in &endpoint.attachments {
                 maker.make_attachment(netns, attachment)?;
             }
@@ -267,6 +273,18 @@ impl Maker {
         let caps = tap.caps();
         tracing::debug!(port = plan.port.0, device, ?path, ?caps, "device made");
         self.devices.queues.push((plan.port, tap.into_queues()));
+        Ok(())
+    }
+
+    /// Makes the namespace of an endpoint that has no devices, but for the loopback one.
+    fn enter_alone(
+        &mut self,
+        endpoint: &Endpoint,
+        netns: Option<(&str, bool)>,
+    ) -> Result<(), Error> {
+        if endpoint.alone_in.is_some() && netns.is_some() {
+            self.enter(netns)?;
+        }
         Ok(())
     }
 

@@ -227,8 +227,10 @@ fn network_facts(network: &Network) -> Vec<Fact> {
     let subnets = subnets.map(|subnet| format!("{} with {}", subnet.prefix, subnet.gateway));
     let ranges = network.subnets.iter().map(|subnet| subnet.range);
     vec![
+        ("driver", word(network.driver)),
         ("subnets", joined(subnets)),
         ("ip_range", joined(ranges)),
+        ("reserved", joined(&network.reserved)),
         ("gateway_mac", network.gateway_mac.to_string()),
         ("internal", network.internal.to_string()),
         ("icc", network.icc.to_string()),
@@ -245,7 +247,9 @@ fn attach_facts(attach: &Attach) -> Vec<Fact> {
         Attach::Netns { netns, create } => {
             vec![("netns", netns.to_string()), ("create", create.to_string())]
         }
-        Attach::Tap => vec![("netns", "none".to_owned()), ("create", "false".to_owned())],
+        Attach::Tap | Attach::Host => {
+            vec![("netns", "none".to_owned()), ("create", "false".to_owned())]
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::values::Address;
 
 /// Addresses of all networks, by network index.
 pub(super) struct Addresses<'n> {
-    networks: &'n [Network],
+    networks: &'n Networks,
     leases: &'n Leases,
     pools: Vec<Vec<Pool<Holder>>>,
 }
@@ -43,19 +43,27 @@ impl<'n> Addresses<'n> {
         let pools_of = |network: &Network| {
             let pool = |subnet: &Subnet| {
                 let mut pool = Pool::new(subnet.prefix, subnet.range);
+                pool.withhold(&network.reserved);
                 let name = format!("network {}'s gateway", network.name);
                 pool.reserve(subnet.gateway, Holder { name, at: None }).expect("the pool is new");
+                for (name, address) in &network.aux_addresses {
+                    if subnet.prefix.contains(address) {
+                        let name = format!("{name} in aux_addresses");
+                        // Its being the gateway's own has been reported.
+                        let _ = pool.reserve(*address, Holder { name, at: None });
+                    }
+                }
                 pool
             };
             network.subnets.iter().map(pool).collect()
         };
         let pools = networks.list.iter().map(pools_of).collect();
-        Addresses { networks: &networks.list, leases, pools }
+        Addresses { networks, leases, pools }
     }
 
     /// The subnets of one family of a network, for messages.
     fn subnets(&self, network_index: usize, v6: bool) -> String {
-        let subnets = self.networks[network_index].subnets.iter();
+        let subnets = self.networks.list[network_index].subnets.iter();
         let family = subnets.filter(|subnet| subnet.gateway.is_ipv6() == v6);
         let texts: Vec<String> = family.map(|subnet| subnet.prefix.to_string()).collect();
         texts.join(", ")
@@ -71,7 +79,7 @@ impl<'n> Addresses<'n> {
         report: &mut Report,
     ) -> Option<IpNet> {
         let (at, &Address(address)) = field.given()?;
-        let name = &self.networks[network_index].name;
+        let name = &self.networks.list[network_index].name;
         if address.is_ipv6() != v6 {
             let (family, other) = if v6 { ("IPv6", "ip") } else { ("IPv4", "ip6") };
             let problem = report.error(at, format!("{address} is no {family} address"));
@@ -92,6 +100,12 @@ impl<'n> Addresses<'n> {
             return None;
         };
         let prefix = pool.prefix();
+        if self.networks.allocated.contains(&prefix) {
+            let message =
+                format!("{address} cannot be given: {prefix} of network {name} is of the pools");
+            report.error(at, message).hint("give the network a subnet, or leave the address away");
+            return None;
+        }
         subnet::check_usable(prefix, address, at, report)?;
         if let Err(holder) = pool.reserve(address, Holder::endpoint(endpoint, Some(at))) {
             let message = format!("{address} is the address of {} already", holder.name);
@@ -107,7 +121,7 @@ impl<'n> Addresses<'n> {
     /// Keeps back what rests, where the network has a quarantine: what was released, and what
     /// endpoints had that are gone from the file.
     pub(super) fn rest(&mut self, is_in_file: impl Fn(&str) -> bool) {
-        for (network, pools) in self.networks.iter().zip(&mut self.pools) {
+        for (network, pools) in self.networks.list.iter().zip(&mut self.pools) {
             if network.quarantine.is_zero() {
                 continue;
             }
@@ -124,7 +138,7 @@ impl<'n> Addresses<'n> {
 
     /// The addresses of one family that an endpoint had: by its lease, else released lately.
     fn wishes(&self, network_index: usize, v6: bool, endpoint: &str) -> Vec<IpAddr> {
-        let network = &self.networks[network_index].name;
+        let network = &self.networks.list[network_index].name;
         let leased = self.leases.get(network, endpoint).into_iter();
         let leased = leased.flat_map(|lease| lease.addresses());
         let released = self.leases.quarantined.get(network).into_iter().flatten();
@@ -183,7 +197,7 @@ impl<'n> Addresses<'n> {
         endpoint: &str,
         report: &mut Report,
     ) {
-        let network = &self.networks[network_index];
+        let network = &self.networks.list[network_index];
         let Some(lease) = self.leases.get(&network.name, endpoint) else { return };
         let v6 = matches!(taken, IpNet::V6(_));
         for lost in lease.addresses().filter(|address| address.is_ipv6() == v6) {
@@ -205,7 +219,7 @@ impl<'n> Addresses<'n> {
     }
 
     fn report_exhausted(&self, network_index: usize, v6: bool, at: PlaceId, report: &mut Report) {
-        let network = &self.networks[network_index];
+        let network = &self.networks.list[network_index];
         let subnets = self.subnets(network_index, v6);
         let pools = self.pools[network_index].iter();
         let family = pools.filter(|pool| matches!(pool.prefix(), IpNet::V6(_)) == v6);

@@ -14,18 +14,19 @@ use ipnet::IpNet;
 use super::addresses::Addresses;
 use super::interface::{self, Interfaces};
 use super::macs::{self, Macs};
-use super::network::Networks;
+use super::network::{self, Networks};
 use super::publish;
 use super::uplink::Uplinks;
-use super::{entries, flag, not_in_this_version, number, unknown_name};
+use super::{entries, flag, not_in_this_version, number, unknown_name, word};
 use crate::default_route::{Candidate, choose};
 use crate::leases::Leases;
-use crate::model::{Attach, Attachment, Endpoint, Network};
+use crate::model::{Attach, Attachment, Endpoint, Family, Network, NetworkDriver};
 use crate::names::{InterfaceName, check_name};
 use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
 use crate::schema::{self, EndpointNetwork};
 use crate::values::Number;
+use crate::words;
 
 /// The device of an endpoint that the file does not name.
 const INTERFACE_DEFAULT: &str = "eth0";
@@ -42,14 +43,19 @@ pub(super) fn check(
     let mut drafts: Vec<Draft<'_>> = entries(tables, report)
         .into_iter()
         .filter_map(|(name, at, table)| {
-            Some(Draft { name, at, table: table?, attach: None, members: Vec::new() })
+            let table = table?;
+            let (attach, members, alone_in) = (None, Vec::new(), None);
+            Some(Draft { name, at, table, attach, members, alone_in })
         })
         .collect();
     let mut addresses = Addresses::new(networks, leases);
     let mut macs = Macs::new(networks, leases);
     for draft in &mut drafts {
+        draft.find_sole_network(networks, report);
         draft.read_attach(report);
-        draft.read_members(networks, report);
+        if draft.alone_in.is_none() {
+            draft.read_members(networks, report);
+        }
         draft.claim_interfaces(interfaces, report);
         draft.reserve(&mut addresses, &mut macs, report);
     }
@@ -64,13 +70,17 @@ pub(super) fn check(
     let mut endpoints = Vec::with_capacity(drafts.len());
     let mut publishing = publish::Checker::new(uplinks);
     for draft in &drafts {
-        let attachments = draft.attachments(networks, &mut macs);
-        let publish = publishing.check(draft.name, draft.table, &attachments, report);
+        let attachments = draft.attachments(networks, &mut macs, report);
+        let publish = match draft.alone_in {
+            Some(network) => publish::discard(draft.table, network, report),
+            None => publishing.check(draft.name, draft.table, &attachments, report),
+        };
         let attach = draft.attach.clone();
         endpoints.extend(attach.map(|attach| Endpoint {
             name: draft.name.to_owned(),
             attach,
             attachments,
+            alone_in: draft.alone_in.map(|network| network.name.clone()),
             publish,
         }));
     }
@@ -85,6 +95,8 @@ struct Draft<'d> {
     table: &'d schema::Endpoint,
     attach: Option<Attach>,
     members: Vec<Member<'d>>,
+    /// Its network, if that is of driver none or host.
+    alone_in: Option<&'d Network>,
 }
 
 /// One of its networks.
@@ -97,12 +109,51 @@ struct Member<'d> {
     /// The MAC address that the file fixes.
     mac: Option<MacAddress>,
     gw_priority: i32,
+    /// The families whose default route the file wants from here; `None`: by the priorities.
+    default_route: Option<Vec<(PlaceId, Family)>>,
     ipv4: Option<IpNet>,
     ipv6: Option<IpNet>,
 }
 
 impl<'d> Draft<'d> {
+    /// Whether one of its networks is of driver none or host. There is no other beside it.
+    fn find_sole_network(&mut self, networks: &'d Networks, report: &mut Report) {
+        let members = self.table.network.value().map_or(&[][..], Vec::as_slice);
+        let members = || members.iter().filter_map(Field::given);
+        let sole = members().find_map(|(at, member)| {
+            let index = networks.by_name.get(member.name.value()?).copied().flatten()?;
+            let network = &networks.list[index];
+            (network.driver != NetworkDriver::Bridge).then_some((at, network))
+        });
+        let Some((sole_at, network)) = sole else { return };
+        self.alone_in = Some(network);
+        let (word, meaning) = network::explained(network.driver);
+        for (at, member) in members() {
+            if at == sole_at {
+                for at in keys_of_bridges(member) {
+                    let message = format!("there is no such key in a network of driver {word}");
+                    report.error(at, message).hint(meaning);
+                }
+            } else {
+                let message = format!(
+                    "endpoint {} cannot be in another network, as network {} is of driver {word}",
+                    self.name, network.name
+                );
+                report.error(at, message).related(sole_at, "it is in it here").hint(meaning);
+            }
+        }
+    }
+
     fn read_attach(&mut self, report: &mut Report) {
+        if self.alone_in.is_some_and(|network| network.driver == NetworkDriver::Host) {
+            if let Some(at) = self.table.attach.place() {
+                let problem =
+                    report.error(at, "an endpoint of a host network is attached to nothing");
+                problem.hint(network::explained(NetworkDriver::Host).1);
+            }
+            self.attach = Some(Attach::Host);
+            return;
+        }
         if self.table.attach.is_absent() {
             let problem = report.error(self.at, "attach is missing");
             problem.hint("such as attach = { netns = \"web\", create = true }");
@@ -127,6 +178,11 @@ impl<'d> Draft<'d> {
                 let Some(at) = place else { continue };
                 let problem = report.error(at, format!("{key} is for endpoints in a namespace"));
                 problem.hint("the key tap names the device, which is always created");
+            }
+            if let (Some(network), Some(at)) = (self.alone_in, attach.tap.place()) {
+                let message =
+                    format!("network {} has no devices: the endpoint needs a netns", network.name);
+                report.error(at, message);
             }
             self.attach = Some(Attach::Tap);
         }
@@ -164,6 +220,7 @@ impl<'d> Draft<'d> {
                 interface: self.interface(index, at, table, report),
                 mac: None,
                 gw_priority: gw_priority(&table.gw_priority, report),
+                default_route: default_route(&table.default_route, report),
                 ipv4: None,
                 ipv6: None,
             });
@@ -206,7 +263,7 @@ impl<'d> Draft<'d> {
         let netns = match &self.attach {
             Some(Attach::Netns { netns, .. }) => Some(netns),
             Some(Attach::Tap) => None,
-            None => return,
+            Some(Attach::Host) | None => return,
         };
         for member in &self.members {
             if let Some(interface) = &member.interface {
@@ -254,7 +311,12 @@ impl<'d> Draft<'d> {
     }
 
     /// What follows from the addresses. Attachments to faulty networks are left out.
-    fn attachments(&self, networks: &Networks, macs: &mut Macs<'_>) -> Vec<Attachment> {
+    fn attachments(
+        &self,
+        networks: &Networks,
+        macs: &mut Macs<'_>,
+        report: &mut Report,
+    ) -> Vec<Attachment> {
         let sound = |member: &Member<'d>| {
             let network = networks.list.get(member.network_index?)?;
             Some((network, member.network_index?, member.interface.clone()?))
@@ -266,16 +328,45 @@ impl<'d> Draft<'d> {
             let ipv4 = member.ipv4.map(|net| net.addr());
             let mac = macs.take(network_index, member.mac, ipv4, self.name);
             let attachment = self.attachment(member, network, interface, mac);
-            candidates.push(candidate(&attachment, network));
+            candidates.push(candidate(&attachment, network, member));
             attachments.push(attachment);
         }
-        for v6 in [false, true] {
-            let Some(index) = choose(&candidates, v6) else { continue };
-            let gateway = candidates[index].gateway(v6);
+        self.check_default_routes(&candidates, report);
+        for family in [Family::V4, Family::V6] {
+            let Some(index) = choose(&candidates, family) else { continue };
+            let gateway = candidates[index].gateway(family);
             let chosen = &mut attachments[index];
-            *if v6 { &mut chosen.default_route_v6 } else { &mut chosen.default_route_v4 } = gateway;
+            *match family {
+                Family::V4 => &mut chosen.default_route_v4,
+                Family::V6 => &mut chosen.default_route_v6,
+            } = gateway;
         }
         attachments
+    }
+
+    /// Reports a default route that a network cannot give, or that two are to give.
+    fn check_default_routes(&self, candidates: &[Candidate<'_>], report: &mut Report) {
+        let mut given: Vec<(Family, PlaceId)> = Vec::new();
+        let members = self.members.iter().filter(|member| member.network_index.is_some());
+        for member in members {
+            for &(at, family) in member.default_route.iter().flatten() {
+                let word = words::of(words::FAMILY, &family);
+                if let Some((_, other)) = given.iter().find(|(other, _)| *other == family) {
+                    let message =
+                        format!("endpoint {} has a default route of {word} already", self.name);
+                    report.error(at, message).related(*other, "it is here");
+                }
+                given.push((family, at));
+                let name = member.table.name.value();
+                let own =
+                    candidates.iter().find(|own| name.is_some_and(|name| own.network == name));
+                if own.is_some_and(|own| own.gateway(family).is_none()) {
+                    let message = format!("the network gives no default route of {word}");
+                    let problem = report.error(at, message);
+                    problem.hint("it is internal, or has no subnet of that family");
+                }
+            }
+        }
     }
 
     fn attachment(
@@ -309,6 +400,21 @@ impl<'d> Draft<'d> {
     }
 }
 
+/// Keys of an endpoint's network that mean something in bridges alone.
+fn keys_of_bridges(member: &EndpointNetwork) -> impl Iterator<Item = PlaceId> {
+    let places = [
+        member.ip.place(),
+        member.ip6.place(),
+        member.mac.place(),
+        member.aliases.place(),
+        member.gw_priority.place(),
+        member.default_route.place(),
+        member.anti_spoofing.place(),
+        member.interface.place(),
+    ];
+    places.into_iter().flatten()
+}
+
 fn gw_priority(field: &Field<Number>, report: &mut Report) -> i32 {
     let bounds = i64::from(i32::MIN)..=i64::from(i32::MAX);
     number(field, bounds, "", report).map_or(0, |priority| priority as i32)
@@ -328,24 +434,40 @@ fn network_name<'d>(
     if networks.by_name.contains_key(name) {
         return Some(name);
     }
-    if name == "none" || name == "host" {
-        report.error(at, format!("network {name:?} is not in this version"));
-    } else {
-        unknown_name(at, "network", name, networks.by_name.keys().map(String::as_str), report);
-    }
+    unknown_name(at, "network", name, networks.by_name.keys().map(String::as_str), report);
     None
 }
 
-fn candidate<'n>(attachment: &Attachment, network: &'n Network) -> Candidate<'n> {
+/// The families of `default_route`.
+fn default_route(
+    field: &Field<Vec<Field<String>>>,
+    report: &mut Report,
+) -> Option<Vec<(PlaceId, Family)>> {
+    let mut families = Vec::new();
+    for field in field.value()? {
+        let Some(family) = word(field, words::FAMILY, report) else { continue };
+        let at = field.place().expect("a word that was read has a place");
+        families.push((at, family));
+    }
+    Some(families)
+}
+
+fn candidate<'n>(
+    attachment: &Attachment,
+    network: &'n Network,
+    member: &Member<'_>,
+) -> Candidate<'n> {
     let gateway_of = |address: Option<IpAddr>| {
         let address = address?;
         let subnet = network.subnets.iter().find(|subnet| subnet.prefix.contains(&address))?;
         Some(subnet.gateway).filter(|_| !network.internal)
     };
+    let wanted = member.default_route.as_ref();
     Candidate {
         network: &network.name,
         gw_priority: attachment.gw_priority,
         gateway_v4: gateway_of(attachment.ipv4_address().map(IpAddr::V4)),
         gateway_v6: gateway_of(attachment.ipv6_address().map(IpAddr::V6)),
+        wanted: wanted.map(|families| families.iter().map(|(_, family)| *family).collect()),
     }
 }

@@ -10,6 +10,7 @@ mod interface;
 mod macs;
 mod nat;
 mod network;
+mod plan;
 mod publish;
 mod settings;
 mod subnet;
@@ -18,6 +19,7 @@ mod uplink;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use crate::bounds::{MTU_MAX, MTU_MIN, MTU_V6_MIN};
 use crate::ids;
 use crate::leases::Leases;
 use crate::model::Config;
@@ -27,6 +29,7 @@ use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
 use crate::schema::Document;
 use crate::values::{Later, Number};
+use crate::words::{Words, known};
 
 /// Most ports and most networks: half of what ids can number, so that the ids of those that a
 /// reload removes rest for one generation. More would need wider ids in the engine.
@@ -36,14 +39,17 @@ const ID_COUNT_MAX: usize = 32_767;
 pub(crate) fn check(document: &Document, leases: &Leases, report: &mut Report) -> Config {
     not_in_this_version(&document.policy, "policy rules are", report);
     not_in_this_version(&document.import, "imports from other dialects are", report);
-    let gateway = settings::gateway(document.gateway.value(), report);
+    let mut gateway = settings::gateway(document.gateway.value(), report);
     let limits = settings::limits(document.limits.value(), report);
     let nat = nat::check(document.nat.value(), report);
 
     let mut interfaces = interface::Interfaces::default();
     let mut claims = Vec::new();
     let uplinks = uplink::check(&document.uplink, &mut interfaces, &mut claims, report);
-    let networks = network::check(&document.network, &uplinks, &mut claims, report);
+    gateway.address_pools = plan::pools(document.gateway.value(), &uplinks, report);
+    let sources = network::Sources { uplinks: &uplinks, pools: &gateway.address_pools, leases };
+    let networks =
+        network::check(&document.network, &document.endpoint, &sources, &mut claims, report);
     subnet::report_overlaps(&mut claims, report);
     let endpoints =
         endpoint::check(&document.endpoint, &networks, &uplinks, leases, &mut interfaces, report);
@@ -115,19 +121,15 @@ fn number(
     None
 }
 
-/// An MTU. RFC 8200 section 5: a link that carries IPv6 has at least 1280 bytes; RFC 791: every
-/// IPv4 host takes 576.
+/// An MTU.
 fn mtu(field: &Field<Number>, v6: bool, report: &mut Report) -> Option<u16> {
-    let (min, unit) = if v6 { (1_280, " bytes, as it carries IPv6") } else { (576, " bytes") };
-    number(field, min..=65_535, unit, report).map(|mtu| mtu as u16)
+    let (min, unit) =
+        if v6 { (MTU_V6_MIN, " bytes, as it carries IPv6") } else { (MTU_MIN, " bytes") };
+    number(field, min..=MTU_MAX, unit, report).map(|mtu| mtu as u16)
 }
 
 /// One of a few words. Those without a meaning are of a later version.
-fn word<T: Copy>(
-    field: &Field<String>,
-    meanings: &[(&str, Option<T>)],
-    report: &mut Report,
-) -> Option<T> {
+fn word<T: Copy>(field: &Field<String>, meanings: Words<T>, report: &mut Report) -> Option<T> {
     let (at, given) = field.given()?;
     match meanings.iter().find(|(word, _)| word == given) {
         Some((_, Some(meaning))) => Some(*meaning),
@@ -136,17 +138,24 @@ fn word<T: Copy>(
             None
         }
         None => {
-            let words = meanings.iter().filter(|(_, meaning)| meaning.is_some());
-            let known: Vec<&str> = words.map(|(word, _)| *word).collect();
-            let expected = known.join(", ");
-            let problem = report.error(at, format!("unknown word {given:?}, expected {expected}"));
-            if let Some(near) = nearest(given, known) {
-                problem.hint(format!("did you mean {near:?}?"));
-            }
+            unknown_word(at, given, &known(meanings), report);
             None
         }
     }
 }
+
+/// Reports a word that means nothing.
+fn unknown_word(at: PlaceId, given: &str, known: &[&str], report: &mut Report) {
+    let expected = known.join(", ");
+    let problem = report.error(at, format!("unknown word {given:?}, expected {expected}"));
+    if let Some(near) = nearest(given, known.iter().copied()) {
+        problem.hint(format!("did you mean {near:?}?"));
+    }
+}
+
+/// Most names that are compared with a wrong one: a file of thousands of networks may have thousands
+/// of wrong names, and is to be refused in seconds.
+const NEAREST_COUNT_MAX: usize = 1_000;
 
 /// Reports a name that nothing has.
 fn unknown_name<'n>(
@@ -157,7 +166,7 @@ fn unknown_name<'n>(
     report: &mut Report,
 ) {
     let problem = report.error(at, format!("there is no {kind} {name:?}"));
-    if let Some(near) = nearest(name, known) {
+    if let Some(near) = nearest(name, known.into_iter().take(NEAREST_COUNT_MAX)) {
         problem.hint(format!("did you mean {near:?}?"));
     }
 }

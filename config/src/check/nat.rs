@@ -8,33 +8,22 @@ use std::time::Duration;
 use engine::limits::{NatSettings, Timeouts};
 
 use super::word;
+use crate::bounds::{MASQUERADE_COUNT_MIN, MASQUERADE_PORT_MIN, TIMEOUT_MAX, TIMEOUT_MIN};
 use crate::reader::Field;
 use crate::report::Report;
 use crate::schema;
 use crate::values::Period;
-
-/// Fewest ports of the masquerade range: workers take equal classes of pairs of it, and 64 workers
-/// with fewer than eight pairs each could preserve nothing.
-const PORT_COUNT_MIN: u16 = 1_024;
-
-/// Lowest masquerade port. RFC 4787 REQ-3: ports below belong to services.
-const PORT_MIN: u16 = 1_024;
-
-const TIMEOUT_MIN: Duration = Duration::from_secs(1);
-
-/// The engine's coarse clock tells ages apart below 26 days; `engine::Tick` promises 5.
-const TIMEOUT_MAX: Duration = Duration::from_secs(5 * 86_400);
+use crate::words;
 
 /// Checks `[nat]`.
 pub(super) fn check(given: Option<&schema::Nat>, report: &mut Report) -> NatSettings {
     let mut settings = NatSettings::default();
     let Some(given) = given else { return settings };
-    let filterings = [("address-and-port", Some(())), ("endpoint", None)];
-    word(&given.filtering, &filterings, report);
+    word(&given.filtering, words::FILTERING, report);
     if let Some((at, range)) = given.ports.given() {
-        if range.min < PORT_MIN || range.max - range.min < PORT_COUNT_MIN - 1 {
+        if range.min < MASQUERADE_PORT_MIN || range.max - range.min < MASQUERADE_COUNT_MIN - 1 {
             let message = format!(
-                "masquerade takes at least {PORT_COUNT_MIN} ports, all of them from {PORT_MIN} up"
+                "masquerade takes at least {MASQUERADE_COUNT_MIN} ports, all of them from {MASQUERADE_PORT_MIN} up"
             );
             report.error(at, message);
         }

@@ -1,78 +1,161 @@
 //! `[network.NAME]`: subnets, gateways, ranges and behaviour of each network.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use engine::NetworkId;
 use ipnet::IpNet;
 
+use super::plan::{self, Subnets};
 use super::subnet::{self, Claim};
 use super::uplink::{self, Uplinks};
-use super::{entries, flag, mtu, not_in_this_version, unknown_name, word};
-use crate::ipam;
-use crate::leases::QUARANTINE_MAX;
+use super::{entries, flag, macs, mtu, not_in_this_version, unknown_name, word};
+use crate::ipam::{self, Pool};
+use crate::leases::{Leases, QUARANTINE_MAX};
 use crate::mac;
-use crate::model::{MacPolicy, Network, Subnet};
+use crate::model::{AddressPool, Family, MacPolicy, Network, NetworkDriver, Subnet};
+use crate::names::check_name;
 use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
 use crate::schema;
-use crate::values::{Address, Period, Prefix};
+use crate::subnet_pool::family;
+use crate::values::{Address, Addresses, Period, Prefix};
+use crate::words;
 
 /// What is known about networks.
 #[derive(Debug)]
 pub(super) struct Networks {
-    /// All names in the file; those without an error with their index in `list`.
+    /// All names; those without an error with their index in `list`.
     pub(super) by_name: HashMap<String, Option<usize>>,
     /// Those without an error.
     pub(super) list: Vec<Network>,
+    /// Subnets of the pools: the file cannot give an address in one.
+    pub(super) allocated: HashSet<IpNet>,
 }
 
-/// Checks all networks.
+/// What networks are made from, besides their tables.
+pub(super) struct Sources<'s> {
+    pub(super) uplinks: &'s Uplinks,
+    pub(super) pools: &'s [AddressPool],
+    pub(super) leases: &'s Leases,
+}
+
+/// Checks all networks. Those that endpoints are in under the names `none` and `host` exist without
+/// being written down.
 pub(super) fn check(
     tables: &Field<Named<schema::Network>>,
-    uplinks: &Uplinks,
+    endpoints: &Field<Named<schema::Endpoint>>,
+    sources: &Sources<'_>,
     claims: &mut Vec<Claim>,
     report: &mut Report,
 ) -> Networks {
-    let mut networks = Networks { by_name: HashMap::new(), list: Vec::new() };
+    let mut networks =
+        Networks { by_name: HashMap::new(), list: Vec::new(), allocated: HashSet::new() };
+    let mut checkers = Vec::new();
+    let mut sole: Vec<(NetworkDriver, PlaceId)> = Vec::new();
     for (name, at, table) in entries(tables, report) {
-        let network =
-            table.and_then(|table| Checker { name, at, table, uplinks, report }.check(claims));
-        let index = network.as_ref().map(|_| networks.list.len());
-        networks.by_name.insert(name.to_owned(), index);
-        networks.list.extend(network);
+        networks.by_name.insert(name.to_owned(), None);
+        let Some(table) = table else { continue };
+        let mut checker = Checker { name, at, table, sources, report };
+        match checker.driver() {
+            Some(NetworkDriver::Bridge) => {
+                let subnets = checker.subnets(claims);
+                checkers.push((name, at, table, subnets));
+            }
+            Some(driver) => {
+                checker.refuse_other_keys(driver);
+                if let Some((_, other)) = sole.iter().find(|(other, _)| *other == driver) {
+                    let word = words::of(words::NETWORK_DRIVER, &driver);
+                    let problem =
+                        report.error(at, format!("there is a network of driver {word} already"));
+                    problem.related(*other, "it is here");
+                }
+                sole.push((driver, at));
+                networks.add(without_addresses(name, driver));
+            }
+            None => {}
+        }
     }
+    let mut all: Vec<&mut Subnets<'_>> =
+        checkers.iter_mut().filter_map(|(.., subnets)| subnets.as_mut()).collect();
+    plan::allocate(&mut all, sources.pools, sources.leases, sources.uplinks, claims, report);
+    for (name, at, table, subnets) in &checkers {
+        let Some(subnets) = subnets else { continue };
+        let mut checker = Checker { name, at: *at, table, sources, report };
+        if let Some(network) = checker.check(subnets) {
+            networks.add(network);
+            networks.allocated.extend(&subnets.allocated);
+        }
+    }
+    networks.add_implied(endpoints);
     networks
 }
 
+impl Networks {
+    fn add(&mut self, network: Network) {
+        self.by_name.insert(network.name.clone(), Some(self.list.len()));
+        self.list.push(network);
+    }
+
+    fn add_implied(&mut self, endpoints: &Field<Named<schema::Endpoint>>) {
+        let endpoints = endpoints.value().into_iter().flat_map(|Named(all)| all);
+        let members = endpoints.filter_map(|(_, table)| table.value()?.network.value()).flatten();
+        let names: HashSet<&str> =
+            members.filter_map(|member| Some(member.value()?.name.value()?.as_str())).collect();
+        for driver in [NetworkDriver::None, NetworkDriver::Host] {
+            let name = words::of(words::NETWORK_DRIVER, &driver);
+            if names.contains(name) && !self.by_name.contains_key(name) {
+                self.add(without_addresses(name, driver));
+            }
+        }
+    }
+}
+
+/// A network of driver none or host.
+fn without_addresses(name: &str, driver: NetworkDriver) -> Network {
+    Network {
+        name: name.to_owned(),
+        id: NetworkId(0),
+        driver,
+        subnets: Vec::new(),
+        reserved: Vec::new(),
+        aux_addresses: Vec::new(),
+        gateway_mac: mac::hashed(&["network", name]),
+        internal: false,
+        icc: true,
+        masquerade: false,
+        mac_policy: MacPolicy::Derived,
+        mtu: uplink::MTU_DEFAULT,
+        uplink: None,
+        quarantine: Duration::ZERO,
+    }
+}
+
 /// Checks one network.
-struct Checker<'c> {
-    name: &'c str,
+struct Checker<'c, 'd> {
+    name: &'d str,
     at: PlaceId,
-    table: &'c schema::Network,
-    uplinks: &'c Uplinks,
+    table: &'d schema::Network,
+    sources: &'c Sources<'c>,
     report: &'c mut Report,
 }
 
-impl Checker<'_> {
-    fn check(&mut self, claims: &mut Vec<Claim>) -> Option<Network> {
-        self.driver()?;
-        self.keys_of_later_versions();
-        let prefixes = self.prefixes()?;
-        claims.extend(prefixes.iter().map(|&(at, prefix)| Claim {
-            prefix,
-            at,
-            owner: format!("network {}", self.name),
-            shared: false,
-        }));
-        let gateways = self.gateways(&prefixes);
-        let ranges = self.ranges(&prefixes);
-        let subnets: Vec<Subnet> = prefixes
-            .iter()
-            .map(|&(_, prefix)| {
+impl<'d> Checker<'_, 'd> {
+    /// Everything but its subnets, which are known by now. `None`: it has none, which has been
+    /// reported.
+    fn check(&mut self, subnets: &Subnets<'_>) -> Option<Network> {
+        subnets.all().next()?;
+        let reserved = self.reserved(&subnets.given);
+        let gateways = self.gateways(&subnets.given);
+        let aux_addresses = self.aux_addresses(&subnets.given, &gateways);
+        let ranges = self.ranges(&subnets.given);
+        let subnets: Vec<Subnet> = subnets
+            .all()
+            .map(|prefix| {
                 let gateway = gateways.get(&prefix).copied();
-                let gateway = gateway.unwrap_or_else(|| ipam::usable(prefix).0);
+                let gateway =
+                    gateway.unwrap_or_else(|| default_gateway(prefix, &reserved, &aux_addresses));
                 Subnet { prefix, gateway, range: *ranges.get(&prefix).unwrap_or(&prefix) }
             })
             .collect();
@@ -82,15 +165,22 @@ impl Checker<'_> {
         let mtu = mtu(&self.table.mtu, v6, self.report)
             .unwrap_or_else(|| self.mtu_of_uplink(uplink.as_deref()));
         let gateway_addresses = subnets.iter().map(|subnet| subnet.gateway);
+        let gateway_mac = macs::station(&self.table.gateway_mac, self.report);
+        let mac_policy = word(&self.table.mac_policy, words::MAC_POLICY, self.report);
         Some(Network {
             name: self.name.to_owned(),
             id: NetworkId(0),
-            gateway_mac: mac::derived_or_hashed(gateway_addresses, &["network", self.name]),
+            driver: NetworkDriver::Bridge,
+            gateway_mac: gateway_mac.unwrap_or_else(|| {
+                mac::derived_or_hashed(gateway_addresses, &["network", self.name])
+            }),
             subnets,
+            reserved,
+            aux_addresses,
             internal,
             icc: flag(&self.table.icc, true),
             masquerade: flag(&self.table.masquerade, true),
-            mac_policy: self.mac_policy(),
+            mac_policy: mac_policy.unwrap_or(MacPolicy::Derived),
             mtu,
             uplink,
             quarantine: self.quarantine(),
@@ -98,53 +188,123 @@ impl Checker<'_> {
     }
 
     /// Reports a driver that is not built; nothing else about such a network is known then.
-    fn driver(&mut self) -> Option<()> {
-        let drivers = [
-            ("bridge", Some(())),
-            ("overlay", None),
-            ("macvlan", None),
-            ("ipvlan", None),
-            ("none", None),
-            ("host", None),
-        ];
+    fn driver(&mut self) -> Option<NetworkDriver> {
         if self.table.driver.is_absent() {
-            return Some(());
+            return Some(NetworkDriver::Bridge);
         }
-        word(&self.table.driver, &drivers, self.report)
+        word(&self.table.driver, words::NETWORK_DRIVER, self.report)
+    }
+
+    /// Refuses keys of bridges in a network of another driver.
+    fn refuse_other_keys(&mut self, driver: NetworkDriver) {
+        let table = self.table;
+        let places = [
+            table.subnet.place(),
+            table.subnets.place(),
+            table.ipv4.place(),
+            table.ipv6.place(),
+            table.gateway.place(),
+            table.gateways.place(),
+            table.gateway_mac.place(),
+            table.ip_range.place(),
+            table.ip_ranges.place(),
+            table.reserved.place(),
+            table.aux_addresses.place(),
+            table.quarantine.place(),
+            table.internal.place(),
+            table.icc.place(),
+            table.mode.place(),
+            table.masquerade.place(),
+            table.mac_policy.place(),
+            table.mtu.place(),
+            table.uplink.place(),
+        ];
+        let (word, meaning) = explained(driver);
+        for at in places.into_iter().flatten() {
+            let problem =
+                self.report.error(at, format!("a network of driver {word} has no such key"));
+            problem.hint(meaning);
+        }
+        self.keys_of_later_versions();
     }
 
     fn keys_of_later_versions(&mut self) {
-        let modes =
-            [("nat", Some(())), ("nat-unprotected", None), ("routed", None), ("isolated", None)];
-        word(&self.table.mode, &modes, self.report);
-        not_in_this_version(
-            &self.table.mss_clamp,
-            "clamping of TCP's segment size is",
-            self.report,
-        );
+        let clamp = &self.table.mss_clamp;
+        not_in_this_version(clamp, "clamping of TCP's segment size is", self.report);
         for field in [&self.table.vni, &self.table.port, &self.table.peers, &self.table.remote] {
             not_in_this_version(field, "a key of overlay networks is", self.report);
         }
     }
 
-    /// The subnets; `None` if any is faulty, as too little is known then.
-    fn prefixes(&mut self) -> Option<Vec<(PlaceId, IpNet)>> {
+    /// The subnets that the file gives, and what is to come from the pools; `None` if any is
+    /// faulty, as too little is known then.
+    fn subnets(&mut self, claims: &mut Vec<Claim>) -> Option<Subnets<'d>> {
+        self.keys_of_later_versions();
+        word(&self.table.mode, words::MODE, self.report);
         let (subnet, subnets) = (&self.table.subnet, &self.table.subnets);
         let fields = self.one_or_several(subnet, subnets, ["subnet", "subnets"])?;
-        if fields.is_empty() && subnet.is_absent() {
-            let at = subnets.place().unwrap_or(self.at);
+        if fields.is_empty()
+            && let Some(at) = subnets.place()
+        {
             let problem = self.report.error(at, "a network has at least one subnet");
-            problem.hint("such as subnet = \"10.1.0.0/24\"; pools are not in this version");
+            problem.hint("leave the key away to have one of the pools");
         }
-        let mut prefixes = Vec::with_capacity(fields.len());
+        let mut given = Vec::with_capacity(fields.len());
         for field in &fields {
             if let Some((at, &Prefix(prefix))) = field.given() {
                 let prefix = subnet::check_host_bits(prefix, at, self.report)
                     .and_then(|prefix| subnet::check_ordinary(prefix, at, self.report));
-                prefixes.extend(prefix.map(|prefix| (at, prefix)));
+                given.extend(prefix.map(|prefix| (at, prefix)));
             }
         }
-        (prefixes.len() == fields.len() && !prefixes.is_empty()).then_some(prefixes)
+        claims.extend(given.iter().map(|&(at, prefix)| Claim {
+            prefix,
+            at,
+            owner: format!("network {}", self.name),
+            shared: false,
+        }));
+        let wanted = self.wanted(&given)?;
+        let subnets =
+            Subnets { network: self.name, at: self.at, given, wanted, allocated: Vec::new() };
+        (subnets.given.len() == fields.len()).then_some(subnets)
+    }
+
+    /// The families of which the network is to have a subnet of the pools.
+    fn wanted(&mut self, given: &[(PlaceId, IpNet)]) -> Option<Vec<Family>> {
+        let mut wanted = Vec::new();
+        let table = self.table;
+        let keys = [
+            (
+                Family::V4,
+                &table.ipv4,
+                "ipv4",
+                table.subnet.is_absent() && table.subnets.is_absent(),
+            ),
+            (Family::V6, &table.ipv6, "ipv6", false),
+        ];
+        for (one, field, key, default) in keys {
+            let own = given.iter().find(|(_, prefix)| family(*prefix) == one);
+            let is_wanted = flag(field, default);
+            match own {
+                Some((_, prefix)) if !is_wanted && !field.is_absent() => {
+                    let at = field.place().expect("it is not absent");
+                    self.report.error(at, format!("{key} is false, but {prefix} is a subnet"));
+                    return None;
+                }
+                None if is_wanted => wanted.push(one),
+                _ => {}
+            }
+        }
+        if given.is_empty()
+            && wanted.is_empty()
+            && table.subnet.is_absent()
+            && table.subnets.is_absent()
+        {
+            let at = table.ipv4.place().unwrap_or(self.at);
+            self.report.error(at, "IPv4 or IPv6 must be enabled");
+            return None;
+        }
+        Some(wanted)
     }
 
     /// Values of a key that stands for one or, by another name, for several.
@@ -175,13 +335,18 @@ impl Checker<'_> {
     ) -> Option<IpNet> {
         let found = prefixes.iter().find(|(_, prefix)| prefix.contains(&address));
         if found.is_none() {
+            let name = self.name;
             let all: Vec<String> = prefixes.iter().map(|(_, prefix)| prefix.to_string()).collect();
-            let message = format!(
-                "{address} is outside of network {}'s subnets ({})",
-                self.name,
-                all.join(", ")
-            );
-            self.report.error(at, message);
+            let subnets = all.join(", ");
+            if prefixes.is_empty() {
+                let message =
+                    format!("{address} is in no subnet that the file gives network {name}");
+                self.report.error(at, message).hint("give the network a subnet");
+            } else {
+                let message =
+                    format!("{address} is outside of network {name}'s subnets ({subnets})");
+                self.report.error(at, message);
+            }
         }
         found.map(|(_, prefix)| *prefix)
     }
@@ -221,9 +386,54 @@ impl Checker<'_> {
         found
     }
 
-    fn mac_policy(&mut self) -> MacPolicy {
-        let policies = [("derived", Some(MacPolicy::Derived)), ("random", Some(MacPolicy::Random))];
-        word(&self.table.mac_policy, &policies, self.report).unwrap_or(MacPolicy::Derived)
+    fn reserved(&mut self, prefixes: &[(PlaceId, IpNet)]) -> Vec<IpNet> {
+        let mut reserved = Vec::new();
+        for field in self.table.reserved.value().into_iter().flatten() {
+            let Some((at, &Addresses(net))) = field.given() else { continue };
+            let Some(net) = subnet::check_host_bits(net, at, self.report) else { continue };
+            let Some(prefix) = self.prefix_of(net.network(), at, prefixes) else { continue };
+            if prefix.contains(&net) {
+                reserved.push(net);
+            } else {
+                self.report.error(at, format!("{net} is larger than its subnet {prefix}"));
+            }
+        }
+        reserved
+    }
+
+    fn aux_addresses(
+        &mut self,
+        prefixes: &[(PlaceId, IpNet)],
+        gateways: &HashMap<IpNet, IpAddr>,
+    ) -> Vec<(String, IpAddr)> {
+        let mut found: Vec<(String, IpAddr)> = Vec::new();
+        let mut seen: HashMap<IpAddr, PlaceId> = HashMap::new();
+        for (name, field) in self.table.aux_addresses.value().map_or(&[][..], |Named(all)| all) {
+            let (name_at, name) = name.given().expect("every key is text");
+            if let Err(message) = check_name(name) {
+                self.report.error(name_at, message);
+            }
+            if name.starts_with("DefaultGatewayIPv") {
+                let message = format!("{name} has no special meaning here, unlike in Docker");
+                self.report.warning(name_at, message);
+            }
+            let Some((at, &Address(address))) = field.given() else { continue };
+            let Some(prefix) = self.prefix_of(address, at, prefixes) else { continue };
+            if subnet::check_usable(prefix, address, at, self.report).is_none() {
+                continue;
+            }
+            if gateways.get(&prefix) == Some(&address) {
+                let message =
+                    format!("{address} is the address of network {}'s gateway already", self.name);
+                self.report.error(at, message);
+            } else if let Some(other) = seen.insert(address, at) {
+                let message = format!("{address} is an auxiliary address already");
+                self.report.error(at, message).related(other, "it is given here");
+            } else {
+                found.push((name.clone(), address));
+            }
+        }
+        found
     }
 
     fn quarantine(&mut self) -> Duration {
@@ -246,21 +456,42 @@ impl Checker<'_> {
                 let problem = self.report.error(at, "an internal network has no uplink");
                 problem.hint("leave away either internal or uplink");
             }
-            if !self.uplinks.names.contains(name) {
-                let known = self.uplinks.names.iter().map(String::as_str);
+            if !self.sources.uplinks.names.contains(name) {
+                let known = self.sources.uplinks.names.iter().map(String::as_str);
                 unknown_name(at, "uplink", name, known, self.report);
             }
             return Some(name.clone());
         }
-        match self.uplinks.names.as_slice() {
+        match self.sources.uplinks.names.as_slice() {
             [only] if !internal => Some(only.clone()),
             _ => None,
         }
     }
 
     fn mtu_of_uplink(&self, name: Option<&str>) -> u16 {
-        let uplink =
-            name.and_then(|name| self.uplinks.list.iter().find(|uplink| uplink.name == name));
+        let uplink = name
+            .and_then(|name| self.sources.uplinks.list.iter().find(|uplink| uplink.name == name));
         uplink.map_or(uplink::MTU_DEFAULT, |uplink| uplink.mtu)
+    }
+}
+
+/// The first usable address of a subnet that is not set aside; without one, the first usable.
+fn default_gateway(prefix: IpNet, reserved: &[IpNet], aux: &[(String, IpAddr)]) -> IpAddr {
+    let mut pool = Pool::new(prefix, prefix);
+    pool.withhold(reserved);
+    for (_, address) in aux.iter().filter(|(_, address)| prefix.contains(address)) {
+        pool.reserve(*address, ()).expect("auxiliary addresses are unique");
+    }
+    pool.take_lowest(()).unwrap_or_else(|| ipam::usable(prefix).0)
+}
+
+/// A driver without addresses: its word and what it means.
+pub(super) fn explained(driver: NetworkDriver) -> (&'static str, &'static str) {
+    match driver {
+        NetworkDriver::Bridge => ("bridge", "members share a link with the gateway"),
+        NetworkDriver::None => ("none", "its member has a loopback device and nothing else"),
+        NetworkDriver::Host => {
+            ("host", "its member has the host's own network: it is in no namespace")
+        }
     }
 }

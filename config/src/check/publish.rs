@@ -8,8 +8,9 @@ use std::net::IpAddr;
 
 use engine::tables::Protocol;
 
+use super::network;
 use super::uplink::Uplinks;
-use crate::model::{Attachment, Publish};
+use crate::model::{Attachment, Network, Publish};
 use crate::publish::{self, Mapping};
 use crate::report::{PlaceId, Report};
 use crate::schema;
@@ -139,6 +140,25 @@ impl<'u> Checker<'u> {
             problem.hint(format!("{path} has it, line {line}"));
         }
     }
+}
+
+/// Ports of an endpoint of a network without addresses: Docker drops them too, and says so.
+pub(super) fn discard(
+    table: &schema::Endpoint,
+    network: &Network,
+    report: &mut Report,
+) -> Vec<Publish> {
+    for field in table.publish.value().into_iter().flatten() {
+        let Some((at, spec)) = field.given() else { continue };
+        if let Err(refused) = publish::parse(spec) {
+            report.error(at, refused.message);
+            continue;
+        }
+        let (word, meaning) = network::explained(network.driver);
+        let message = format!("discarded: network {} is of driver {word}", network.name);
+        report.warning(at, message).hint(meaning);
+    }
+    Vec::new()
 }
 
 /// The families that a mapping is for.

@@ -10,17 +10,17 @@ use engine::id::WORKER_COUNT_MAX;
 use engine::limits::Limits;
 
 use super::{flag, number, word};
+use crate::bounds::CPU_ID_MAX;
+use crate::bounds::limits as most;
 use crate::model::{Gateway, Idle, LogFormat, Workers};
 use crate::reader::Field;
 use crate::report::{PlaceId, Report};
 use crate::schema;
 use crate::values::{self, Number};
+use crate::words;
 
 /// Longest path of a Unix socket, in bytes: `sun_path` less its final zero (unix(7)).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
-
-/// Highest CPU id: the size of the kernel's `cpu_set_t`, less one.
-const CPU_ID_MAX: i64 = 1_023;
 
 /// Longest name of a group, in bytes: useradd(8).
 const GROUP_NAME_BYTES_MAX: usize = 32;
@@ -29,12 +29,6 @@ const GROUP_NAME_BYTES_MAX: usize = 32;
 pub(super) fn gateway(given: Option<&schema::Gateway>, report: &mut Report) -> Gateway {
     let absent = schema::Gateway::default();
     let given = given.unwrap_or(&absent);
-    let idles = [
-        ("busy", Some(Idle::Busy)),
-        ("adaptive", Some(Idle::Adaptive)),
-        ("interrupt", Some(Idle::Interrupt)),
-    ];
-    let logs = [("text", Some(LogFormat::Text)), ("json", Some(LogFormat::Json))];
     let api = path(&given.api, "/run/portolan/portolan.sock", report);
     if api.as_os_str().len() > SOCKET_PATH_BYTES_MAX
         && let Some(at) = given.api.place()
@@ -44,13 +38,15 @@ pub(super) fn gateway(given: Option<&schema::Gateway>, report: &mut Report) -> G
     }
     Gateway {
         workers: workers(&given.workers, report).unwrap_or(Workers::Auto),
-        idle: word(&given.idle, &idles, report).unwrap_or(Idle::Adaptive),
+        idle: word(&given.idle, words::IDLE, report).unwrap_or(Idle::Adaptive),
         state: path(&given.state, "/var/lib/portolan", report),
         api,
         metrics: metrics(&given.metrics, report),
         watch: flag(&given.watch, false),
         api_group: group(&given.api_group, report),
-        log: word(&given.log, &logs, report).unwrap_or(LogFormat::Text),
+        // Which pools there are follows from the uplinks too.
+        address_pools: Vec::new(),
+        log: word(&given.log, words::LOG, report).unwrap_or(LogFormat::Text),
     }
 }
 
@@ -127,8 +123,7 @@ fn group(field: &Field<String>, report: &mut Report) -> Option<String> {
     Some(name.clone())
 }
 
-/// Checks `[limits]`. Upper bounds keep what is allocated at start below the memory of a large
-/// machine; a flow takes about 200 bytes, a ring slot 64.
+/// Checks `[limits]`.
 pub(super) fn limits(given: Option<&schema::Limits>, report: &mut Report) -> Limits {
     let absent = schema::Limits::default();
     let given = given.unwrap_or(&absent);
@@ -136,20 +131,36 @@ pub(super) fn limits(given: Option<&schema::Limits>, report: &mut Report) -> Lim
     let mut limit = |field: &Field<Number>, max: i64, default: u32| {
         number(field, 1..=max, "", report).map_or(default, |number| number as u32)
     };
-    let flows = limit(&given.flows, 1 << 26, default.flows);
-    let fdb = limit(&given.fdb, 1 << 24, default.fdb);
+    let flows = limit(&given.flows, most::FLOWS_MAX, default.flows);
+    let fdb = limit(&given.fdb, most::FDB_MAX, default.fdb);
     let limits = Limits {
         flows,
         // A share that the file does not name shrinks with its total.
-        flows_per_port: limit(&given.flows_per_port, 1 << 26, default.flows_per_port.min(flows)),
+        flows_per_port: limit(
+            &given.flows_per_port,
+            most::FLOWS_MAX,
+            default.flows_per_port.min(flows),
+        ),
         fdb,
-        fdb_per_port: limit(&given.fdb_per_port, 1 << 24, default.fdb_per_port.min(fdb)),
-        neighbours: limit(&given.neighbours, 1 << 20, default.neighbours),
-        held_per_neighbour: limit(&given.held_per_neighbour, 1 << 10, default.held_per_neighbour),
-        fragments: limit(&given.fragments, 1 << 20, default.fragments),
-        floods_per_second: limit(&given.floods_per_second, 1 << 30, default.floods_per_second),
-        answers_per_second: limit(&given.answers_per_second, 1 << 30, default.answers_per_second),
-        hand_over: limit(&given.hand_over, 1 << 16, default.hand_over),
+        fdb_per_port: limit(&given.fdb_per_port, most::FDB_MAX, default.fdb_per_port.min(fdb)),
+        neighbours: limit(&given.neighbours, most::NEIGHBOURS_MAX, default.neighbours),
+        held_per_neighbour: limit(
+            &given.held_per_neighbour,
+            most::HELD_PER_NEIGHBOUR_MAX,
+            default.held_per_neighbour,
+        ),
+        fragments: limit(&given.fragments, most::FRAGMENTS_MAX, default.fragments),
+        floods_per_second: limit(
+            &given.floods_per_second,
+            most::RATE_MAX,
+            default.floods_per_second,
+        ),
+        answers_per_second: limit(
+            &given.answers_per_second,
+            most::RATE_MAX,
+            default.answers_per_second,
+        ),
+        hand_over: limit(&given.hand_over, most::HAND_OVER_MAX, default.hand_over),
     };
     share_within(&given.flows_per_port, limits.flows_per_port, "flows", flows, report);
     share_within(&given.fdb_per_port, limits.fdb_per_port, "fdb", fdb, report);

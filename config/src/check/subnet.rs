@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::ipam;
+use crate::ipam::{self, overlap};
 use crate::report::{PlaceId, Report};
 
 /// Prefixes that no interface of ours is in, with their meaning (RFC 6890).
@@ -28,11 +28,6 @@ pub(super) struct Claim {
     pub(super) owner: String,
     /// The owner may claim overlapping prefixes: an uplink with two addresses of one subnet.
     pub(super) shared: bool,
-}
-
-/// True if the two have an address in common.
-pub(super) fn overlap(a: IpNet, b: IpNet) -> bool {
-    a.contains(&b) || b.contains(&a)
 }
 
 /// Checks a prefix that must be one, not an address in it.

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use engine::{PortId, UplinkId};
+use engine::{MacAddress, PortId, UplinkId};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::interface::{self, Interfaces};
+use super::macs;
 use super::subnet::{self, Claim};
 use super::{entries, flag, mtu, word};
 use crate::mac;
@@ -16,7 +17,8 @@ use crate::names::InterfaceName;
 use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
 use crate::schema;
-use crate::values::{Address, Prefix, UplinkAddresses};
+use crate::values::{Address, Prefix, WordOrList};
+use crate::words;
 
 /// MTU of an uplink that the file says nothing about, in bytes: Ethernet's.
 pub(super) const MTU_DEFAULT: u16 = 1_500;
@@ -35,6 +37,16 @@ impl Uplinks {
     pub(super) fn own(&self, address: IpAddr) -> bool {
         let mut addresses = self.list.iter().flat_map(|uplink| &uplink.addresses);
         addresses.any(|own| own.addr() == address)
+    }
+
+    /// What tells this gateway from others: its uplinks with their addresses.
+    pub(super) fn identity(&self) -> String {
+        let of = |uplink: &Uplink| {
+            let addresses: Vec<String> = uplink.addresses.iter().map(IpNet::to_string).collect();
+            format!("{} {}", uplink.name, addresses.join(" "))
+        };
+        let all: Vec<String> = self.list.iter().map(of).collect();
+        all.join(", ")
     }
 
     /// True if an uplink was left out for an error, so that its addresses are not known.
@@ -102,6 +114,7 @@ impl Checker<'_> {
         let routes = self.routes(&addresses);
         let v6 = addresses.iter().any(|address| matches!(address, IpNet::V6(_)));
         let mtu = mtu(&self.table.mtu, v6, self.report).unwrap_or(MTU_DEFAULT);
+        let [mac, host_mac] = self.macs(&addresses);
         Some(Uplink {
             name: self.name.to_owned(),
             id: UplinkId(0),
@@ -109,8 +122,8 @@ impl Checker<'_> {
             interface: interface?,
             netns,
             create_netns,
-            mac: mac::derived_or_hashed(addresses.iter().map(IpNet::addr), &["uplink", self.name]),
-            host_mac: mac::hashed(&["uplink", self.name, "host"]),
+            mac,
+            host_mac,
             addresses: Some(addresses).filter(|addresses| !addresses.is_empty())?,
             host_addresses,
             routes: Arc::new(routes),
@@ -118,11 +131,27 @@ impl Checker<'_> {
         })
     }
 
+    /// MAC addresses of the gateway's end and of the kernel's.
+    fn macs(&mut self, addresses: &[IpNet]) -> [MacAddress; 2] {
+        let own = macs::station(&self.table.mac, self.report).unwrap_or_else(|| {
+            let addresses = addresses.iter().map(IpNet::addr);
+            mac::derived_or_hashed(addresses, &["uplink", self.name])
+        });
+        let host = macs::station(&self.table.host_mac, self.report);
+        let host = host.unwrap_or_else(|| mac::hashed(&["uplink", self.name, "host"]));
+        if own == host
+            && let Some(at) = self.table.host_mac.place().or(self.table.mac.place())
+        {
+            self.report.error(at, format!("both ends of the uplink have the MAC address {own}"));
+        }
+        [own, host]
+    }
+
     fn driver(&mut self) {
         if self.table.driver.is_absent() {
             self.report.error(self.at, "driver is missing").hint("write driver = \"tap\"");
         }
-        word(&self.table.driver, &[("tap", Some(())), ("xdp", None)], self.report);
+        word(&self.table.driver, words::UPLINK_DRIVER, self.report);
     }
 
     fn interface(&mut self) -> Option<InterfaceName> {
@@ -135,18 +164,18 @@ impl Checker<'_> {
 
     fn addresses(&mut self) -> Vec<(PlaceId, IpNet)> {
         match self.table.addresses.given() {
-            Some((at, UplinkAddresses::Word(word))) if word == "host" => {
+            Some((at, WordOrList::Word(word))) if word == "host" => {
                 self.report.error(at, "sharing the host's addresses is not in this version");
                 Vec::new()
             }
-            Some((at, UplinkAddresses::Word(word))) => {
+            Some((at, WordOrList::Word(word))) => {
                 let message = format!(
                     "expected a list of addresses with their prefix lengths, found {word:?}"
                 );
                 self.report.error(at, message).hint(format!("write [{word:?}]"));
                 Vec::new()
             }
-            Some((at, UplinkAddresses::List(list))) => {
+            Some((at, WordOrList::List(list))) => {
                 if list.is_empty() {
                     self.report.error(at, "an uplink has at least one address of its own");
                 }

@@ -1,0 +1,50 @@
+//! Keys whose value is one of a few words, and what each word means.
+//!
+//! One table per key, read by the checker and by the JSON Schema alike, so that the two never
+//! disagree. A word without a meaning is of a later version: it is known, and refused as such.
+
+use crate::model::{Family, Idle, LogFormat, MacPolicy, NetworkDriver};
+
+/// The words of one key.
+pub(crate) type Words<T> = &'static [(&'static str, Option<T>)];
+
+pub(crate) const IDLE: Words<Idle> = &[
+    ("busy", Some(Idle::Busy)),
+    ("adaptive", Some(Idle::Adaptive)),
+    ("interrupt", Some(Idle::Interrupt)),
+];
+
+pub(crate) const LOG: Words<LogFormat> =
+    &[("text", Some(LogFormat::Text)), ("json", Some(LogFormat::Json))];
+
+pub(crate) const UPLINK_DRIVER: Words<()> = &[("tap", Some(())), ("xdp", None)];
+
+pub(crate) const NETWORK_DRIVER: Words<NetworkDriver> = &[
+    ("bridge", Some(NetworkDriver::Bridge)),
+    ("none", Some(NetworkDriver::None)),
+    ("host", Some(NetworkDriver::Host)),
+    ("overlay", None),
+    ("macvlan", None),
+    ("ipvlan", None),
+];
+
+pub(crate) const MODE: Words<()> =
+    &[("nat", Some(())), ("nat-unprotected", None), ("routed", None), ("isolated", None)];
+
+pub(crate) const MAC_POLICY: Words<MacPolicy> =
+    &[("derived", Some(MacPolicy::Derived)), ("random", Some(MacPolicy::Random))];
+
+pub(crate) const FILTERING: Words<()> = &[("address-and-port", Some(())), ("endpoint", None)];
+
+pub(crate) const FAMILY: Words<Family> = &[("ipv4", Some(Family::V4)), ("ipv6", Some(Family::V6))];
+
+/// The words that mean something in this version.
+pub(crate) fn known<T>(words: Words<T>) -> Vec<&'static str> {
+    words.iter().filter(|(_, meaning)| meaning.is_some()).map(|(word, _)| *word).collect()
+}
+
+/// The word for a meaning.
+pub(crate) fn of<T: PartialEq>(words: Words<T>, meaning: &T) -> &'static str {
+    let found = words.iter().find(|(_, known)| known.as_ref() == Some(meaning));
+    found.map(|(word, _)| *word).expect("every meaning has its word")
+}
