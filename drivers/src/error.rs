@@ -79,6 +79,14 @@ pub enum DriverError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Links cannot be followed.
+    #[error("following links: {operation}: {source}; run as root or give CAP_NET_ADMIN")]
+    Watch {
+        /// Which call.
+        operation: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// Packet memory could not be had.
     #[error(
         "packet memory of {region_bytes} bytes: {operation}: {source}; give the machine or the \

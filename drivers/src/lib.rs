@@ -15,8 +15,10 @@ mod link;
 mod sys;
 mod tap;
 mod vnet;
+mod watch;
 
 pub use error::DriverError;
 pub use sys::region::Region;
 pub use tap::{QUEUE_LEN_DEFAULT, Tap, TapOptions, TapQueue};
 pub use vnet::VNET_HEADER_BYTES;
+pub use watch::{LinkChange, LinkState, LinkWatch, NamespaceNumber, namespace_cookie};

@@ -34,6 +34,11 @@ impl LinkSocket {
         Ok(LinkSocket { socket, index })
     }
 
+    /// The device's index, which no other device of the namespace has or gets.
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
     /// Sets the MTU, in bytes.
     pub(crate) fn set_mtu(&self, mtu: u16) -> Result<(), Errno> {
         self.set(&[(libc::IFLA_MTU, &u32::from(mtu).to_ne_bytes())])
@@ -47,6 +52,11 @@ impl LinkSocket {
     /// Sets the length of the device's queues, in packets.
     pub(crate) fn set_queue_len(&self, queue_len: u32) -> Result<(), Errno> {
         self.set(&[(libc::IFLA_TXQLEN, &queue_len.to_ne_bytes())])
+    }
+
+    /// Sets the alias, which `ip link` shows; at most 255 bytes.
+    pub(crate) fn set_alias(&self, alias: &str) -> Result<(), Errno> {
+        self.set(&[(libc::IFLA_IFALIAS, alias.as_bytes())])
     }
 
     /// Moves the device to another namespace and renames it, in one step.

@@ -12,8 +12,12 @@
 //! tail kept per queue would also cost 66 KiB for each idle device.)
 //!
 //! A descriptor opened inside a namespace keeps that namespace alive: its socket belongs to it. A
-//! device whose death with its namespace is to be noticed is therefore made in our own namespace
-//! and moved: [`Tap::create_in`].
+//! device whose death with its namespace is to be noticed by itself must be made in our own
+//! namespace and moved ([`Tap::create_in`]), which takes the kernel some 17 ms, one at a time.
+//!
+//! A persistent device outlives its queues, with all that was set on it; its link has no carrier
+//! then. [`Tap::join`] gives it queues again. That works only in the namespace that the device is
+//! in: the kernel looks for the name where the descriptor was opened.
 //!
 //! What this does not do: addresses, routes, setting the link up.
 
@@ -43,6 +47,9 @@ pub const QUEUE_LEN_DEFAULT: u32 = 512;
 
 /// The most queues that the kernel gives one device (`MAX_TAP_QUEUES`, drivers/net/tun.c).
 const QUEUE_COUNT_MAX: usize = 256;
+
+/// Longest alias and its NUL, in bytes (`IFALIASZ`, include/uapi/linux/if.h).
+const ALIAS_BYTES: usize = 256;
 
 /// The control device.
 const TUN_DEVICE: &str = "/dev/net/tun";
@@ -77,13 +84,27 @@ pub struct TapOptions {
     pub mac: Option<MacAddress>,
     /// Packets that the kernel queues towards us, per queue; at least 1.
     pub queue_len: u32,
+    /// What `ip link` shows as its alias, at most 255 bytes; a device is told by it later.
+    pub alias: Option<String>,
+    /// True: the device stays when its last queue is closed, until somebody deletes it. That is
+    /// the last thing set, so none stays that has no alias.
+    pub persistent: bool,
 }
 
 impl TapOptions {
     /// A device with one queue, an MTU of 1500, any MAC address and [`QUEUE_LEN_DEFAULT`].
     pub fn new(name: impl Into<String>) -> TapOptions {
         let queue_len = QUEUE_LEN_DEFAULT;
-        TapOptions { name: name.into(), queues: 1, mtu: 1500, mac: None, queue_len }
+        let name = name.into();
+        TapOptions {
+            name,
+            queues: 1,
+            mtu: 1500,
+            mac: None,
+            queue_len,
+            alias: None,
+            persistent: false,
+        }
     }
 
     fn check(&self) -> Result<(), DriverError> {
@@ -93,6 +114,9 @@ impl TapOptions {
         }
         if self.queue_len == 0 {
             return Err(self.refused("queue_len", &self.queue_len, "at least 1 packet"));
+        }
+        if self.alias.as_ref().is_some_and(|alias| alias.len() >= ALIAS_BYTES) {
+            return Err(self.refused("alias", &"too long", "at most 255 bytes"));
         }
         if let Some(mac) = self.mac.filter(|mac| mac.is_group() || mac.0 == 0) {
             return Err(self.refused("mac", &mac, "a unicast address that is not zero"));
@@ -158,6 +182,18 @@ impl Tap {
         create(TUN_DEVICE, options, Some(namespace))
     }
 
+    /// Opens queues of a persistent device that is in the calling thread's namespace and that
+    /// nobody else has open, and sets it up as [`Tap::create`] would. Whoever calls has made sure
+    /// that the device is his: `index` says which one is meant. As long as a queue is open its
+    /// namespace stays alive.
+    ///
+    /// # Errors
+    /// [`DriverError::NameInUse`] if the device of this name is another one, or takes no queues of
+    /// our kind; else as `create`.
+    pub fn join(options: &TapOptions, index: u32) -> Result<Tap, DriverError> {
+        join(TUN_DEVICE, options, index)
+    }
+
     /// The device's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -187,10 +223,47 @@ fn create(
     let asked_name = if namespace.is_some() { NAME_PATTERN } else { device };
     let name = ioctl::attach(first.as_fd(), asked_name, (ATTACH_FLAGS | EXCLUSIVE_FLAG) as u16)
         .map_err(|errno| device_error(device, "making the device", errno))?;
+    let link = LinkSocket::open(&name);
+    let link = link.map_err(|errno| device_error(device, "finding it", errno))?;
+    finish(tun_device, options, &name, first, |options| configure(&link, options, namespace))
+}
+
+fn join(tun_device: &str, options: &TapOptions, index: u32) -> Result<Tap, DriverError> {
+    options.check()?;
+    let device = options.name.as_str();
+    let is_meant = |link: &LinkSocket| {
+        let source = Errno::EXIST.into();
+        let in_use = || DriverError::NameInUse { device: device.to_owned(), source };
+        if link.index() == index { Ok(()) } else { Err(in_use()) }
+    };
+    let operation = "joining the device";
+    let link = LinkSocket::open(device).map_err(|errno| device_error(device, operation, errno))?;
+    is_meant(&link)?;
+    let first = open(tun_device, device)?;
+    ioctl::attach(first.as_fd(), device, ATTACH_FLAGS as u16).map_err(|errno| match errno {
+        // Not a TAP with several queues: not one that we made.
+        Errno::INVAL => DriverError::NameInUse { device: device.to_owned(), source: errno.into() },
+        errno => device_error(device, operation, errno),
+    })?;
+    // Without the device the kernel has just made a new one, which goes with its only queue.
+    let link = LinkSocket::open(device).map_err(|errno| device_error(device, operation, errno))?;
+    is_meant(&link)?;
+    finish(tun_device, options, device, first, |options| configure(&link, options, None))
+}
+
+/// Opens the other queues, and sets what belongs to descriptors and to the device.
+fn finish(
+    tun_device: &str,
+    options: &TapOptions,
+    name: &str,
+    first: OwnedFd,
+    configure: impl FnOnce(&TapOptions) -> Result<(), DriverError>,
+) -> Result<Tap, DriverError> {
+    let device = options.name.as_str();
     let mut files = vec![first];
     for _ in 1..options.queues {
         let file = open(tun_device, device)?;
-        ioctl::attach(file.as_fd(), &name, ATTACH_FLAGS as u16)
+        ioctl::attach(file.as_fd(), name, ATTACH_FLAGS as u16)
             .map_err(|errno| device_error(device, "adding a queue", errno))?;
         files.push(file);
     }
@@ -202,7 +275,11 @@ fn create(
     }
     let uso = set_offload(files[0].as_fd())
         .map_err(|errno| device_error(device, "setting its offloads", errno))?;
-    configure(options, &name, namespace)?;
+    configure(options)?;
+    if options.persistent {
+        ioctl::set_persistent(files[0].as_fd())
+            .map_err(|errno| device_error(device, "making it persistent", errno))?;
+    }
     let caps = Caps { checksum: true, tso: true, uso, mtu: options.mtu };
     Ok(Tap { name: device.to_owned(), caps, files })
 }
@@ -230,12 +307,14 @@ fn set_offload(file: BorrowedFd<'_>) -> Result<bool, Errno> {
 
 /// Gives the device what it needs before it goes up, and moves it last.
 fn configure(
+    link: &LinkSocket,
     options: &TapOptions,
-    name: &str,
     namespace: Option<BorrowedFd<'_>>,
 ) -> Result<(), DriverError> {
     let device = options.name.as_str();
-    let link = LinkSocket::open(name).map_err(|errno| device_error(device, "finding it", errno))?;
+    if let Some(alias) = &options.alias {
+        link.set_alias(alias).map_err(|errno| device_error(device, "setting its alias", errno))?;
+    }
     link.set_mtu(options.mtu).map_err(|errno| match errno {
         Errno::INVAL => options.refused("mtu", &options.mtu, "68 to 65521 bytes"),
         errno => device_error(device, "setting its mtu", errno),

@@ -1,4 +1,4 @@
-//! The three ioctls that make a TAP queue.
+//! The four ioctls that make a TAP queue and say whether its device outlives it.
 //!
 //! The hard constraint: the type behind each request number is what the kernel's `tun.c` reads and
 //! writes for it, or the kernel writes past our memory. Everything else that a device needs goes by
@@ -13,6 +13,7 @@ pub(crate) const NAME_BYTES: usize = libc::IFNAMSIZ;
 
 const TUNSETIFF: Opcode = libc::TUNSETIFF as Opcode;
 const TUNSETOFFLOAD: Opcode = libc::TUNSETOFFLOAD as Opcode;
+const TUNSETPERSIST: Opcode = libc::TUNSETPERSIST as Opcode;
 const TUNSETVNETHDRSZ: Opcode = libc::TUNSETVNETHDRSZ as Opcode;
 
 /// `struct ifreq` as `TUNSETIFF` uses it: a name, and flags in a union of 24 bytes.
@@ -51,6 +52,12 @@ pub(crate) fn set_offload(file: BorrowedFd<'_>, mask: u32) -> Result<(), Errno> 
     unsafe { ioctl(file, IntegerSetter::<TUNSETOFFLOAD>::new_usize(mask as usize)) }
 }
 
+/// Has the descriptor's device stay when its last queue is closed.
+pub(crate) fn set_persistent(file: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: TUNSETPERSIST takes a truth value itself as its argument and follows no pointer.
+    unsafe { ioctl(file, IntegerSetter::<TUNSETPERSIST>::new_usize(1)) }
+}
+
 /// Sets the size of the vnet header, in bytes, for this descriptor's device.
 pub(crate) fn set_vnet_header_bytes(
     file: BorrowedFd<'_>,
@@ -73,6 +80,7 @@ mod tests {
         let file = File::open("/dev/null").unwrap();
         assert_eq!(attach(file.as_fd(), "x", 0).unwrap_err(), Errno::NOTTY);
         assert_eq!(set_offload(file.as_fd(), 0).unwrap_err(), Errno::NOTTY);
+        assert_eq!(set_persistent(file.as_fd()).unwrap_err(), Errno::NOTTY);
         assert_eq!(set_vnet_header_bytes(file.as_fd(), 12).unwrap_err(), Errno::NOTTY);
     }
 

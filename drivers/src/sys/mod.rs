@@ -4,4 +4,5 @@
 //! and says at each block who upholds what.
 
 pub(crate) mod ioctl;
+pub(crate) mod netlink;
 pub(crate) mod region;
