@@ -70,19 +70,25 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_with(path: &Path, leases: &Leases) -> Result<Config, Vec<Diagnostic>> {
+        let text = Config::read(path)?;
+        Config::parse_with(&path.display().to_string(), &text, leases)
+    }
+
+    /// Reads a file's text, which may be checked more than once then.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not UTF-8.
+    pub fn read(path: &Path) -> Result<String, Vec<Diagnostic>> {
         let name = path.display().to_string();
         let bytes = std::fs::read(path)
             .map_err(|error| vec![Diagnostic::of_file(&name, format!("cannot read: {error}"))])?;
-        match String::from_utf8(bytes) {
-            Ok(text) => Config::parse_with(&name, &text, leases),
-            Err(error) => {
-                let valid = error.utf8_error().valid_up_to();
-                let text = String::from_utf8_lossy(error.as_bytes());
-                let mut report = Report::new(&name, &text);
-                report.syntax_error(valid..valid, "this is not UTF-8");
-                Err(report.into_diagnostics())
-            }
-        }
+        String::from_utf8(bytes).map_err(|error| {
+            let valid = error.utf8_error().valid_up_to();
+            let text = String::from_utf8_lossy(error.as_bytes());
+            let mut report = Report::new(&name, &text);
+            report.syntax_error(valid..valid, "this is not UTF-8");
+            report.into_diagnostics()
+        })
     }
 
     /// Checks a text. `file_name` is what diagnostics call it.

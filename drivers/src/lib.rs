@@ -21,4 +21,6 @@ pub use error::DriverError;
 pub use sys::region::Region;
 pub use tap::{QUEUE_LEN_DEFAULT, Tap, TapOptions, TapQueue};
 pub use vnet::VNET_HEADER_BYTES;
-pub use watch::{LinkChange, LinkState, LinkWatch, NamespaceNumber, namespace_cookie};
+pub use watch::{
+    LinkChange, LinkState, LinkWatch, NamespaceNumber, NamespaceNumbers, namespace_cookie,
+};

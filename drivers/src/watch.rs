@@ -2,8 +2,8 @@
 //!
 //! An rtnetlink socket inside a namespace keeps that namespace alive, so one in each would be
 //! the reason that no namespace ever ends. This one stays in our own and hears of all namespaces
-//! that have a number there (`NETLINK_LISTEN_ALL_NSID`); [`LinkWatch::number`] gives them one,
-//! which neither keeps them alive nor is seen by who is inside. The hard constraint: reading never
+//! that have a number there (`NETLINK_LISTEN_ALL_NSID`); [`NamespaceNumbers`] gives them one, which
+//! neither keeps them alive nor is seen by who is inside. The hard constraint: reading never
 //! blocks, and what was lost because nobody read in time is said ([`LinkChange::Lost`]).
 //!
 //! What a change means is not known here.
@@ -75,7 +75,6 @@ pub struct LinkState {
 #[derive(Debug)]
 pub struct LinkWatch {
     events: OwnedFd,
-    requests: OwnedFd,
     buffer: Vec<u8>,
 }
 
@@ -91,22 +90,51 @@ impl LinkWatch {
     /// # Errors
     /// The kernel refuses, for want of CAP_NET_ADMIN perhaps.
     pub fn open() -> Result<LinkWatch, DriverError> {
-        let opened = || -> Result<(OwnedFd, OwnedFd), Errno> {
-            let new = || {
-                let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
-                socket_with(family, kind, SocketFlags::CLOEXEC, None)
-            };
-            let events = new()?;
+        let opened = || -> Result<OwnedFd, Errno> {
+            let events = new_socket()?;
             sockopt::set_socket_recv_buffer_size_force(&events, RECEIVE_BYTES)?;
             bind(&events, &SocketAddrNetlink::new(0, 0))?;
             netlink::set_option(events.as_fd(), libc::NETLINK_LISTEN_ALL_NSID, 1)?;
             for group in [GROUP_LINK, GROUP_NAMESPACE] {
                 netlink::set_option(events.as_fd(), libc::NETLINK_ADD_MEMBERSHIP, group)?;
             }
-            Ok((events, new()?))
+            Ok(events)
         };
-        let (events, requests) = opened().map_err(|errno| watch_error("opening it", errno))?;
-        Ok(LinkWatch { events, requests, buffer: vec![0; MESSAGE_BYTES_MAX] })
+        let events = opened().map_err(|errno| watch_error("opening it", errno))?;
+        Ok(LinkWatch { events, buffer: vec![0; MESSAGE_BYTES_MAX] })
+    }
+
+    /// Reads what has happened since the last call.
+    pub fn read(&mut self) -> Vec<LinkChange> {
+        let mut changes = Vec::new();
+        loop {
+            match netlink::receive(self.events.as_fd(), &mut self.buffer) {
+                Ok((len, number)) => match self.buffer.get(..len) {
+                    Some(messages) => read_messages(messages, number, &mut changes),
+                    None => changes.push(LinkChange::Lost),
+                },
+                Err(Errno::INTR) => {}
+                Err(Errno::NOBUFS) => changes.push(LinkChange::Lost),
+                Err(_) => return changes,
+            }
+        }
+    }
+}
+
+/// Gives namespaces the numbers by which a [`LinkWatch`] of the same namespace calls them.
+#[derive(Debug)]
+pub struct NamespaceNumbers {
+    requests: OwnedFd,
+}
+
+impl NamespaceNumbers {
+    /// For a watch in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn open() -> Result<NamespaceNumbers, DriverError> {
+        let requests = new_socket().map_err(|errno| watch_error("opening it", errno))?;
+        Ok(NamespaceNumbers { requests })
     }
 
     /// The number of a namespace (an open `/run/netns/NAME`); it gets one if it has none. From then
@@ -160,22 +188,10 @@ impl LinkWatch {
             _ => Ok(answer.to_vec()),
         }
     }
+}
 
-    /// Reads what has happened since the last call.
-    pub fn read(&mut self) -> Vec<LinkChange> {
-        let mut changes = Vec::new();
-        loop {
-            match netlink::receive(self.events.as_fd(), &mut self.buffer) {
-                Ok((len, number)) => match self.buffer.get(..len) {
-                    Some(messages) => read_messages(messages, number, &mut changes),
-                    None => changes.push(LinkChange::Lost),
-                },
-                Err(Errno::INTR) => {}
-                Err(Errno::NOBUFS) => changes.push(LinkChange::Lost),
-                Err(_) => return changes,
-            }
-        }
-    }
+fn new_socket() -> Result<OwnedFd, Errno> {
+    socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
 }
 
 /// The cookie of the network namespace that the calling thread is in: no other namespace has or had
@@ -184,8 +200,7 @@ impl LinkWatch {
 /// # Errors
 /// No descriptor is left, or the kernel is older than 5.14.
 pub fn namespace_cookie() -> Result<u64, DriverError> {
-    let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
-    socket_with(family, kind, SocketFlags::CLOEXEC, None)
+    new_socket()
         .and_then(|socket| netlink::namespace_cookie(socket.as_fd()))
         .map_err(|errno| watch_error("asking for a namespace's cookie", errno))
 }

@@ -8,8 +8,9 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::SystemTime;
 
-use config::Config;
+use config::{Config, Diagnostic};
 use crossbeam::channel::{Receiver, bounded};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -17,18 +18,35 @@ use signal_hook::iterator::Signals;
 
 use crate::control::Control;
 use crate::error::Error;
+use crate::leases;
+use crate::store::Store;
 use crate::supervisor::Gateway;
 use crate::watch;
 
-/// Runs a config until told to end. `path` is the file that it came from.
+/// Reads and checks a config; its text is read once, for it may come from a pipe.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(path: &Path) -> Result<(String, Config), Vec<Diagnostic>> {
+    let text = Config::read(path)?;
+    let config = Config::parse(&path.display().to_string(), &text)?;
+    Ok((text, config))
+}
+
+/// Runs a config until told to end. `path` is the file that it came from, `text` what was in it.
 ///
 /// # Errors
 /// The gateway could not be started, or a worker failed. Devices and namespaces are gone all the
 /// same.
-pub fn run(path: &Path, config: &Config) -> Result<(), Error> {
+pub fn run(path: &Path, text: &str, config: &Config) -> Result<(), Error> {
     let reloading = Arc::new(OnceLock::new());
     let end = signals(Some(reloading.clone()))?;
-    let mut gateway = Gateway::start(config)?;
+    Gateway::check_privileges()?;
+    let store = Arc::new(Store::open(&config.gateway.state)?);
+    let config = &with_leases(path, text, &store)?;
+    leases::promise(&store, &config.leases())?;
+    let mut gateway = Gateway::start(config, store.clone())?;
+    leases::follow(&store, config)?;
     gateway.set_source(path.to_owned());
     if config.gateway.watch {
         watch::start(path, gateway.control())?;
@@ -44,6 +62,13 @@ pub fn run(path: &Path, config: &Config) -> Result<(), Error> {
     let stopped = gateway.stop();
     tracing::info!("devices, namespaces and addresses are removed");
     served.and(stopped)
+}
+
+/// The config again, with what was given out before.
+fn with_leases(path: &Path, text: &str, store: &Store) -> Result<Config, Error> {
+    let leases = leases::load(store, SystemTime::now())?;
+    let config = Config::parse_with(&path.display().to_string(), text, &leases);
+    Ok(config.expect("leases are wishes: they make no config wrong"))
 }
 
 /// A channel that gets each SIGTERM, SIGINT and SIGHUP from now on. A closed terminal ends the

@@ -20,6 +20,15 @@ impl fmt::Display for Place {
     }
 }
 
+/// Another gateway's device, or one of ours whose state was taken away.
+fn owner_hint(alias: Option<&str>) -> &'static str {
+    if alias.is_some_and(|alias| alias.starts_with("portolan ")) {
+        " (it is of a portolan with another state)"
+    } else {
+        ""
+    }
+}
+
 /// Set-up errors of the gateway.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -29,6 +38,9 @@ pub enum Error {
         /// Capabilities that are not there.
         missing: String,
     },
+    /// The state on disk.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
     /// A namespace that the config names does not exist.
     #[error(
         "{} cannot be opened: {source}; create it first, or set `create = true`", path.display()
@@ -84,12 +96,17 @@ pub enum Error {
         reason: String,
     },
     /// A device of this name is there already.
-    #[error("device {device} exists already in {place}: remove it, or choose another name")]
+    #[error(
+        "device {device} exists already in {place} and is not ours{}: remove it there with `ip \
+         link delete {device}`, or choose another name", owner_hint(alias.as_deref())
+    )]
     DeviceExists {
         /// Its name.
         device: String,
         /// Where.
         place: Place,
+        /// Its alias, by which a device of another gateway is told.
+        alias: Option<String>,
     },
     /// The config file cannot be watched.
     #[error("cannot watch the folder of {}: {source}; remove `watch` to do without", path.display())]
@@ -98,12 +115,6 @@ pub enum Error {
         path: PathBuf,
         /// Why not.
         source: io::Error,
-    },
-    /// A device in use cannot take its new settings.
-    #[error("{device} cannot change its device while it runs: remove it, reload, and add it again")]
-    DeviceChange {
-        /// Whose it is.
-        device: String,
     },
     /// The driver could not make a device.
     #[error("in {place}: {source}")]

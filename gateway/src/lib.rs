@@ -15,6 +15,7 @@ pub mod devices;
 pub mod difference;
 mod error;
 mod idle;
+pub mod leases;
 pub mod netlink;
 pub mod netns;
 pub mod runner;

@@ -10,7 +10,6 @@ use std::process::ExitCode;
 use anyhow::Context;
 use benches::system::BenchOptions;
 use clap::{Parser, Subcommand, ValueEnum};
-use config::Config;
 use gateway::{check, daemon, demo};
 
 /// Portolan: networks for containers, VMs and namespaces, in user space
@@ -111,8 +110,8 @@ fn is_coloured() -> bool {
 fn dispatch(command: Command) -> anyhow::Result<bool> {
     match command {
         Command::Run { config: path } => {
-            let config = match Config::load(&path) {
-                Ok(config) => config,
+            let (text, config) = match daemon::load(&path) {
+                Ok(loaded) => loaded,
                 Err(diagnostics) => {
                     let text = config::render(&diagnostics, is_coloured());
                     std::io::stderr().write_all(text.as_bytes())?;
@@ -122,7 +121,7 @@ fn dispatch(command: Command) -> anyhow::Result<bool> {
             for warning in &config.warnings {
                 tracing::warn!("{warning}");
             }
-            daemon::run(&path, &config)?;
+            daemon::run(&path, &text, &config)?;
             Ok(true)
         }
         Command::Check { files, format } => {

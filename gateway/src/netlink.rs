@@ -10,14 +10,18 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
+use drivers::LinkState;
 use engine::MacAddress;
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
-use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
-use netlink_packet_route::route::RouteScope;
+use netlink_packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use rustix::io::Errno;
 use tokio::runtime::Runtime;
 
 use crate::error::{Error, Place};
@@ -66,7 +70,15 @@ impl Netlink {
     /// The namespace is not there, or no socket can be had.
     pub fn open(namespace: Option<&Path>) -> Result<Netlink, Error> {
         let place = Place(namespace.map(PathBuf::from));
-        let opened = netns::within_optional(namespace, || {
+        netns::within_optional(namespace, || Netlink::open_here(place))?
+    }
+
+    /// Connects to the namespace that the calling thread is in; `place` is how errors call it.
+    ///
+    /// # Errors
+    /// No socket can be had.
+    pub(crate) fn open_here(place: Place) -> Result<Netlink, Error> {
+        let opened = || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
             let (connection, handle, _) = {
                 let _entered = runtime.enter();
@@ -74,10 +86,11 @@ impl Netlink {
             };
             runtime.spawn(connection);
             Ok((runtime, handle))
-        })?;
-        let (runtime, handle) =
-            opened.map_err(|source| Error::NetlinkSocket { place: place.clone(), source })?;
-        Ok(Netlink { runtime, handle, place })
+        };
+        match opened() {
+            Ok((runtime, handle)) => Ok(Netlink { runtime, handle, place }),
+            Err(source) => Err(Error::NetlinkSocket { place, source }),
+        }
     }
 
     /// The index of a link, or `None` if there is no such link.
@@ -88,9 +101,20 @@ impl Netlink {
         let mut found = self.handle.link().get().match_name(device.to_owned()).execute();
         match self.runtime.block_on(found.try_next()) {
             Ok(link) => Ok(link.map(|link| link.header.index)),
-            Err(error) if is_no_device(&error) => Ok(None),
+            Err(error) if is_errno(&error, Errno::NODEV) => Ok(None),
             Err(error) => Err(self.refused("look for the link".into(), device, &error)),
         }
+    }
+
+    /// All links.
+    ///
+    /// # Errors
+    /// The kernel refuses the question.
+    pub fn links(&self) -> Result<Vec<LinkState>, Error> {
+        let links = self.handle.link().get().execute().try_collect::<Vec<_>>();
+        let links = self.runtime.block_on(links);
+        let links = links.map_err(|error| self.refused("list links".into(), "all", &error))?;
+        Ok(links.into_iter().map(read_link).collect())
     }
 
     /// Names of all links.
@@ -98,17 +122,7 @@ impl Netlink {
     /// # Errors
     /// The kernel refuses the question.
     pub fn link_names(&self) -> Result<Vec<String>, Error> {
-        let links = self.handle.link().get().execute().try_collect::<Vec<_>>();
-        let links = self.runtime.block_on(links);
-        let links = links.map_err(|error| self.refused("list links".into(), "all", &error))?;
-        let name = |attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name),
-            _ => None,
-        };
-        Ok(links
-            .into_iter()
-            .filter_map(|link| link.attributes.into_iter().find_map(name))
-            .collect())
+        Ok(self.links()?.into_iter().map(|link| link.name).collect())
     }
 
     /// Sets a link's MAC address, MTU and queue, and takes it up.
@@ -134,6 +148,17 @@ impl Netlink {
         result.map_err(|error| self.refused(settings.to_string(), device, &error))
     }
 
+    /// Gives a link another name.
+    ///
+    /// # Errors
+    /// There is no such link, the name is taken, or the kernel refuses.
+    pub fn rename_link(&self, device: &str, name: &str) -> Result<(), Error> {
+        let message = LinkMessageBuilder::<LinkUnspec>::new().index(self.index_of(device)?);
+        let request = self.handle.link().set(message.name(name).build());
+        let result = self.runtime.block_on(request.execute());
+        result.map_err(|error| self.refused(format!("set the name {name}"), device, &error))
+    }
+
     /// Takes a link away.
     ///
     /// # Errors
@@ -142,6 +167,49 @@ impl Netlink {
         let request = self.handle.link().del(self.index_of(device)?);
         let result = self.runtime.block_on(request.execute());
         result.map_err(|error| self.refused("delete the link".into(), device, &error))
+    }
+
+    /// Addresses of a link, but for those that IPv6 gives every link by itself.
+    ///
+    /// # Errors
+    /// There is no such link, or the kernel refuses.
+    pub fn addresses(&self, device: &str) -> Result<Vec<IpNet>, Error> {
+        let index = self.index_of(device)?;
+        let request = self.handle.address().get().set_link_index_filter(index);
+        let found = self.runtime.block_on(request.execute().try_collect::<Vec<_>>());
+        let action = || "list addresses".to_owned();
+        let found = found.map_err(|error| self.refused(action(), device, &error))?;
+        let read = |message: &AddressMessage| {
+            // Of a link with a peer, `Local` is its own address; IPv6 has `Address` only.
+            let local = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) => Some(*address),
+                _ => None,
+            });
+            let address = local.or_else(|| {
+                message.attributes.iter().find_map(|attribute| match attribute {
+                    AddressAttribute::Address(address) => Some(*address),
+                    _ => None,
+                })
+            })?;
+            IpNet::new(address, message.header.prefix_len).ok()
+        };
+        let is_by_itself = |net: &IpNet| match net.addr() {
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+            IpAddr::V4(_) => false,
+        };
+        Ok(found.iter().filter_map(read).filter(|net| !is_by_itself(net)).collect())
+    }
+
+    /// Takes an address away from a link, with the prefix's route.
+    ///
+    /// # Errors
+    /// There is no such link or address, or the kernel refuses.
+    pub fn remove_address(&self, device: &str, address: IpNet) -> Result<(), Error> {
+        let (index, length) = (self.index_of(device)?, address.prefix_len());
+        let mut request = self.handle.address().add(index, address.addr(), length);
+        let message = std::mem::take(request.message_mut());
+        let result = self.runtime.block_on(self.handle.address().del(message).execute());
+        result.map_err(|error| self.refused(format!("remove address {address}"), device, &error))
     }
 
     /// Gives a link an address and the prefix's route. IPv6 addresses are usable at once: the
@@ -164,43 +232,83 @@ impl Netlink {
     /// Adds a route out of a link; the prefix of length 0 is the default route.
     ///
     /// # Errors
-    /// There is no such link, the next hop is not reachable, or the kernel refuses.
+    /// There is no such link, the next hop is not reachable, there is another route to the same
+    /// destination, or the kernel refuses.
     pub fn add_route(&self, device: &str, to: IpNet, via: Option<IpAddr>) -> Result<(), Error> {
-        let action = || match via {
-            Some(via) => format!("add route to {to} via {via}"),
-            None => format!("add route to {to}"),
-        };
-        let unroutable = || Error::Netlink {
-            action: action(),
-            device: device.into(),
-            place: self.place.clone(),
-            reason: "an IPv6 prefix cannot be reached by an IPv4 next hop".into(),
-        };
+        let action = || format!("add route to {}", Hop(to, via));
+        let message =
+            self.route(device, to, via)?.ok_or_else(|| self.unroutable(device, to, via))?;
+        let result = self.runtime.block_on(self.handle.route().add(message).execute());
+        result.map_err(|error| self.refused(action(), device, &error))
+    }
+
+    /// As `add_route`, where the route is there already nothing is done.
+    ///
+    /// # Errors
+    /// As `add_route`.
+    pub fn ensure_route(&self, device: &str, to: IpNet, via: Option<IpAddr>) -> Result<(), Error> {
+        let action = || format!("add route to {}", Hop(to, via));
+        let message =
+            self.route(device, to, via)?.ok_or_else(|| self.unroutable(device, to, via))?;
+        match self.runtime.block_on(self.handle.route().add(message).execute()) {
+            Err(error) if is_errno(&error, Errno::EXIST) => Ok(()),
+            result => result.map_err(|error| self.refused(action(), device, &error)),
+        }
+    }
+
+    /// Takes a route away; one that is not there is no error.
+    ///
+    /// # Errors
+    /// There is no such link, or the kernel refuses.
+    pub fn remove_route(&self, device: &str, to: IpNet, via: Option<IpAddr>) -> Result<(), Error> {
+        let action = || format!("remove route to {}", Hop(to, via));
+        let message =
+            self.route(device, to, via)?.ok_or_else(|| self.unroutable(device, to, via))?;
+        match self.runtime.block_on(self.handle.route().del(message).execute()) {
+            Err(error) if is_errno(&error, Errno::SRCH) => Ok(()),
+            result => result.map_err(|error| self.refused(action(), device, &error)),
+        }
+    }
+
+    /// `None`: an IPv6 prefix by an IPv4 next hop.
+    fn route(
+        &self,
+        device: &str,
+        to: IpNet,
+        via: Option<IpAddr>,
+    ) -> Result<Option<RouteMessage>, Error> {
         let index = self.index_of(device)?;
-        let message = match (to, via) {
+        Ok(match (to, via) {
             (IpNet::V4(to), via) => {
                 let message = RouteMessageBuilder::<Ipv4Addr>::new()
                     .output_interface(index)
                     .destination_prefix(to.network(), to.prefix_len());
-                match via {
+                Some(match via {
                     Some(IpAddr::V4(via)) => message.gateway(via).build(),
                     Some(IpAddr::V6(via)) => message.via(via).build(),
                     None => message.scope(RouteScope::Link).build(),
-                }
+                })
             }
             (IpNet::V6(to), via) => {
                 let message = RouteMessageBuilder::<Ipv6Addr>::new()
                     .output_interface(index)
                     .destination_prefix(to.network(), to.prefix_len());
                 match via {
-                    Some(IpAddr::V6(via)) => message.gateway(via).build(),
-                    Some(IpAddr::V4(_)) => return Err(unroutable()),
-                    None => message.build(),
+                    Some(IpAddr::V6(via)) => Some(message.gateway(via).build()),
+                    Some(IpAddr::V4(_)) => None,
+                    None => Some(message.build()),
                 }
             }
-        };
-        let result = self.runtime.block_on(self.handle.route().add(message).execute());
-        result.map_err(|error| self.refused(action(), device, &error))
+        })
+    }
+
+    fn unroutable(&self, device: &str, to: IpNet, via: Option<IpAddr>) -> Error {
+        Error::Netlink {
+            action: format!("add route to {}", Hop(to, via)),
+            device: device.into(),
+            place: self.place.clone(),
+            reason: "an IPv6 prefix cannot be reached by an IPv4 next hop".into(),
+        }
     }
 
     /// The MAC address that ARP or ND found for a neighbour.
@@ -244,8 +352,38 @@ impl Netlink {
     }
 }
 
-fn is_no_device(error: &rtnetlink::Error) -> bool {
-    let no_device = rustix::io::Errno::NODEV.raw_os_error();
+fn read_link(message: LinkMessage) -> LinkState {
+    let mut link = LinkState {
+        index: message.header.index,
+        name: String::new(),
+        alias: None,
+        mtu: 0,
+        is_up: message.header.flags.contains(LinkFlags::Up),
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            _ => {}
+        }
+    }
+    link
+}
+
+/// A destination and perhaps its next hop, as operators write them.
+struct Hop(IpNet, Option<IpAddr>);
+
+impl fmt::Display for Hop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.1 {
+            Some(via) => write!(f, "{} via {via}", self.0),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+fn is_errno(error: &rtnetlink::Error, errno: Errno) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message)
-        if message.to_io().raw_os_error() == Some(no_device))
+        if message.to_io().raw_os_error() == Some(errno.raw_os_error()))
 }

@@ -169,6 +169,7 @@ fn without_root_the_error_says_what_is_missing() {
 #[test]
 fn without_the_tun_device_the_error_says_how_to_get_it() {
     let scratch = Scratch::new("tun");
+    let _third = Namespace::create(&scratch.name("third")).unwrap();
     let config = scratch.config(CONFIG);
     let mut command = Command::new("unshare");
     let script = "mount -t tmpfs none /dev/net && exec \"$0\" run -c \"$1\"";
@@ -177,5 +178,5 @@ fn without_the_tun_device_the_error_says_how_to_get_it() {
     assert_eq!(daemon.wait_end().code(), Some(1));
     let log = daemon.log.join("\n");
     assert!(log.contains("/dev/net/tun") && log.contains("modprobe tun"), "{log}");
-    assert_eq!(scratch.namespaces_left(), [""; 0]);
+    assert_eq!(scratch.namespaces_left(), [scratch.name("third")]);
 }

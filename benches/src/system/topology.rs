@@ -204,7 +204,10 @@ fn masquerade_config(placement: &Placement, client: &Namespace, outside: &Namesp
 }
 
 fn gateway_config(placement: &Placement) -> String {
-    format!("[gateway]\nworkers = {:?}\nidle = \"{}\"\n", placement.worker_cpus, placement.idle)
+    // Not where a gateway of this machine keeps its own.
+    let state = format!("/run/portolan-bench-{}", std::process::id());
+    let (workers, idle) = (&placement.worker_cpus, &placement.idle);
+    format!("[gateway]\nworkers = {workers:?}\nidle = \"{idle}\"\nstate = \"{state}\"\n")
 }
 
 fn network_config(more: &str) -> String {

@@ -11,6 +11,8 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use engine::Counters;
@@ -19,6 +21,7 @@ use crate::daemon;
 use crate::error::Error;
 use crate::netlink::Netlink;
 use crate::netns::NAMESPACE_DIRECTORY;
+use crate::store::Store;
 use crate::supervisor::Gateway;
 use world::World;
 
@@ -41,7 +44,9 @@ pub fn run(options: &DemoOptions) -> Result<bool, Error> {
     let world = World::new();
     let host = Netlink::open(None)?;
     let links_before = host.link_names()?;
-    let gateway = Gateway::start(&world.config(options))?;
+    let state = State::new();
+    let store = Arc::new(Store::open(&state.folder)?);
+    let gateway = Gateway::start(&world.config(options), store)?;
     world.furnish_outside()?;
     introduce(&world, &gateway);
     for check in checks::all() {
@@ -67,6 +72,25 @@ pub fn run(options: &DemoOptions) -> Result<bool, Error> {
     gateway.stop()?;
     report.note("everything removed", nothing_left(&world, &host, &links_before));
     Ok(report.conclude())
+}
+
+/// A folder for what the gateway remembers; gone with this.
+struct State {
+    folder: PathBuf,
+}
+
+impl State {
+    fn new() -> State {
+        let name = format!("portolan-demo-{}", std::process::id());
+        // Only root may write there, so nobody can have put something in its place.
+        State { folder: Path::new("/run").join(name) }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
 }
 
 fn introduce(world: &World, gateway: &Gateway) {

@@ -246,7 +246,7 @@ fn build(folder: &Path, commits: &[Commit]) -> (Vec<u8>, Vec<Vec<(String, Value)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
     fn a_file_cut_anywhere_is_a_state_that_was_acknowledged(commits in commits()) {

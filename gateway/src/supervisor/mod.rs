@@ -28,6 +28,7 @@ use crate::control::{Control, ReloadCounts, Request, StateView};
 use crate::devices::Devices;
 use crate::error::Error;
 use crate::runner::{Command, Ended, Report};
+use crate::store::Store;
 use crate::waker::Waker;
 
 /// How long workers may take to start or end, in seconds. Building the flow table for millions of
@@ -55,6 +56,8 @@ pub struct Gateway {
     port_room: usize,
     /// Ports whose device is gone; every worker tells of its own queue.
     ports_down: BTreeSet<PortId>,
+    /// Leases, and what devices keep in it.
+    store: Arc<Store>,
     // Dropped after the workers have ended.
     devices: Devices,
     _region: Region,
@@ -112,6 +115,9 @@ impl Gateway {
                     // All workers are gone without a word, which `note` would have told.
                     Err(_) => return Ok(()),
                 },
+                recv(self.devices.events()) -> event => {
+                    self.follow(event.expect("devices keep a sender of their own"))?;
+                }
                 recv(self.requests) -> request => {
                     self.answer(request.expect("the gateway keeps a handle of its own"))?;
                 }
@@ -150,15 +156,7 @@ impl Gateway {
     /// Takes note of a report; a worker's end that nobody asked for is an error.
     fn note(&mut self, report: Report) -> Result<(), Error> {
         match report {
-            Report::Event(_, Event::PortDown(port)) => {
-                if self.ports_down.insert(port) {
-                    let port = self.port_name(port);
-                    tracing::warn!(
-                        port,
-                        "port down: its device is gone, its namespace perhaps too"
-                    );
-                }
-            }
+            Report::Event(_, Event::PortDown(port)) => self.note_down(port),
             Report::Event(_, Event::NeighbourFailed(port, address)) => {
                 let port = self.port_name(port);
                 tracing::warn!(port, %address, "neighbour does not answer arp or nd");
@@ -201,6 +199,13 @@ impl Gateway {
         Ok(())
     }
 
+    fn note_down(&mut self, port: PortId) {
+        if self.ports_down.insert(port) {
+            let port = self.port_name(port);
+            tracing::warn!(port, "port down: its device is gone, its namespace perhaps too");
+        }
+    }
+
     fn port_name(&self, port: PortId) -> &str {
         self.tables.port(port).map_or("unknown", |port| &port.name)
     }
@@ -212,6 +217,12 @@ mod tests {
     use crate::control::ReloadRefused;
     use crossbeam::channel::unbounded;
 
+    /// A store whose folder is gone already, so that nothing stays.
+    pub(super) fn store() -> Arc<Store> {
+        let folder = tempfile::tempdir().unwrap();
+        Arc::new(Store::open(folder.path()).unwrap())
+    }
+
     fn config(text: &str) -> Config {
         Config::parse("test.toml", text).unwrap()
     }
@@ -220,7 +231,7 @@ mod tests {
     fn a_gateway_without_devices_starts_and_stops_with_any_number_of_workers() {
         for workers in [1, 2, 4] {
             let config = config(&format!("[gateway]\nworkers = {workers}\n"));
-            let mut gateway = Gateway::assemble(&config).unwrap();
+            let mut gateway = Gateway::assemble(&config, store()).unwrap();
             assert_eq!((gateway.worker_count(), gateway.counters().count()), (workers, workers));
             let (sender, end) = unbounded();
             sender.send(()).unwrap();
@@ -231,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_panic_of_one_worker_ends_the_gateway_with_its_message() {
-        let mut gateway = Gateway::assemble(&config("[gateway]\nworkers = 2\n")).unwrap();
+        let mut gateway = Gateway::assemble(&config("[gateway]\nworkers = 2\n"), store()).unwrap();
         gateway.workers[1].commands.send(Command::Panic).unwrap();
         gateway.wakers[1].wake();
         let (_sender, end) = unbounded::<()>();
@@ -244,7 +255,7 @@ mod tests {
 
     #[test]
     fn other_threads_are_answered_while_the_gateway_serves_and_refused_once_it_ends() {
-        let mut gateway = Gateway::assemble(&config("[gateway]\nworkers = 2\n")).unwrap();
+        let mut gateway = Gateway::assemble(&config("[gateway]\nworkers = 2\n"), store()).unwrap();
         let control = gateway.control();
         let (sender, end) = unbounded();
         let asking = std::thread::spawn(move || {

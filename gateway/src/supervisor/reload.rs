@@ -10,7 +10,7 @@
 //! The one hard constraint: what is refused has changed nothing.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use config::Config;
 use crossbeam::channel::Sender;
@@ -19,9 +19,10 @@ use sd_notify::NotifyState;
 
 use super::Gateway;
 use crate::control::{ReloadRefused, ReloadReport, Request};
-use crate::devices::Change;
+use crate::devices::{Changed, DeviceEvent};
 use crate::difference;
 use crate::error::Error;
+use crate::leases;
 use crate::runner::{Command, Report};
 
 /// Requests that come within this time share one reload. Long enough for a tool that makes several
@@ -64,7 +65,8 @@ impl Gateway {
 
     fn read_source(&self) -> Result<Config, ReloadRefused> {
         let source = self.source.as_deref().ok_or(ReloadRefused::Unavailable)?;
-        Config::load_with(source, &self.config.leases()).map_err(ReloadRefused::Config)
+        let leases = leases::load(&self.store, SystemTime::now()).map_err(impossible)?;
+        Config::load_with(source, &leases).map_err(ReloadRefused::Config)
     }
 
     /// Goes over to another config. The outer error ends the gateway, the inner one changes
@@ -76,22 +78,53 @@ impl Gateway {
         next.gateway = self.config.gateway.clone();
         next.limits = self.config.limits.clone();
         let changes = difference::changes(&self.config, &next);
-        let tables = config::compile(&next, Some(&self.tables));
+        let mut followed = next.clone();
+        self.devices.adopt_mtus(&mut followed);
+        let tables = config::compile(&followed, Some(&self.tables));
         if tables.ports.len() > self.port_room {
             return Ok(Err(too_many_ports(tables.ports.len(), self.port_room)));
         }
-        let change = match self.devices.prepare(&next, self.workers.len()) {
+        let promised = leases::promise(&self.store, &next.leases());
+        if let Err(refused) = promised.map_err(impossible) {
+            return Ok(Err(refused));
+        }
+        let change = match self.devices.prepare(&next) {
             Ok(change) => change,
-            Err(error) => return Ok(Err(ReloadRefused::Impossible(error.to_string()))),
+            Err(error) => return Ok(Err(impossible(error))),
         };
         if !same_parts(&tables, &self.tables) {
             self.swap(Arc::new(tables))?;
         }
-        self.exchange_queues(change)?;
+        let changed = self.devices.commit(change);
+        self.exchange_queues(changed)?;
         let warnings = next.warnings.clone();
         self.config = Arc::new(next);
+        if let Err(error) = leases::follow(&self.store, &self.config) {
+            tracing::error!(%error, "addresses that are free now are not journaled as such");
+        }
         let (generation, took) = (self.tables.generation, Duration::ZERO);
         Ok(Ok(ReloadReport { generation, changes, deferred, warnings, took }))
+    }
+
+    /// Follows what others did to a device or namespace.
+    ///
+    /// # Errors
+    /// A worker failed meanwhile: the gateway cannot go on.
+    pub(super) fn follow(&mut self, event: DeviceEvent) -> Result<(), Error> {
+        let is_mtu = matches!(event, DeviceEvent::Mtu(..) | DeviceEvent::Lost);
+        let changed = self.devices.follow(event);
+        let down = changed.detach.clone();
+        self.exchange_queues(changed)?;
+        down.into_iter().for_each(|port| self.note_down(port));
+        if is_mtu {
+            let mut config = Config::clone(&self.config);
+            self.devices.adopt_mtus(&mut config);
+            let tables = config::compile(&config, Some(&self.tables));
+            if !same_parts(&tables, &self.tables) {
+                self.swap(Arc::new(tables))?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives all workers the new tables, and frees the old ones when all have gone over.
@@ -110,8 +143,8 @@ impl Gateway {
     }
 
     /// Has the workers take the new queues and let go of the old ones.
-    fn exchange_queues(&mut self, change: Change) -> Result<(), Error> {
-        let mut changed = self.devices.commit(change);
+    pub(super) fn exchange_queues(&mut self, mut changed: Changed) -> Result<(), Error> {
+        changed.problems.iter().for_each(|problem| tracing::error!("{problem}"));
         let attached = changed.attach.iter().flatten().map(|(port, _)| port);
         for port in attached.chain(&changed.detach) {
             self.ports_down.remove(port);
@@ -153,6 +186,10 @@ impl Gateway {
             }
         }
     }
+}
+
+fn impossible(error: impl Into<Error>) -> ReloadRefused {
+    ReloadRefused::Impossible(error.into().to_string())
 }
 
 /// systemd waits for `READY=1` after this (`Type=notify-reload`). Without systemd nothing happens.
@@ -205,7 +242,7 @@ mod tests {
         let path = folder.path().join("gateway.toml");
         fs::write(&path, text).unwrap();
         let config = Config::load(&path).unwrap();
-        let mut gateway = Gateway::assemble(&config).unwrap();
+        let mut gateway = Gateway::assemble(&config, crate::supervisor::tests::store()).unwrap();
         gateway.set_source(path.clone());
         let control = gateway.control();
         let (sender, end) = unbounded();

@@ -22,6 +22,7 @@ use crate::devices::Devices;
 use crate::error::Error;
 use crate::idle::IdlePolicy;
 use crate::runner::{self, Clock, Report, RunnerParts};
+use crate::store::Store;
 use crate::waker::Waker;
 
 /// Chunks of a worker besides those that a sum below names: 16 batches of 64 in flight and as many
@@ -39,24 +40,41 @@ const CHUNKS_HELD_MAX: usize = 4_096;
 const TAILS_PER_WORKER: usize = 256;
 
 impl Gateway {
-    /// Makes the devices, starts the workers, and returns when packets flow.
+    /// A gateway makes namespaces and devices.
+    ///
+    /// # Errors
+    /// The process may not.
+    pub fn check_privileges() -> Result<(), Error> {
+        let needed = CapabilitySet::NET_ADMIN | CapabilitySet::SYS_ADMIN;
+        let ours = rustix::thread::capabilities(None);
+        let effective = ours.map_or(CapabilitySet::empty(), |sets| sets.effective);
+        let missing = needed - effective;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let names = missing.iter_names().map(|(name, _)| format!("CAP_{name}")).collect::<Vec<_>>();
+        Err(Error::Privileges { missing: names.join(" and ") })
+    }
+
+    /// Makes the devices, or re-attaches those that `store` knows, starts the workers, and returns
+    /// when packets flow.
     ///
     /// # Errors
     /// The first step that fails; everything made before it is undone.
-    pub fn start(config: &Config) -> Result<Gateway, Error> {
-        check_privileges()?;
+    pub fn start(config: &Config, store: Arc<Store>) -> Result<Gateway, Error> {
+        Gateway::check_privileges()?;
         raise_descriptor_limit();
-        Gateway::assemble(config)
+        Gateway::assemble(config, store)
     }
 
     /// As `start`; a config without devices needs no rights.
-    pub(super) fn assemble(config: &Config) -> Result<Gateway, Error> {
+    pub(super) fn assemble(config: &Config, store: Arc<Store>) -> Result<Gateway, Error> {
         let cpus = choose_cpus(&config.gateway.workers)?;
         let worker_count = cpus.len();
         let tables = Arc::new(config::compile(config, None));
         let port_room = engine::worker::port_room(tables.ports.len());
         let frame_counts = frame_counts(&tables, worker_count);
-        let devices = Devices::make(config, worker_count)?;
+        let devices = Devices::start(config, worker_count, &store)?;
         let (region, chunks, tails) =
             Region::new(frame_counts.0, frame_counts.1).map_err(Error::Memory)?;
         let wakers: Result<Arc<[_]>, _> = cpus.iter().map(|_| Waker::new()).collect();
@@ -83,6 +101,7 @@ impl Gateway {
             frame_counts,
             port_room,
             ports_down: BTreeSet::new(),
+            store,
             devices,
             _region: region,
         };
@@ -143,19 +162,6 @@ impl Gateway {
         }
         Ok(())
     }
-}
-
-/// A gateway makes namespaces and devices.
-fn check_privileges() -> Result<(), Error> {
-    let needed = CapabilitySet::NET_ADMIN | CapabilitySet::SYS_ADMIN;
-    let ours = rustix::thread::capabilities(None);
-    let effective = ours.map_or(CapabilitySet::empty(), |sets| sets.effective);
-    let missing = needed - effective;
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let names = missing.iter_names().map(|(name, _)| format!("CAP_{name}")).collect::<Vec<_>>();
-    Err(Error::Privileges { missing: names.join(" and ") })
 }
 
 /// One descriptor per port and worker: a thousand endpoints pass the usual soft limit of 1,024.

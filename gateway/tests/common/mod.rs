@@ -114,8 +114,23 @@ impl Scratch {
 
     pub(crate) fn config(&self, text: &str) -> PathBuf {
         let path = self.folder.path().join("gateway.toml");
-        std::fs::write(&path, text.replace("PREFIX", &self.prefix)).unwrap();
+        let mut text = text.replace("PREFIX", &self.prefix);
+        let section = format!("[gateway]\nstate = {:?}\n", self.state());
+        if let Some(rest) = text.strip_prefix("\n[gateway]\n") {
+            // In the place of the empty line, so that no line gets another number.
+            text = format!("{section}{rest}");
+        } else if text.contains("[gateway]\n") {
+            text = text.replacen("[gateway]\n", &section, 1);
+        } else {
+            text.push_str(&section);
+        }
+        std::fs::write(&path, text).unwrap();
         path
+    }
+
+    /// The daemon's state folder.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
     }
 
     pub(crate) fn name(&self, name: &str) -> String {

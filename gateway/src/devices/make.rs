@@ -1,0 +1,229 @@
+//! Makes, joins, changes and deletes devices, inside their namespace.
+//!
+//! Every function here runs on a thread that is in the device's namespace. A device is found by its
+//! alias (see `record`), whatever it is called meanwhile. The one hard constraint: what is wanted is
+//! set, and what we had set before and is no longer wanted is taken away, whichever of it a killed
+//! run had done; what others set is left.
+
+use std::io;
+
+use drivers::{LinkState, Tap, TapQueue};
+
+use super::place::Opened;
+use super::plan::{DeviceKey, Wanted};
+use super::record::{DeviceRecord, alias_of};
+use crate::error::{Error, Place};
+use crate::netlink::{LinkSettings, Netlink};
+
+/// Per-interface IPv6 settings, written before the link goes up. The gateway sends no router
+/// advertisements and gives each address out once, so soliciting and probing would only delay the
+/// first packet and wake idle workers. Link-local addresses stay, derived from the MAC, which is
+/// what anti-spoofing expects.
+const IPV6_SETTINGS: [(&str, &str); 5] = [
+    ("accept_ra", "0"),
+    ("autoconf", "0"),
+    ("router_solicitations", "0"),
+    ("dad_transmits", "0"),
+    ("addr_gen_mode", "0"),
+];
+
+/// A device with its queues.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) key: DeviceKey,
+    pub(super) index: u32,
+    /// False: it was there already, and its queues are opened anew.
+    pub(super) is_new: bool,
+    pub(super) queues: Vec<TapQueue>,
+}
+
+/// A device that is to be made or joined.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) key: DeviceKey,
+    pub(super) wanted: Wanted,
+    /// What the journal says about it.
+    pub(super) before: Option<DeviceRecord>,
+}
+
+/// What all devices have in common.
+#[derive(Debug)]
+pub(super) struct Maker<'a> {
+    pub(super) id: &'a str,
+    pub(super) queue_count: usize,
+}
+
+impl Maker<'_> {
+    /// Makes or joins all devices of one namespace. On an error none is left that was not there.
+    pub(super) fn make_all(&self, tasks: &[Task]) -> Result<Vec<Made>, Error> {
+        let Some(first) = tasks.first() else { return Ok(Vec::new()) };
+        let netlink = Netlink::open_here(Place(first.key.place.clone()))?;
+        let links = netlink.links()?;
+        let mut made: Vec<Made> = Vec::new();
+        for task in tasks {
+            match self.make(&netlink, &links, task) {
+                Ok(device) => made.push(device),
+                Err(error) => {
+                    for device in made.iter().filter(|device| device.is_new) {
+                        delete(&netlink, &alias_of(self.id, &device.key.interface));
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(made)
+    }
+
+    fn make(&self, netlink: &Netlink, links: &[LinkState], task: &Task) -> Result<Made, Error> {
+        let device = task.key.interface.as_str();
+        let alias = alias_of(self.id, device);
+        let named = links.iter().find(|link| link.name == device);
+        let ours = links.iter().find(|link| link.alias.as_deref() == Some(alias.as_str()));
+        match (named, ours) {
+            (None, None) => self.create(netlink, task, alias),
+            (None, Some(ours)) => {
+                tracing::warn!(
+                    device,
+                    name = ours.name,
+                    "device was renamed: its name is set back"
+                );
+                netlink.rename_link(&ours.name, device)?;
+                self.join(netlink, task, alias, ours.index)
+            }
+            (Some(named), Some(ours)) if named.index == ours.index => {
+                self.join(netlink, task, alias, ours.index)
+            }
+            (Some(named), _) => Err(Error::DeviceExists {
+                device: device.into(),
+                place: Place(task.key.place.clone()),
+                alias: named.alias.clone(),
+            }),
+        }
+    }
+
+    fn create(&self, netlink: &Netlink, task: &Task, alias: String) -> Result<Made, Error> {
+        let device = task.key.interface.as_str();
+        let options = task.wanted.options(device, alias.clone(), self.queue_count);
+        let tap = Tap::create(&options).map_err(|source| refused(task, source))?;
+        let caps = tap.caps();
+        let set = || {
+            set_ipv6(device);
+            netlink.set_link(device, LinkSettings { up: true, ..LinkSettings::default() })?;
+            for &address in &task.wanted.addresses {
+                netlink.add_address(device, address)?;
+            }
+            for &(to, via) in &task.wanted.routes {
+                netlink.add_route(device, to, Some(via))?;
+            }
+            netlink.link_index(device)
+        };
+        match set() {
+            Ok(index) => {
+                tracing::debug!(port = task.wanted.port_name, device = %task.key, ?caps, "made");
+                let (key, index) = (task.key.clone(), index.unwrap_or(0));
+                Ok(Made { key, index, is_new: true, queues: tap.into_queues() })
+            }
+            Err(error) => {
+                drop(tap);
+                delete(netlink, &alias);
+                Err(error)
+            }
+        }
+    }
+
+    fn join(
+        &self,
+        netlink: &Netlink,
+        task: &Task,
+        alias: String,
+        index: u32,
+    ) -> Result<Made, Error> {
+        let device = task.key.interface.as_str();
+        let options = task.wanted.options(device, alias, self.queue_count);
+        let tap = Tap::join(&options, index).map_err(|source| refused(task, source))?;
+        set_ipv6(device);
+        set_addresses(netlink, device, &task.wanted, task.before.as_ref())?;
+        tracing::info!(port = task.wanted.port_name, device = %task.key, "device re-attached");
+        Ok(Made { key: task.key.clone(), index, is_new: false, queues: tap.into_queues() })
+    }
+}
+
+fn refused(task: &Task, source: drivers::DriverError) -> Error {
+    Error::Device { place: Place(task.key.place.clone()), source }
+}
+
+/// Sets what can be changed while packets flow, on the device that has this alias.
+pub(super) fn alter(
+    netlink: &Netlink,
+    alias: &str,
+    wanted: &Wanted,
+    before: &DeviceRecord,
+) -> Result<(), Error> {
+    let links = netlink.links()?;
+    let ours = links.iter().find(|link| link.alias.as_deref() == Some(alias));
+    let device = ours.map_or(before.interface.as_str(), |link| &link.name);
+    let (mac, mtu) = (Some(wanted.mac), Some(wanted.mtu));
+    netlink.set_link(device, LinkSettings { mac, mtu, ..LinkSettings::default() })?;
+    set_addresses(netlink, device, wanted, Some(before))
+}
+
+/// Takes the link up and sets its addresses and routes, whatever is there of them.
+fn set_addresses(
+    netlink: &Netlink,
+    device: &str,
+    wanted: &Wanted,
+    before: Option<&DeviceRecord>,
+) -> Result<(), Error> {
+    netlink.set_link(device, LinkSettings { up: true, ..LinkSettings::default() })?;
+    let present = netlink.addresses(device)?;
+    for &(to, via) in before.into_iter().flat_map(|before| &before.routes) {
+        if !wanted.routes.contains(&(to, via)) {
+            netlink.remove_route(device, to, Some(via))?;
+        }
+    }
+    for &address in &wanted.addresses {
+        if !present.contains(&address) {
+            netlink.add_address(device, address)?;
+        }
+    }
+    for &address in before.into_iter().flat_map(|before| &before.addresses) {
+        if !wanted.addresses.contains(&address) && present.contains(&address) {
+            netlink.remove_address(device, address)?;
+        }
+    }
+    for &(to, via) in &wanted.routes {
+        netlink.ensure_route(device, to, Some(via))?;
+    }
+    Ok(())
+}
+
+/// Deletes the device of ours that has this alias; one that is not there is no error.
+pub(super) fn delete(netlink: &Netlink, alias: &str) {
+    let links = netlink.links().unwrap_or_default();
+    let ours = links.iter().find(|link| link.alias.as_deref() == Some(alias));
+    if let Some(link) = ours
+        && let Err(error) = netlink.delete_link(&link.name)
+    {
+        tracing::warn!(%error, "device stays");
+    }
+}
+
+/// Writes [`IPV6_SETTINGS`] for a device of the calling thread's namespace. A kernel without IPv6
+/// has none of them, and in a container they may be read-only: the device works all the same.
+fn set_ipv6(device: &str) {
+    for (key, value) in IPV6_SETTINGS {
+        let path = format!("/proc/sys/net/ipv6/conf/{device}/{key}");
+        match std::fs::write(&path, value) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path, value, %error, "setting not made");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Takes the loopback device of a namespace of ours up.
+pub(super) fn raise_loopback(place: &Opened) -> Result<(), Error> {
+    let netlink = Netlink::open_here(Place(place.path.clone()))?;
+    netlink.set_link("lo", LinkSettings { up: true, ..LinkSettings::default() })
+}
