@@ -80,7 +80,9 @@ pub struct TapOptions {
     pub queues: usize,
     /// Largest IP packet, in bytes, from 68 to 65,521.
     pub mtu: u16,
-    /// MAC address of the kernel's end; `None` lets the kernel choose one at random.
+    /// MAC address of the kernel's end; `None` lets the kernel choose one at random, or leaves that
+    /// of a device that is joined. Setting one makes the kernel forget the link's neighbours, even
+    /// if it is the one that it has.
     pub mac: Option<MacAddress>,
     /// Packets that the kernel queues towards us, per queue; at least 1.
     pub queue_len: u32,

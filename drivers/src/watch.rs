@@ -10,6 +10,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use engine::MacAddress;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
@@ -65,6 +66,8 @@ pub struct LinkState {
     pub name: String,
     /// Its alias, if it has one.
     pub alias: Option<String>,
+    /// Its MAC address, if it has one.
+    pub mac: Option<MacAddress>,
     /// Largest IP packet, in bytes.
     pub mtu: u32,
     /// True if it is up, as an administrator says.
@@ -248,6 +251,9 @@ fn read_link(body: &[u8]) -> Option<LinkState> {
         index: to_u32(body.get(4..)?)?,
         name: text(libc::IFLA_IFNAME)?,
         alias: text(libc::IFLA_IFALIAS),
+        mac: attribute(attributes, libc::IFLA_ADDRESS)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(MacAddress::new),
         mtu: attribute(attributes, libc::IFLA_MTU).and_then(to_u32)?,
         is_up: flags & libc::IFF_UP as u32 != 0,
     })
@@ -311,8 +317,13 @@ mod tests {
         bytes.extend(message(libc::RTM_NEWADDR, &[0; 40]));
         let mut changes = Vec::new();
         read_messages(&bytes, Some(3), &mut changes);
-        let state =
-            LinkState { index: 7, name: "eth0".into(), alias: None, mtu: 1400, is_up: true };
+        let state = LinkState {
+            index: 7,
+            name: "eth0".into(),
+            mtu: 1400,
+            is_up: true,
+            ..LinkState::default()
+        };
         let expected = [LinkChange::Link(Some(3), state), LinkChange::Gone(Some(3), 8)];
         assert_eq!(changes, expected);
         let mut body = vec![0; GENERAL_BYTES];
@@ -333,7 +344,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_are_read_without_a_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
             read_messages(&bytes, None, &mut Vec::new());
             read_messages(&message(libc::RTM_NEWLINK, &bytes), None, &mut Vec::new());
         }

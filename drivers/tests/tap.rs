@@ -17,7 +17,7 @@ use common::{
     CHUNK_COUNT, KERNEL_MAC, LIMIT, Namespace, OUR_MAC, TAIL_COUNT, frames, receive, send,
     udp_frame, wait_for, wait_readable,
 };
-use drivers::{DriverError, Tap, TapOptions, TapQueue};
+use drivers::{DriverError, LinkChange, LinkWatch, NamespaceNumbers, Tap, TapOptions, TapQueue};
 use engine::frame::{FrameBalancer, FramePool};
 use engine::packet::GsoKind;
 use engine::{Batch, MacAddress, Offload, Packet, Port};
@@ -450,4 +450,115 @@ fn tcp_transfer(ends: &[Namespace; 2], server_ip: &str) {
             assert!(received == block, "the bytes arrive as they were sent");
         }
     });
+}
+
+fn persistent(name: &str, queues: usize) -> TapOptions {
+    let alias = Some("portolan test".to_owned());
+    TapOptions { persistent: true, alias, queues, ..options(name) }
+}
+
+#[test]
+fn a_persistent_device_outlives_its_queues_and_is_joined_with_any_number_of_them() {
+    let namespace = Namespace::new();
+    drop(namespace.enter(|| Tap::create(&persistent("eth0", 2)).unwrap()));
+    namespace.ip("address add 10.9.0.1/24 dev eth0");
+    namespace.ip("link set eth0 up");
+    let number = index_of(&namespace, "eth0");
+    for queues in [3, 1, 2] {
+        let more = TapOptions { mtu: 1300 + queues as u16, ..persistent("eth0", queues) };
+        let tap = namespace.enter(|| Tap::join(&more, number).unwrap());
+        assert_eq!(tap.caps().mtu, more.mtu);
+        let link = namespace.ip("-details link show eth0");
+        for part in [&format!("mtu {}", more.mtu), "LOWER_UP", "alias portolan test"] {
+            assert!(link.contains(part), "{part} is not in {link}");
+        }
+        drop(tap);
+        wait_for("the carrier to go", || {
+            namespace.ip("link show eth0").contains("NO-CARRIER").then_some(())
+        });
+        assert_eq!(index_of(&namespace, "eth0"), number);
+        assert!(namespace.ip("address show eth0").contains("10.9.0.1/24"));
+    }
+}
+
+#[test]
+fn packets_pass_again_through_a_device_that_was_joined() {
+    let (namespace, queues) = world(&TapOptions { persistent: true, ..options("eth0") });
+    let socket = udp_socket(&namespace);
+    drop(queues);
+    let number = index_of(&namespace, "eth0");
+    // A MAC address that is set makes the kernel forget all neighbours, even if it is the same.
+    let again = TapOptions { persistent: true, mac: None, ..options("eth0") };
+    let tap = namespace.enter(|| Tap::join(&again, number).unwrap());
+    let mut queues = tap.into_queues();
+    let mut frames = frames();
+    let packet = partial_udp(&udp_frame((OUR_IP, 5000), (KERNEL_IP, 7000), b"ping"), &mut frames);
+    send(&mut queues[0], &mut frames, packet);
+    let mut buffer = [0; 100];
+    let (_, peer) = socket.recv_from(&mut buffer).unwrap();
+    wait_for("an answer to pass", || {
+        socket.send_to(b"pong!", peer).unwrap();
+        let mut batch = Batch::new();
+        wait_readable(&[&queues[0]]);
+        queues[0].rx(&mut frames, &mut batch);
+        let found = batch.iter().any(|packet| is_udp_to(packet, 5000));
+        batch.into_iter().for_each(|packet| packet.recycle(&mut frames));
+        found.then_some(())
+    });
+}
+
+#[test]
+fn only_the_device_that_is_meant_is_joined() {
+    let namespace = Namespace::new();
+    drop(namespace.enter(|| Tap::create(&persistent("eth0", 1)).unwrap()));
+    let (other, missing, loopback) = namespace.enter(|| {
+        let join = |name: &str, index| Tap::join(&persistent(name, 1), index).unwrap_err();
+        (join("eth0", 999), join("eth7", 999), join("lo", 1))
+    });
+    assert!(matches!(other, DriverError::NameInUse { .. }), "{other:?}");
+    assert!(matches!(loopback, DriverError::NameInUse { .. }), "{loopback:?}");
+    assert!(missing.to_string().contains("vanished"), "{missing}");
+    assert!(!namespace.ip("link show").contains("eth7"), "nothing was made instead");
+}
+
+#[test]
+fn links_of_other_namespaces_are_followed_without_keeping_them_alive() {
+    let mut namespace = Namespace::new();
+    let mut watch = LinkWatch::open().unwrap();
+    let number = NamespaceNumbers::open().unwrap().number(namespace.as_fd()).unwrap();
+    let mut seen = Vec::new();
+    let mut wait = |what: &str, wanted: &dyn Fn(&LinkChange) -> bool| {
+        wait_for(what, || {
+            seen.append(&mut watch.read());
+            let place = seen.iter().position(wanted)?;
+            seen.drain(..=place);
+            Some(())
+        });
+    };
+    let _tap = Tap::create_in(&options("eth0"), namespace.as_fd()).unwrap();
+    namespace.ip("link set eth0 mtu 1280");
+    namespace.ip("link set eth0 up");
+    let index = index_of(&namespace, "eth0");
+    let is = |name: &'static str, mtu, is_up| {
+        move |change: &LinkChange| match change {
+            LinkChange::Link(Some(at), link) => {
+                *at == number && (&*link.name, link.mtu, link.is_up) == (name, mtu, is_up)
+            }
+            _ => false,
+        }
+    };
+    wait("mtu", &is("eth0", 1280, false));
+    wait("up", &is("eth0", 1280, true));
+    namespace.ip("link set eth0 down");
+    namespace.ip("link set eth0 name eth9");
+    wait("name", &is("eth9", 1280, false));
+    namespace.ip("link delete eth9");
+    wait("end of the link", &|change| *change == LinkChange::Gone(Some(number), index));
+    namespace.destroy();
+    wait("end of the namespace", &|change| *change == LinkChange::NamespaceGone(number));
+}
+
+fn index_of(namespace: &Namespace, device: &str) -> u32 {
+    let line = namespace.ip(&format!("-oneline link show {device}"));
+    line.split(':').next().unwrap().parse().unwrap()
 }

@@ -357,6 +357,7 @@ fn read_link(message: LinkMessage) -> LinkState {
         index: message.header.index,
         name: String::new(),
         alias: None,
+        mac: None,
         mtu: 0,
         is_up: message.header.flags.contains(LinkFlags::Up),
     };
@@ -365,6 +366,9 @@ fn read_link(message: LinkMessage) -> LinkState {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Address(bytes) => {
+                link.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(MacAddress::new);
+            }
             _ => {}
         }
     }

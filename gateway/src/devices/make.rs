@@ -1,9 +1,9 @@
 //! Makes, joins, changes and deletes devices, inside their namespace.
 //!
-//! Every function here runs on a thread that is in the device's namespace. A device is found by its
-//! alias (see `record`), whatever it is called meanwhile. The one hard constraint: what is wanted is
-//! set, and what we had set before and is no longer wanted is taken away, whichever of it a killed
-//! run had done; what others set is left.
+//! Every function here runs on a thread that is in the device's namespace. A device is found by
+//! its alias (see `record`), whatever it is called meanwhile. The one hard constraint: what is
+//! wanted is set, and what we had set before and is no longer wanted is taken away, whichever of it
+//! a killed run had done; what others set is left.
 
 use std::io;
 
@@ -88,10 +88,10 @@ impl Maker<'_> {
                     "device was renamed: its name is set back"
                 );
                 netlink.rename_link(&ours.name, device)?;
-                self.join(netlink, task, alias, ours.index)
+                self.join(netlink, task, alias, ours)
             }
             (Some(named), Some(ours)) if named.index == ours.index => {
-                self.join(netlink, task, alias, ours.index)
+                self.join(netlink, task, alias, ours)
             }
             (Some(named), _) => Err(Error::DeviceExists {
                 device: device.into(),
@@ -136,10 +136,14 @@ impl Maker<'_> {
         netlink: &Netlink,
         task: &Task,
         alias: String,
-        index: u32,
+        link: &LinkState,
     ) -> Result<Made, Error> {
-        let device = task.key.interface.as_str();
-        let options = task.wanted.options(device, alias, self.queue_count);
+        let (device, index) = (task.key.interface.as_str(), link.index);
+        let mut options = task.wanted.options(device, alias, self.queue_count);
+        if link.mac == options.mac {
+            // Setting it would make the kernel forget the link's neighbours all the same.
+            options.mac = None;
+        }
         let tap = Tap::join(&options, index).map_err(|source| refused(task, source))?;
         set_ipv6(device);
         set_addresses(netlink, device, &task.wanted, task.before.as_ref())?;
@@ -162,7 +166,9 @@ pub(super) fn alter(
     let links = netlink.links()?;
     let ours = links.iter().find(|link| link.alias.as_deref() == Some(alias));
     let device = ours.map_or(before.interface.as_str(), |link| &link.name);
-    let (mac, mtu) = (Some(wanted.mac), Some(wanted.mtu));
+    // Set again, it would make the kernel forget the link's neighbours.
+    let mac = Some(wanted.mac).filter(|_| ours.is_none_or(|link| link.mac != Some(wanted.mac)));
+    let mtu = Some(wanted.mtu);
     netlink.set_link(device, LinkSettings { mac, mtu, ..LinkSettings::default() })?;
     set_addresses(netlink, device, wanted, Some(before))
 }
