@@ -8,12 +8,15 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use config::{Config, Diagnostic};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
-use engine::{Counters, PortId, Tables};
+use engine::{PortId, Tables};
+
+use crate::view::Link;
 
 /// What the supervisor is asked.
 #[derive(Debug)]
@@ -31,9 +34,10 @@ pub struct StateView {
     pub config: Arc<Config>,
     /// The tables in force.
     pub tables: Arc<Tables>,
-    /// Counters, by worker. A reload may put others in their place, which go on from the same
-    /// numbers; so they are asked for anew each time.
-    pub counters: Vec<Arc<Counters>>,
+    /// The workers, with their counters. They are the same from start to end.
+    pub workers: Vec<Link>,
+    /// The file that the config came from.
+    pub source: Option<PathBuf>,
     /// When the gateway started, by the wall clock.
     pub started_at: SystemTime,
     /// When it started, to measure how long it has run.

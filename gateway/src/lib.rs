@@ -22,6 +22,7 @@ pub mod runner;
 pub mod store;
 pub mod supervisor;
 pub mod traffic;
+pub mod view;
 mod waker;
 mod watch;
 

@@ -20,11 +20,12 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
 use drivers::TapQueue;
 use engine::worker::{Event, WorkerParts};
-use engine::{Instant, Port, PortId, PortSet, Tables, Worker, WorkerId};
+use engine::{Counters, Instant, Port, PortId, PortSet, Tables, Worker, WorkerId};
 use rustix::event::{Timespec, epoll};
 
 use crate::error::Error;
 use crate::idle::{Crowding, Idle, IdlePolicy, Rest};
+use crate::view::View;
 use crate::waker::Waker;
 
 /// While ports are busy the kernel is asked for newly ready ones this often: rarely enough to cost
@@ -53,6 +54,8 @@ pub enum Command {
     Attach(PortId, TapQueue),
     /// Let go of a port; its queue comes back in [`Report::Detached`].
     Detach(PortId),
+    /// Show a piece of a table to who asks; see [`View`].
+    View(View),
     /// Answer with [`Report::Settled`] once all that was told before is done.
     Settle,
     /// Make the worker panic, to prove that the daemon ends cleanly.
@@ -174,6 +177,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 struct Runner {
     id: WorkerId,
     worker: Worker,
+    counters: Arc<Counters>,
     ready: PortSet,
     epoll: OwnedFd,
     idle: Idle,
@@ -205,6 +209,7 @@ impl Runner {
         let now = parts.clock.now();
         let mut runner = Runner {
             id,
+            counters: parts.worker.counters.clone(),
             worker: Worker::new(parts.worker),
             ready: PortSet::new(parts.queues.len()),
             epoll,
@@ -265,6 +270,8 @@ impl Runner {
         };
         let polled = self.poll(now, timeout);
         self.wakers[self.id.index()].announce_awake();
+        let asleep = self.clock.now().since(now);
+        self.counters.worker.asleep_ns.add(asleep.as_nanos() as u64);
         polled
     }
 
@@ -321,6 +328,11 @@ impl Runner {
                     }
                 }
                 Ok(Command::Detach(port)) => self.detach(port),
+                Ok(Command::View(view)) => {
+                    view.show(&self.worker);
+                    // One look per turn, so that packets wait for no second one.
+                    return true;
+                }
                 Ok(Command::Settle) => self.report(Report::Settled(self.id)),
                 #[cfg(test)]
                 Ok(Command::Panic) => panic!("told to panic"),
@@ -374,7 +386,6 @@ fn crowding(scheduler: Option<&File>) -> Crowding {
 mod tests {
     use super::*;
     use crossbeam::channel::unbounded;
-    use engine::Counters;
     use engine::frame::{FrameBalancer, FramePool, heap_frames};
     use engine::hand_over::HandOverRings;
 

@@ -29,6 +29,7 @@ use crate::devices::Devices;
 use crate::error::Error;
 use crate::runner::{Command, Ended, Report};
 use crate::store::Store;
+use crate::view::Link;
 use crate::waker::Waker;
 
 /// How long workers may take to start or end, in seconds. Building the flow table for millions of
@@ -65,6 +66,8 @@ pub struct Gateway {
 
 struct WorkerHandle {
     id: WorkerId,
+    /// The CPU that it is pinned to.
+    cpu: usize,
     commands: Sender<Command>,
     counters: Arc<Counters>,
     /// `None` once joined.
@@ -138,11 +141,22 @@ impl Gateway {
         StateView {
             config: self.config.clone(),
             tables: self.tables.clone(),
-            counters: self.workers.iter().map(|worker| worker.counters.clone()).collect(),
+            workers: self.workers.iter().map(|worker| self.link(worker)).collect(),
+            source: self.source.clone(),
             started_at: self.started_at,
             started: self.started,
             ports_down: self.ports_down.clone(),
             reloads: self.reloads,
+        }
+    }
+
+    fn link(&self, worker: &WorkerHandle) -> Link {
+        Link {
+            id: worker.id,
+            cpu: worker.cpu,
+            counters: worker.counters.clone(),
+            commands: worker.commands.clone(),
+            wakers: self.wakers.clone(),
         }
     }
 
@@ -260,7 +274,7 @@ mod tests {
         let (sender, end) = unbounded();
         let asking = std::thread::spawn(move || {
             let state = control.state().unwrap();
-            assert_eq!((state.tables.generation, state.counters.len()), (1, 2));
+            assert_eq!((state.tables.generation, state.workers.len()), (1, 2));
             sender.send(()).unwrap();
             control
         });

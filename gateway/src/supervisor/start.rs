@@ -158,7 +158,7 @@ impl Gateway {
                 commands: receiver,
                 reports: reports.clone(),
             })?;
-            self.workers.push(WorkerHandle { id, commands, counters, thread: Some(thread) });
+            self.workers.push(WorkerHandle { id, cpu, commands, counters, thread: Some(thread) });
         }
         Ok(())
     }
