@@ -46,6 +46,7 @@ pub use model::{
     Network, NetworkDriver, Publish, Route, Subnet, Uplink, Workers,
 };
 pub use names::{INTERFACE_NAME_BYTES_MAX, InterfaceName, NAME_BYTES_MAX, NetnsName};
+pub use nearest::nearest;
 pub use render::render;
 
 use report::Report;

@@ -4,10 +4,7 @@
 //! cost one. A name is offered only when it is near enough to be a slip of the finger.
 
 /// The known name nearest to a misspelt one, if any is near.
-pub(crate) fn nearest<'n>(
-    given: &str,
-    known: impl IntoIterator<Item = &'n str>,
-) -> Option<&'n str> {
+pub fn nearest<'n>(given: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     // Longer text is no slip of the finger, and its distance would cost time.
     if given.len() > 64 {
         return None;

@@ -5,7 +5,7 @@
 //!
 //! Counters of ports and networks live in rooms that are added and never moved, so a reload that
 //! brings new ports leaves every handle valid. When a port goes, its worker moves what it counted
-//! to its network ([`Counters::follow`]): a network's sum never falls, and an id that is given to
+//! to its network (`Counters::follow`): a network's sum never falls, and an id that is given to
 //! another port counts from zero.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -12,13 +12,14 @@ use std::time::SystemTime;
 
 use config::{Config, Diagnostic};
 use crossbeam::channel::{Receiver, bounded};
-use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::api::Listeners;
 use crate::control::Control;
 use crate::error::Error;
 use crate::leases;
+use crate::notify::{self, Watchdog};
 use crate::store::Store;
 use crate::supervisor::Gateway;
 use crate::watch;
@@ -43,6 +44,7 @@ pub fn run(path: &Path, text: &str, config: &Config) -> Result<(), Error> {
     let end = signals(Some(reloading.clone()))?;
     Gateway::check_privileges()?;
     let store = Arc::new(Store::open(&config.gateway.state)?);
+    let listeners = Listeners::bind(&config.gateway)?;
     let config = &with_leases(path, text, &store)?;
     leases::promise(&store, &config.leases())?;
     let mut gateway = Gateway::start(config, store.clone())?;
@@ -52,13 +54,17 @@ pub fn run(path: &Path, text: &str, config: &Config) -> Result<(), Error> {
         watch::start(path, gateway.control())?;
     }
     let _ = reloading.set(gateway.control());
-    let ports = gateway.tables().ports.iter().flatten().count();
+    let (state, control) = (gateway.state(), gateway.control());
+    let watchdog = Watchdog::start(state.workers.clone())?;
+    let ports = state.tables.ports.iter().flatten().count();
+    let api = listeners.serve(control, state)?;
     tracing::info!(workers = gateway.worker_count(), ports, "packets flow");
     // Nobody may be reading: that is no reason not to serve.
     let _ = writeln!(io::stderr(), "ready");
-    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    notify::ready(&format!("{ports} ports, {} workers", gateway.worker_count()));
     let served = gateway.serve(&end);
-    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    notify::stopping();
+    drop((watchdog, api));
     let stopped = gateway.stop();
     tracing::info!("devices, namespaces and addresses are removed");
     served.and(stopped)

@@ -196,7 +196,7 @@ fn place(attachment: &Attachment) -> String {
 }
 
 /// `8080:80/tcp to 10.1.0.10`, as `publish` in the config says it.
-fn port_of(publish: &Publish) -> String {
+pub(crate) fn port_of(publish: &Publish) -> String {
     let range = |first: u16| match publish.port_count {
         1 => first.to_string(),
         count => format!("{first}-{}", u32::from(first) + u32::from(count) - 1),

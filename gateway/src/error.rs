@@ -124,6 +124,9 @@ pub enum Error {
         /// What the driver says.
         source: drivers::DriverError,
     },
+    /// The API could not be served.
+    #[error(transparent)]
+    Api(#[from] crate::api::ApiError),
     /// Packet memory could not be had.
     #[error(transparent)]
     Memory(drivers::DriverError),

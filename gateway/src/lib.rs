@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod check;
 pub mod control;
 pub mod daemon;
@@ -16,8 +17,12 @@ pub mod difference;
 mod error;
 mod idle;
 pub mod leases;
+pub mod metrics;
 pub mod netlink;
 pub mod netns;
+mod notify;
+mod priority;
+pub mod reasons;
 pub mod runner;
 pub mod store;
 pub mod supervisor;

@@ -75,16 +75,17 @@ pub struct Link {
 }
 
 impl Link {
-    /// One piece of its flows.
+    /// One piece of its flows, so many at most.
     ///
     /// # Errors
     /// The worker has ended.
     pub async fn flows(
         &self,
         from: u32,
+        found_max: usize,
         filter: &Arc<FlowFilter>,
     ) -> Result<Piece<FlowView>, Ending> {
-        self.ask(from, FOUND_MAX, |ask| View::Flows(ask, filter.clone())).await
+        self.ask(from, found_max.clamp(1, FOUND_MAX), |ask| View::Flows(ask, filter.clone())).await
     }
 
     /// One piece of the stations that it has learnt.

@@ -90,7 +90,7 @@ fn a_watched_file_is_taken_over_when_it_is_right_and_refused_when_it_is_wrong() 
     std::fs::rename(scratch.config(&format!("{text}subnot = 7\n")), &other).unwrap();
     std::fs::rename(&other, &path).unwrap();
     daemon.wait_for("refusal", |line| line.contains("reload refused, nothing has changed"));
-    daemon.wait_for("place", |line| line.contains("gateway.toml:21:"));
+    daemon.wait_for("place", |line| line.contains("gateway.toml:22:"));
     ping(&web, address("192.0.2.1"), ANSWER_WITHIN).unwrap();
 
     let listed = "network = [{ name = \"front\", ip = \"10.1.0.10\" }]";

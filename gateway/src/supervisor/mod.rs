@@ -137,7 +137,8 @@ impl Gateway {
         Ok(())
     }
 
-    fn state(&self) -> StateView {
+    /// The state now.
+    pub fn state(&self) -> StateView {
         StateView {
             config: self.config.clone(),
             tables: self.tables.clone(),

@@ -115,9 +115,10 @@ impl Scratch {
     pub(crate) fn config(&self, text: &str) -> PathBuf {
         let path = self.folder.path().join("gateway.toml");
         let mut text = text.replace("PREFIX", &self.prefix);
-        let section = format!("[gateway]\nstate = {:?}\n", self.state());
+        let (state, socket) = (self.state(), self.socket());
+        let section = format!("[gateway]\nstate = {state:?}\napi = {socket:?}\n");
         if let Some(rest) = text.strip_prefix("\n[gateway]\n") {
-            // In the place of the empty line, so that no line gets another number.
+            // In the place of the empty line: later lines get a number higher by one.
             text = format!("{section}{rest}");
         } else if text.contains("[gateway]\n") {
             text = text.replacen("[gateway]\n", &section, 1);
@@ -131,6 +132,11 @@ impl Scratch {
     /// The daemon's state folder.
     pub(crate) fn state(&self) -> PathBuf {
         self.folder.path().join("state")
+    }
+
+    /// Where the daemon's API is.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/api.sock")
     }
 
     pub(crate) fn name(&self, name: &str) -> String {

@@ -1,0 +1,257 @@
+//! Lists that the config gives: networks, endpoints, ports, routes, published ports, uplinks.
+//!
+//! Made from one [`StateView`], so an answer is of one moment; only the counters in it go on. The
+//! one hard constraint: of a long list only the piece that is asked for is put into words.
+
+use std::collections::HashMap;
+
+use config::{Attach, Attachment, Config, Endpoint, NetworkDriver, Uplink};
+use engine::PortId;
+use engine::tables::{PortKind, PublishEntry, Route};
+
+use super::answer::Refusal;
+use super::model::{self, Page};
+use super::query::Query;
+use super::sums;
+use crate::control::StateView;
+
+/// Text of an optional value.
+fn text(value: Option<impl ToString>) -> Option<String> {
+    value.map(|value| value.to_string())
+}
+
+/// Name of a port; of one that is gone, its number.
+pub(super) fn port_name(state: &StateView, port: PortId) -> String {
+    match state.tables.port(port) {
+        Some(port) => port.name.clone(),
+        None => format!("#{}", port.0),
+    }
+}
+
+fn is_up(state: &StateView, port: PortId) -> bool {
+    !state.ports_down.contains(&port)
+}
+
+fn netns_of(endpoint: &Endpoint) -> Option<String> {
+    match &endpoint.attach {
+        Attach::Netns { netns, .. } => Some(netns.as_str().to_owned()),
+        Attach::Tap | Attach::Host => None,
+    }
+}
+
+/// All networks.
+pub(super) fn networks(state: &StateView, query: &Query) -> Result<Page<model::Network>, Refusal> {
+    let all = &state.config.networks;
+    query.page(state.tables.generation, all, |network| {
+        let table = state.tables.network(network.id);
+        let subnet = |subnet: &config::Subnet| model::Subnet {
+            prefix: subnet.prefix.to_string(),
+            gateway: subnet.gateway.to_string(),
+            range: subnet.range.to_string(),
+        };
+        let driver = match network.driver {
+            NetworkDriver::Bridge => "bridge",
+            NetworkDriver::None => "none",
+            NetworkDriver::Host => "host",
+        };
+        model::Network {
+            name: network.name.clone(),
+            driver: driver.to_owned(),
+            subnets: network.subnets.iter().map(subnet).collect(),
+            gateway_mac: network.gateway_mac.to_string(),
+            internal: network.internal,
+            icc: network.icc,
+            masquerade: network.masquerade,
+            mtu_bytes: network.mtu,
+            uplink: network.uplink.clone(),
+            endpoints: table.map_or(0, |table| table.members.len() as u64),
+            traffic: table.map(|table| sums::of_network(state, table)).unwrap_or_default(),
+        }
+    })
+}
+
+/// All endpoints.
+pub(super) fn endpoints(
+    state: &StateView,
+    query: &Query,
+) -> Result<Page<model::Endpoint>, Refusal> {
+    query.page(state.tables.generation, &state.config.endpoints, |endpoint| {
+        let attach = match endpoint.attach {
+            Attach::Netns { .. } => "netns",
+            Attach::Tap => "tap",
+            Attach::Host => "host",
+        };
+        let networks = endpoint.attachments.iter();
+        model::Endpoint {
+            name: endpoint.name.clone(),
+            attach: attach.to_owned(),
+            netns: netns_of(endpoint),
+            networks: networks.map(|attachment| attachment_of(state, attachment)).collect(),
+            alone_in: endpoint.alone_in.clone(),
+            publish: endpoint.publish.iter().map(crate::difference::port_of).collect(),
+        }
+    })
+}
+
+fn attachment_of(state: &StateView, attachment: &Attachment) -> model::Attachment {
+    model::Attachment {
+        network: attachment.network.clone(),
+        port: port_name(state, attachment.port),
+        device: attachment.interface.as_str().to_owned(),
+        mac: attachment.mac.to_string(),
+        ipv4: text(attachment.ipv4),
+        ipv6: text(attachment.ipv6),
+        default_route_v4: text(attachment.default_route_v4),
+        default_route_v6: text(attachment.default_route_v6),
+        mtu_bytes: attachment.mtu,
+        aliases: attachment.aliases.clone(),
+        anti_spoofing: attachment.anti_spoofing,
+        up: is_up(state, attachment.port),
+    }
+}
+
+/// What is behind a port.
+pub(crate) enum Behind<'c> {
+    Uplink(&'c Uplink),
+    Endpoint(&'c Endpoint, &'c Attachment),
+}
+
+impl Behind<'_> {
+    /// The port's id.
+    pub(crate) fn port(&self) -> PortId {
+        match self {
+            Behind::Uplink(uplink) => uplink.port,
+            Behind::Endpoint(_, attachment) => attachment.port,
+        }
+    }
+}
+
+/// All ports of a config, uplinks first.
+pub(crate) fn behind_ports(config: &Config) -> Vec<Behind<'_>> {
+    let uplinks = config.uplinks.iter().map(Behind::Uplink);
+    let endpoints = config.endpoints.iter().flat_map(|endpoint| {
+        let attachments = endpoint.attachments.iter();
+        attachments.map(move |attachment| Behind::Endpoint(endpoint, attachment))
+    });
+    uplinks.chain(endpoints).collect()
+}
+
+/// All ports.
+pub(super) fn ports(state: &StateView, query: &Query) -> Result<Page<model::Port>, Refusal> {
+    query.page(state.tables.generation, &behind_ports(&state.config), |behind| {
+        let port = behind.port();
+        let (name, up, traffic) =
+            (port_name(state, port), is_up(state, port), sums::of_port(state, port));
+        match behind {
+            Behind::Uplink(uplink) => model::Port {
+                name,
+                kind: "uplink".to_owned(),
+                endpoint: None,
+                network: None,
+                device: uplink.interface.as_str().to_owned(),
+                netns: uplink.netns.as_ref().map(|netns| netns.as_str().to_owned()),
+                up,
+                mtu_bytes: uplink.mtu,
+                traffic,
+            },
+            Behind::Endpoint(endpoint, attachment) => model::Port {
+                name,
+                kind: "endpoint".to_owned(),
+                endpoint: Some(endpoint.name.clone()),
+                network: Some(attachment.network.clone()),
+                device: attachment.interface.as_str().to_owned(),
+                netns: netns_of(endpoint),
+                up,
+                mtu_bytes: attachment.mtu,
+                traffic,
+            },
+        }
+    })
+}
+
+/// All routes, in the order of their prefixes.
+pub(super) fn routes(state: &StateView, query: &Query) -> Result<Page<model::Route>, Refusal> {
+    let mut all: Vec<&Route> = state.tables.routes.iter().collect();
+    all.sort_unstable_by_key(|route| route.to);
+    query.page(state.tables.generation, &all, |route| model::Route {
+        to: route.to.to_string(),
+        via: text(route.via),
+        uplink: match state.tables.uplink(route.uplink) {
+            Some(uplink) => uplink.name.clone(),
+            None => format!("#{}", route.uplink.0),
+        },
+    })
+}
+
+/// All published ports, in the order of the config.
+pub(super) fn publish(state: &StateView, query: &Query) -> Result<Page<model::Publish>, Refusal> {
+    let entries: Vec<&PublishEntry> = state.tables.publish.entries().iter().collect();
+    query.page(state.tables.generation, &entries, |entry| {
+        let endpoint = match state.tables.port(entry.port).map(|port| &port.kind) {
+            Some(PortKind::Endpoint(attachment)) => attachment.endpoint.clone(),
+            _ => format!("#{}", entry.port.0),
+        };
+        let network = state.tables.network(entry.network);
+        model::Publish {
+            host: text(entry.host),
+            host_port: entry.host_port,
+            port_count: entry.port_count,
+            protocol: entry.protocol.to_string(),
+            endpoint,
+            target: entry.target.to_string(),
+            target_port: entry.target_port,
+            network: network.map(|network| network.name.clone()).unwrap_or_default(),
+        }
+    })
+}
+
+/// All uplinks.
+pub(super) fn uplinks(state: &StateView, query: &Query) -> Result<Page<model::Uplink>, Refusal> {
+    query.page(state.tables.generation, &state.config.uplinks, |uplink| {
+        let defaults = uplink.routes.iter().filter(|route| route.to.prefix_len() == 0);
+        model::Uplink {
+            name: uplink.name.clone(),
+            device: uplink.interface.as_str().to_owned(),
+            netns: uplink.netns.as_ref().map(|netns| netns.as_str().to_owned()),
+            mac: uplink.mac.to_string(),
+            addresses: uplink.addresses.iter().map(ToString::to_string).collect(),
+            gateways: defaults.filter_map(|route| text(route.via)).collect(),
+            routes: uplink.routes.len() as u64,
+            up: is_up(state, uplink.port),
+            mtu_bytes: uplink.mtu,
+            traffic: sums::of_port(state, uplink.port),
+        }
+    })
+}
+
+/// Packets dropped, by reason; those that occurred, the most frequent first.
+pub(super) fn drops(state: &StateView, query: &Query) -> Result<Page<model::Drop>, Refusal> {
+    let mut all: HashMap<&'static str, model::Drop> = HashMap::new();
+    for worker in &state.workers {
+        for (reason, packets) in worker.counters.drops() {
+            let drop = all.entry(reason.name()).or_insert_with(|| {
+                let (meaning, advice) = crate::reasons::of(reason);
+                model::Drop {
+                    reason: reason.name().to_owned(),
+                    packets: 0,
+                    meaning: meaning.to_owned(),
+                    advice: advice.to_owned(),
+                    workers: Vec::new(),
+                    stages: Vec::new(),
+                }
+            });
+            drop.packets += packets;
+            drop.workers.push(model::WorkerShare { worker: worker.id.0, packets });
+        }
+        for (stage, reason, packets) in worker.counters.stage_drops() {
+            let Some(drop) = all.get_mut(reason.name()) else { continue };
+            match drop.stages.iter_mut().find(|share| share.stage == stage) {
+                Some(share) => share.packets += packets,
+                None => drop.stages.push(model::StageShare { stage: stage.to_owned(), packets }),
+            }
+        }
+    }
+    let mut all: Vec<model::Drop> = all.into_values().collect();
+    all.sort_unstable_by(|a, b| b.packets.cmp(&a.packets).then(a.reason.cmp(&b.reason)));
+    query.page(state.tables.generation, &all, Clone::clone)
+}
