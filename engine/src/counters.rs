@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::id::{NetworkId, PortId};
 use crate::pipeline::STAGE_NAMES;
-use crate::tables::{PortKind, PortTable, Tables};
+use crate::tables::Tables;
 
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -316,25 +316,20 @@ impl Counters {
     }
 
     /// The worker goes over to another snapshot: what a port counted that is gone, or that gave its
-    /// id to another one, goes to its network. Only the owner of the counters may call it.
-    pub(crate) fn follow(&self, old: &Tables, new: &Tables) {
-        for (index, network) in old.networks.iter().enumerate() {
-            let now = new.networks.get(index).and_then(Option::as_ref);
-            let goes = network.as_ref().is_some_and(|network| {
-                now.is_none_or(|now| !Arc::ptr_eq(now, network) && now.name != network.name)
-            });
-            if let Some(departed) = self.departed.get(index).filter(|_| goes) {
+    /// id to another one, goes to its network, if that stays. Only the owner of the counters may
+    /// call it.
+    pub(crate) fn follow(
+        &self,
+        networks_gone: &[NetworkId],
+        ports_gone: &[(PortId, Option<NetworkId>)],
+    ) {
+        for network in networks_gone {
+            if let Some(departed) = self.departed.get(network.index()) {
                 departed.move_to(None);
             }
         }
-        for (index, port) in old.ports.iter().enumerate() {
-            let Some(port) = port else { continue };
-            let now = new.ports.get(index).and_then(Option::as_ref);
-            if now.is_some_and(|now| Arc::ptr_eq(now, port) || now.name == port.name) {
-                continue;
-            }
-            if let Some(counters) = self.ports.get(index) {
-                let network = network_of(port).filter(|&network| stays(old, new, network));
+        for (port, network) in ports_gone {
+            if let Some(counters) = self.ports.get(port.index()) {
                 counters.move_to(network.and_then(|network| self.departed.get(network.index())));
             }
         }
@@ -393,25 +388,12 @@ impl Counters {
     }
 }
 
-/// The network that a port's traffic is counted under.
-fn network_of(port: &PortTable) -> Option<NetworkId> {
-    match &port.kind {
-        PortKind::Endpoint(attachment) => Some(attachment.network),
-        PortKind::Uplink(_) => None,
-    }
-}
-
-/// True if a network is in both snapshots.
-fn stays(old: &Tables, new: &Tables, network: NetworkId) -> bool {
-    let names = [old, new].map(|tables| tables.network(network).map(|network| &network.name));
-    names[0].is_some() && names[0] == names[1]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::id::MacAddress;
-    use crate::tables::{Attachment, Network, TableMap};
+    use crate::tables::{Attachment, Network, PortKind, PortTable, TableMap};
+    use crate::worker::Adoption;
 
     #[test]
     fn each_reason_counts_under_its_own_snake_case_name() {
@@ -466,12 +448,16 @@ mod tests {
         counters.port(PortId(0)).unwrap().rx_bytes.add(70);
         counters.port(PortId(1)).unwrap().rx_bytes.add(5);
         counters.reserve(&new);
-        counters.follow(&old, &new);
+        let go_over = |from: &Tables, to: &Tables| {
+            let step = Adoption::new(Arc::new(to.clone()), Some(from));
+            counters.follow(&step.networks_gone, &step.ports_gone);
+        };
+        go_over(&old, &new);
         let sum = |index: u16| counters.port(PortId(index)).unwrap().rx_bytes.get();
         assert_eq!((sum(0), sum(1)), (0, 5));
         assert_eq!(counters.departed(NetworkId(0)).unwrap().rx_bytes.get(), 70);
         let gone = Tables { networks: vec![None], ..tables(&[None, None]) };
-        counters.follow(&new, &gone);
+        go_over(&new, &gone);
         assert_eq!(sum(1), 0);
         assert_eq!(counters.departed(NetworkId(0)).unwrap().rx_bytes.get(), 0);
     }

@@ -96,10 +96,12 @@ impl Egress {
         }
     }
 
-    /// Reads the ports' abilities again.
-    pub(crate) fn refresh_caps(&mut self) {
-        for slot in self.slots.iter_mut().flatten() {
-            slot.caps = slot.port.caps();
+    /// Reads the abilities of these ports again.
+    pub(crate) fn refresh_caps(&mut self, ports: &[PortId]) {
+        for port in ports {
+            if let Some(Some(slot)) = self.slots.get_mut(port.index()) {
+                slot.caps = slot.port.caps();
+            }
         }
     }
 

@@ -168,6 +168,19 @@ impl Fdb {
         }
     }
 
+    /// Forgets all that was learnt.
+    pub(crate) fn forget_stations(&mut self) {
+        for bucket in &mut self.buckets {
+            for (key, value) in bucket.keys.iter_mut().zip(&bucket.values) {
+                if value.is_learnt() {
+                    *key = FREE;
+                }
+            }
+        }
+        self.per_port.fill(0);
+        self.count = 0;
+    }
+
     fn position(&self, key: Key) -> Option<(usize, usize)> {
         let first = self.bucket_of(key);
         [first, first ^ 1].into_iter().find_map(|bucket| {

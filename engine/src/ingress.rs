@@ -11,7 +11,7 @@ use crate::flow::{pack_ingress, pack_transport};
 use crate::id::{MacAddress, NetworkId, PortId};
 use crate::packet::{Notes, Offload, Packet, WINDOW_BYTES};
 use crate::parse::{self, Ethernet, PlainProtocol};
-use crate::tables::{PortKind, Tables};
+use crate::tables::{Network, PortKind, Tables};
 use crate::wire::{
     ethernet, header_at, icmp, ipv4, ipv6, protocol, raw_u16_at, raw_u32_at, raw_u64_at, tcp,
     u32_at, u64_at, u128_at, udp,
@@ -86,8 +86,20 @@ pub(crate) enum Glance {
 }
 
 impl IngressRule {
-    /// The rule of a port under these tables.
-    pub(crate) fn of(port: PortId, tables: &Tables) -> Option<IngressRule> {
+    /// The largest untagged frame that every member of a network takes; `None` without members.
+    pub(crate) fn frame_bytes_max(network: &Network, tables: &Tables) -> Option<usize> {
+        let mtus = network.members.iter().filter_map(|&port| Some(tables.port(port)?.mtu));
+        Some(usize::from(mtus.min()?) + ethernet::HEADER_BYTES)
+    }
+
+    /// The rule of a port under these tables, given what [`frame_bytes_max`] says of its network.
+    ///
+    /// [`frame_bytes_max`]: IngressRule::frame_bytes_max
+    pub(crate) fn of(
+        port: PortId,
+        tables: &Tables,
+        frame_bytes_max: &dyn Fn(NetworkId) -> Option<usize>,
+    ) -> Option<IngressRule> {
         let table = tables.port(port)?;
         let mut rule = IngressRule { mtu: table.mtu, ..IngressRule::nobody(port) };
         match &table.kind {
@@ -97,8 +109,7 @@ impl IngressRule {
                 rule.plain_source = (rule.mac << 16 | u64::from(ethernet::IPV4)).to_be();
                 let network = tables.network(attachment.network)?;
                 rule.gateway_mac = network.gateway_mac.0;
-                let mtus = network.members.iter().filter_map(|&port| Some(tables.port(port)?.mtu));
-                rule.frame_bytes_max = usize::from(mtus.min()?) + ethernet::HEADER_BYTES;
+                rule.frame_bytes_max = frame_bytes_max(network.id)?;
                 rule.ipv4 = attachment.ipv4.map_or(0, |address| address.to_bits());
                 rule.ipv6 = attachment.ipv6.map_or(0, |address| address.to_bits());
                 if rule.ipv4 != 0 {

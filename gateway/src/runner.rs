@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
 use drivers::TapQueue;
-use engine::worker::{Event, WorkerParts};
-use engine::{Counters, Instant, Port, PortId, PortSet, Tables, Worker, WorkerId};
+use engine::worker::{Adoption, Event, Retired, WorkerParts};
+use engine::{Counters, Instant, Port, PortId, PortSet, Worker, WorkerId};
 use rustix::event::{Timespec, epoll};
 
 use crate::error::Error;
@@ -48,8 +48,8 @@ const BELL: u64 = u64::MAX;
 
 /// What the supervisor tells a worker, between two turns.
 pub enum Command {
-    /// Go over to a new snapshot; the old one comes back in [`Report::Adopted`].
-    Adopt(Arc<Tables>),
+    /// Go over to a new snapshot; what is used no more comes back in [`Report::Adopted`].
+    Adopt(Arc<Adoption>),
     /// Take over a queue of a port.
     Attach(PortId, TapQueue),
     /// Let go of a port; its queue comes back in [`Report::Detached`].
@@ -71,7 +71,7 @@ pub enum Report {
     /// The worker runs: packets flow.
     Ready(WorkerId),
     /// The worker went over to a new snapshot and gives the old one back to be freed.
-    Adopted(WorkerId, Arc<Tables>),
+    Adopted(WorkerId, Retired),
     /// Something happened on the packet path.
     Event(WorkerId, Event),
     /// The worker let go of a port. Closing its queue may take the kernel milliseconds, and is the
@@ -318,8 +318,8 @@ impl Runner {
     fn obey(&mut self) -> bool {
         for _ in 0..OBEY_BUDGET {
             match self.commands.try_recv() {
-                Ok(Command::Adopt(tables)) => {
-                    let old = self.worker.adopt(tables);
+                Ok(Command::Adopt(adoption)) => {
+                    let old = self.worker.adopt_prepared(adoption);
                     self.report(Report::Adopted(self.id, old));
                 }
                 Ok(Command::Attach(port, queue)) => {
@@ -388,6 +388,7 @@ mod tests {
     use crossbeam::channel::unbounded;
     use engine::frame::{FrameBalancer, FramePool, heap_frames};
     use engine::hand_over::HandOverRings;
+    use engine::Tables;
 
     const WITHIN: Duration = Duration::from_secs(10);
     const CHUNKS: usize = 256;
@@ -428,13 +429,16 @@ mod tests {
     fn a_sleeping_worker_obeys_once_it_is_rung_and_gives_old_tables_back() {
         for idle in [IdlePolicy::Busy, IdlePolicy::Adaptive, IdlePolicy::Interrupt] {
             let (commands, reports, wakers, thread) = start(idle);
+            let mut running = Arc::new(Tables::empty());
             for generation in 2..20 {
                 let tables = Tables { generation, ..Tables::empty() };
-                commands.send(Command::Adopt(Arc::new(tables))).unwrap();
+                let adoption = Adoption::new(Arc::new(tables), Some(&running));
+                running = adoption.tables().clone();
+                commands.send(Command::Adopt(Arc::new(adoption))).unwrap();
                 wakers[0].wake();
                 let report = reports.recv_timeout(WITHIN).unwrap();
                 let Report::Adopted(_, old) = report else { panic!("{report:?}") };
-                assert_eq!(old.generation, generation - 1);
+                assert_eq!(old.tables().generation, generation - 1);
             }
             commands.send(Command::Stop).unwrap();
             wakers[0].wake();

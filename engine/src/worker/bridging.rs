@@ -84,7 +84,7 @@ impl Core {
         self.flood_from(packet, network, Some(ingress));
     }
 
-    /// Sends a copy to every member of a network but one. The packet itself goes to the last.
+    /// Sends a copy to every member of a network but one.
     pub(super) fn flood_from(
         &mut self,
         packet: Packet,
@@ -95,8 +95,18 @@ impl Core {
         let Some(network) = tables.network(network) else {
             return self.drop(packet, DropReason::PortGone);
         };
+        self.send_copies(packet, &network.members, except);
+    }
+
+    /// Sends a copy to each of these ports but one. The packet itself goes to the last.
+    pub(super) fn send_copies(
+        &mut self,
+        packet: Packet,
+        receivers: &[PortId],
+        except: Option<PortId>,
+    ) {
         let mut last = None;
-        for &member in network.members.iter().filter(|&&member| Some(member) != except) {
+        for &member in receivers.iter().filter(|&&member| Some(member) != except) {
             if let Some(receiver) = last.replace(member) {
                 match packet.copy(&mut self.frames) {
                     Some(copy) => self.send_bridged(receiver, copy),

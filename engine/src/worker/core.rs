@@ -66,7 +66,7 @@ pub(super) struct Core {
     pub(super) counters: Arc<Counters>,
     pub(super) frames: FramePool,
     pub(super) rings: HandOverRings,
-    pub(super) rules: Vec<Option<IngressRule>>,
+    pub(super) rules: Arc<[Option<IngressRule>]>,
     pub(super) egress: Egress,
     pub(super) stages: Stages,
     pub(super) neighbours: Neighbours,

@@ -6,6 +6,8 @@
 //! exactly as the runner does. Hard constraint: after [`Worker::new`] nothing on the packet path
 //! allocates, locks, logs, reads a clock or panics on input.
 
+mod adoption;
+mod announce;
 mod answer;
 mod batch;
 mod bridging;
@@ -20,10 +22,11 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
+pub use self::adoption::{Adoption, Retired};
+use self::announce::Announcements;
 use self::batch::Lookups;
 use self::core::{Core, TokenBucket};
 use self::flows::Flows;
-use self::upkeep::Announcements;
 pub use self::view::{
     FlowFilter, FlowView, NeighbourState, NeighbourView, PLACES_PER_PIECE, StationView,
 };
@@ -97,6 +100,8 @@ pub struct Worker {
     v4: Flows<V4>,
     v6: Flows<V6>,
     announcements: Announcements,
+    /// The step to the tables in use; it keeps them and the rules alive.
+    adoption: Arc<Adoption>,
     batch: Option<Box<Batch>>,
     lookups: Option<Box<Lookups>>,
     /// Where the next turn begins to visit ports, so that none is always last.
@@ -115,6 +120,7 @@ impl Worker {
     pub fn new(parts: WorkerParts) -> Worker {
         let WorkerParts { id, frames, counters, rings, tables, seed, cache, now } = parts;
         let limits = tables.limits.clone();
+        let adoption = Arc::new(Adoption::new(tables.clone(), None));
         let worker_count = rings.worker_count();
         let share = |total: u32| (total as usize).div_ceil(worker_count);
         let (tick, ports) = (now.tick(), tables.ports.len());
@@ -131,7 +137,7 @@ impl Worker {
             counters,
             frames,
             rings,
-            rules: Vec::new(),
+            rules: adoption.rules.clone(),
             egress: Egress::default(),
             stages: Stages::new(fdb, Nat::new(2 * flows, seed)),
             neighbours: Neighbours::new(neighbours, limits.held_per_neighbour, seed, tick),
@@ -146,7 +152,7 @@ impl Worker {
             tick,
             released: Vec::with_capacity(HELD_MAX),
             generation: tables.generation as u32,
-            tables: tables.clone(),
+            tables,
         };
         let fragments = share(limits.fragments);
         let mut worker = Worker {
@@ -154,12 +160,16 @@ impl Worker {
             v4: Flows::new(flows, fragments, seed, tick),
             v6: Flows::new(flows, fragments, seed, tick),
             announcements: Announcements::default(),
+            adoption: adoption.clone(),
             batch: Some(Box::new(Batch::new())),
             lookups: Some(Box::default()),
             first_port: 0,
             upkeep_at: now,
         };
-        worker.adopt(tables);
+        if id == WorkerId(0) {
+            // Nothing was announced before, so nothing is done.
+            drop(worker.announcements.begin(&adoption.announcements, now));
+        }
         worker
     }
 

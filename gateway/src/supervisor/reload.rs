@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use config::Config;
 use crossbeam::channel::Sender;
+use engine::worker::Adoption;
 use engine::{Tables, WorkerId};
 use sd_notify::NotifyState;
 
@@ -129,9 +130,10 @@ impl Gateway {
 
     /// Gives all workers the new tables, and frees the old ones when all have gone over.
     fn swap(&mut self, tables: Arc<Tables>) -> Result<(), Error> {
+        let adoption = Arc::new(Adoption::new(tables.clone(), Some(&self.tables)));
         for worker in &self.workers {
             worker.counters.reserve(&tables);
-            self.tell(worker.id, Command::Adopt(tables.clone()));
+            self.tell(worker.id, Command::Adopt(adoption.clone()));
         }
         let old = std::mem::replace(&mut self.tables, tables);
         self.await_all("take over new tables", |report| match report {
