@@ -1,5 +1,6 @@
 //! From a checked config to the engine's tables.
 //!
+//! This says what the tables are; `recompile` says the same of a change, with less work.
 //! Pure: one config and one running snapshot always give the same tables. A part that is equal to
 //! the running one is the running one, with its epoch, so that flows which used it go on at the
 //! cost of a comparison. A part that is new or changed takes the new generation as its epoch: a
@@ -14,41 +15,46 @@ use engine::tables::{
     Attachment, Epoch, Network, PortKind, PortTable, Publish, PublishEntry, Route, Routes, Subnet,
     TableMap, Uplink,
 };
-use engine::{NetworkId, PortId, Tables, UplinkId};
+use engine::{NetworkId, Tables, UplinkId};
 use ipnet::IpNet;
 
-use crate::ids::{self, Ids};
+use crate::ids;
 use crate::model::{self, Config};
 
 /// Compiles a config, sharing with the running tables whatever is equal.
 pub fn compile(config: &Config, previous: Option<&Tables>) -> Tables {
-    let ids = ids::of(config, previous);
+    let mut config = config.clone();
+    ids::adopt(&mut config, previous);
     let empty = Tables::empty();
     let (previous, generation) = match previous {
         Some(previous) => (previous, previous.generation + 1),
         None => (&empty, 1),
     };
-    let compiler = Compiler::new(config, &ids, generation);
-    let ports = share(compiler.ports(), &previous.ports, |part| part.id.index());
-    let networks = share(compiler.networks(), &previous.networks, |part| part.id.index());
-    let uplinks = share(compiler.uplinks(), &previous.uplinks, |part| part.id.index());
-    let is_same_plan = subnets(&networks).eq(subnets(&previous.networks))
-        && own_addresses(&uplinks).eq(own_addresses(&previous.uplinks));
-    Tables {
+    let compiler = Compiler::new(&config, generation);
+    let mut tables = Tables {
         generation,
-        plan: if is_same_plan { previous.plan } else { generation },
-        ports,
-        networks,
-        uplinks,
+        plan: previous.plan,
+        ports: share(compiler.ports(), &previous.ports),
+        networks: share(compiler.networks(), &previous.networks),
+        uplinks: share(compiler.uplinks(), &previous.uplinks),
         publish: share_publish(compiler.publish(), generation, &previous.publish),
         routes: share_routes(Routes::new(generation, compiler.routes()), &previous.routes),
-        nat: share_one(compiler.nat(), &previous.nat),
-        limits: if config.limits == *previous.limits {
-            previous.limits.clone()
-        } else {
-            Arc::new(config.limits.clone())
+        nat: share_one(nat_settings(&config.nat, generation), &previous.nat),
+        limits: match config.limits == *previous.limits {
+            true => previous.limits.clone(),
+            false => Arc::new(config.limits.clone()),
         },
+    };
+    if !address_plan_is_same(&tables, previous) {
+        tables.plan = generation;
     }
+    tables
+}
+
+/// True if all subnets and all of the gateway's own addresses are what they were, and whose.
+pub(crate) fn address_plan_is_same(new: &Tables, old: &Tables) -> bool {
+    subnets(&new.networks).eq(subnets(&old.networks))
+        && own_addresses(&new.uplinks).eq(own_addresses(&old.uplinks))
 }
 
 /// One half of the address plan: all subnets, with whose they are.
@@ -62,9 +68,20 @@ fn own_addresses(uplinks: &[Option<Arc<Uplink>>]) -> impl Iterator<Item = (Uplin
 }
 
 /// A part of the tables that carries its epoch.
-trait Part: PartialEq {
+pub(crate) trait Part: PartialEq {
     fn epoch_mut(&mut self) -> &mut Epoch;
     fn epoch(&self) -> Epoch;
+}
+
+/// A part of which there are many, each at its id.
+pub(crate) trait Indexed: Part {
+    fn index(&self) -> usize;
+}
+
+impl Indexed for PortTable {
+    fn index(&self) -> usize {
+        self.id.index()
+    }
 }
 
 impl Part for PortTable {
@@ -76,12 +93,24 @@ impl Part for PortTable {
     }
 }
 
+impl Indexed for Network {
+    fn index(&self) -> usize {
+        self.id.index()
+    }
+}
+
 impl Part for Network {
     fn epoch_mut(&mut self) -> &mut Epoch {
         &mut self.epoch
     }
     fn epoch(&self) -> Epoch {
         self.epoch
+    }
+}
+
+impl Indexed for Uplink {
+    fn index(&self) -> usize {
+        self.id.index()
     }
 }
 
@@ -104,7 +133,7 @@ impl Part for NatSettings {
 }
 
 /// The running part if it equals the new one apart from the epoch, else the new one.
-fn share_one<T: Part>(mut new: T, running: &Arc<T>) -> Arc<T> {
+pub(crate) fn share_one<T: Part>(mut new: T, running: &Arc<T>) -> Arc<T> {
     let new_epoch = std::mem::replace(new.epoch_mut(), running.epoch());
     if new == **running {
         return running.clone();
@@ -113,21 +142,25 @@ fn share_one<T: Part>(mut new: T, running: &Arc<T>) -> Arc<T> {
     Arc::new(new)
 }
 
-/// Puts parts at their ids, each shared with the running one of that id if equal.
-fn share<T: Part>(
-    parts: Vec<T>,
+/// Puts a part at its id, shared with the running one of that id if equal.
+pub(crate) fn share_at<T: Indexed>(
+    placed: &mut Vec<Option<Arc<T>>>,
     running: &[Option<Arc<T>>],
-    index: fn(&T) -> usize,
-) -> Vec<Option<Arc<T>>> {
-    let count = parts.iter().map(index).max().map_or(0, |index| index + 1);
-    let mut placed: Vec<Option<Arc<T>>> = vec![None; count];
-    for part in parts {
-        let index = index(&part);
-        placed[index] = Some(match running.get(index).and_then(Option::as_ref) {
-            Some(running) => share_one(part, running),
-            None => Arc::new(part),
-        });
+    part: T,
+) {
+    let index = part.index();
+    if placed.len() <= index {
+        placed.resize(index + 1, None);
     }
+    placed[index] = Some(match running.get(index).and_then(Option::as_ref) {
+        Some(running) => share_one(part, running),
+        None => Arc::new(part),
+    });
+}
+
+fn share<T: Indexed>(parts: Vec<T>, running: &[Option<Arc<T>>]) -> Vec<Option<Arc<T>>> {
+    let mut placed = Vec::new();
+    parts.into_iter().for_each(|part| share_at(&mut placed, running, part));
     placed
 }
 
@@ -140,95 +173,60 @@ fn share_publish(entries: Vec<PublishEntry>, epoch: Epoch, running: &Arc<Publish
 }
 
 fn share_routes(new: Routes, running: &Arc<Routes>) -> Arc<Routes> {
-    let sorted = |routes: &Routes| {
-        let mut all: Vec<Route> = routes.iter().copied().collect();
-        // There is one route per prefix, so the prefix alone is an order.
-        all.sort_unstable_by_key(|route| route.to);
-        all
-    };
-    if sorted(&new) == sorted(running) { running.clone() } else { Arc::new(new) }
+    if new.same_routes(running) { running.clone() } else { Arc::new(new) }
 }
 
 /// Builds the parts, all with the new epoch.
 struct Compiler<'c> {
     config: &'c Config,
-    ids: &'c Ids,
     epoch: Epoch,
-    network_ids: HashMap<&'c str, NetworkId>,
+    network_ids: TableMap<&'c str, NetworkId>,
     uplink_ids: HashMap<&'c str, UplinkId>,
 }
 
 impl<'c> Compiler<'c> {
-    fn new(config: &'c Config, ids: &'c Ids, epoch: Epoch) -> Compiler<'c> {
-        let networks = config.networks.iter().zip(&ids.networks);
-        let uplinks = config.uplinks.iter().zip(&ids.uplinks);
-        Compiler {
-            config,
-            ids,
-            epoch,
-            network_ids: networks.map(|(network, &id)| (network.name.as_str(), id)).collect(),
-            uplink_ids: uplinks.map(|(uplink, &(id, _))| (uplink.name.as_str(), id)).collect(),
-        }
+    fn new(config: &'c Config, epoch: Epoch) -> Compiler<'c> {
+        let networks = config.networks.iter().map(|network| (network.name.as_str(), network.id));
+        let uplinks = config.uplinks.iter().map(|uplink| (uplink.name.as_str(), uplink.id));
+        let (network_ids, uplink_ids) = (networks.collect(), uplinks.collect());
+        Compiler { config, epoch, network_ids, uplink_ids }
     }
 
-    fn network_id(&self, name: &str) -> NetworkId {
-        *self.network_ids.get(name).expect("a checked config names networks that exist")
-    }
-
-    /// All attachments with their endpoints and ports.
+    /// All attachments with their endpoints and networks.
     fn attachments(
         &self,
-    ) -> impl Iterator<Item = (&'c model::Endpoint, &'c model::Attachment, PortId)> {
-        let endpoints = self.config.endpoints.iter().zip(&self.ids.attachments);
-        endpoints.flat_map(|(endpoint, ports)| {
-            let attachments = endpoint.attachments.iter().zip(ports);
-            attachments.map(move |(attachment, &port)| (&**endpoint, attachment, port))
+    ) -> impl Iterator<Item = (&'c model::Endpoint, &'c model::Attachment, NetworkId)> {
+        self.config.endpoints.iter().flat_map(|endpoint| {
+            endpoint.attachments.iter().map(|own| {
+                let network = network_id(&self.network_ids, &own.network);
+                (&**endpoint, own, network)
+            })
         })
     }
 
     fn ports(&self) -> Vec<PortTable> {
-        let uplinks = self.config.uplinks.iter().zip(&self.ids.uplinks);
-        let uplinks = uplinks.map(|(uplink, &(id, port))| PortTable {
-            epoch: self.epoch,
-            id: port,
-            name: uplink.name.clone(),
-            kind: PortKind::Uplink(id),
-            mtu: uplink.mtu,
-        });
-        let endpoints = self.attachments().map(|(endpoint, attachment, port)| PortTable {
-            epoch: self.epoch,
-            id: port,
-            name: ids::port_name(&endpoint.name, &attachment.network),
-            kind: PortKind::Endpoint(Attachment {
-                endpoint: endpoint.name.clone(),
-                network: self.network_id(&attachment.network),
-                mac: attachment.mac,
-                ipv4: attachment.ipv4_address(),
-                ipv6: attachment.ipv6_address(),
-                anti_spoofing: attachment.anti_spoofing,
-            }),
-            mtu: attachment.mtu,
-        });
+        let uplinks =
+            self.config.uplinks.iter().map(|uplink| uplink_port_table(uplink, self.epoch));
+        let endpoints = self
+            .attachments()
+            .map(|(endpoint, own, network)| port_table(endpoint, own, network, self.epoch));
         uplinks.chain(endpoints).collect()
     }
 
     fn networks(&self) -> Vec<Network> {
-        let mut networks: Vec<Network> = self
-            .config
-            .networks
-            .iter()
-            .zip(&self.ids.networks)
-            .map(|(network, &id)| self.network(network, id))
-            .collect();
+        let networks = self.config.networks.iter();
+        let mut networks: Vec<Network> =
+            networks.map(|network| network_table(network, &self.uplink_ids, self.epoch)).collect();
         let index_by_id: HashMap<NetworkId, usize> =
             networks.iter().enumerate().map(|(index, network)| (network.id, index)).collect();
-        for (_, attachment, port) in self.attachments() {
-            let network = &mut networks[index_by_id[&self.network_id(&attachment.network)]];
-            network.members.push(port);
-            network.by_mac.insert(attachment.mac, port);
-            let ipv4 = attachment.ipv4_address().map(IpAddr::V4);
-            let ipv6 = attachment.ipv6_address().map(IpAddr::V6);
-            network.by_address.extend(ipv4.into_iter().chain(ipv6).map(|own| (own, port)));
+        for (_, own, network) in self.attachments() {
+            let network = &mut networks[index_by_id[&network]];
+            network.members.push(own.port);
+            network.by_mac.insert(own.mac, own.port);
+            let ipv4 = own.ipv4_address().map(IpAddr::V4);
+            let ipv6 = own.ipv6_address().map(IpAddr::V6);
+            let addresses = ipv4.into_iter().chain(ipv6);
+            network.by_address.extend(addresses.map(|address| (address, own.port)));
         }
         for network in &mut networks {
             network.members.sort_unstable();
@@ -236,78 +234,119 @@ impl<'c> Compiler<'c> {
         networks
     }
 
-    fn network(&self, network: &model::Network, id: NetworkId) -> Network {
-        let subnets = network.subnets.iter();
-        let uplink = network.uplink.as_deref();
-        Network {
-            epoch: self.epoch,
-            id,
-            name: network.name.clone(),
-            gateway_mac: network.gateway_mac,
-            subnets: subnets
-                .map(|subnet| Subnet { prefix: subnet.prefix, gateway: subnet.gateway })
-                .collect(),
-            internal: network.internal,
-            icc: network.icc,
-            masquerade: network.masquerade,
-            mtu: network.mtu,
-            uplink: uplink.and_then(|name| self.uplink_ids.get(name).copied()),
-            members: Vec::new(),
-            by_address: TableMap::default(),
-            by_mac: TableMap::default(),
-        }
-    }
-
     fn uplinks(&self) -> Vec<Uplink> {
-        let uplinks = self.config.uplinks.iter().zip(&self.ids.uplinks);
-        uplinks
-            .map(|(uplink, &(id, port))| Uplink {
-                epoch: self.epoch,
-                id,
-                name: uplink.name.clone(),
-                port,
-                mac: uplink.mac,
-                addresses: uplink.addresses.clone(),
-            })
-            .collect()
+        self.config.uplinks.iter().map(|uplink| uplink_table(uplink, self.epoch)).collect()
     }
 
     fn publish(&self) -> Vec<PublishEntry> {
-        let mut entries = Vec::new();
-        for (endpoint, ports) in self.config.endpoints.iter().zip(&self.ids.attachments) {
-            for publish in &endpoint.publish {
-                let mut networks = endpoint.attachments.iter().map(|own| &own.network);
-                let index = networks
-                    .position(|network| *network == publish.network)
-                    .expect("a checked config publishes by one of the endpoint's networks");
-                entries.push(PublishEntry {
-                    host: publish.host,
-                    protocol: publish.protocol,
-                    host_port: publish.host_port,
-                    port_count: publish.port_count,
-                    target_port: publish.target_port,
-                    target: publish.target,
-                    port: ports[index],
-                    network: self.network_id(&publish.network),
-                });
-            }
-        }
-        entries
+        let endpoints = self.config.endpoints.iter();
+        let entries = endpoints.flat_map(|endpoint| {
+            let publish = endpoint.publish.iter();
+            publish.map(|publish| publish_entry(endpoint, publish, &self.network_ids))
+        });
+        entries.collect()
     }
 
-    /// Subnets of the uplinks first: a static route to one of them changes nothing.
     fn routes(&self) -> Vec<Route> {
-        let mut routes = Vec::new();
-        for (uplink, &(id, _)) in self.config.uplinks.iter().zip(&self.ids.uplinks) {
-            let connected = uplink.addresses.iter().map(IpNet::trunc);
-            routes.extend(connected.map(|to| Route { to, via: None, uplink: id }));
-            let others = uplink.routes.iter();
-            routes.extend(others.map(|route| Route { to: route.to, via: route.via, uplink: id }));
-        }
-        routes
+        self.config.uplinks.iter().flat_map(routes_of).collect()
     }
+}
 
-    fn nat(&self) -> NatSettings {
-        NatSettings { epoch: self.epoch, ..self.config.nat.clone() }
+fn network_id(ids: &TableMap<&str, NetworkId>, name: &str) -> NetworkId {
+    *ids.get(name).expect("a checked config names networks that exist")
+}
+
+pub(crate) fn uplink_port_table(uplink: &model::Uplink, epoch: Epoch) -> PortTable {
+    let kind = PortKind::Uplink(uplink.id);
+    PortTable { epoch, id: uplink.port, name: uplink.name.clone(), kind, mtu: uplink.mtu }
+}
+
+pub(crate) fn port_table(
+    endpoint: &model::Endpoint,
+    own: &model::Attachment,
+    network: NetworkId,
+    epoch: Epoch,
+) -> PortTable {
+    PortTable {
+        epoch,
+        id: own.port,
+        name: ids::port_name(&endpoint.name, &own.network),
+        kind: PortKind::Endpoint(Attachment {
+            endpoint: endpoint.name.clone(),
+            network,
+            mac: own.mac,
+            ipv4: own.ipv4_address(),
+            ipv6: own.ipv6_address(),
+            anti_spoofing: own.anti_spoofing,
+        }),
+        mtu: own.mtu,
     }
+}
+
+/// A network without its members.
+pub(crate) fn network_table(
+    network: &model::Network,
+    uplink_ids: &HashMap<&str, UplinkId>,
+    epoch: Epoch,
+) -> Network {
+    let subnets = network.subnets.iter();
+    let uplink = network.uplink.as_deref();
+    Network {
+        epoch,
+        id: network.id,
+        name: network.name.clone(),
+        gateway_mac: network.gateway_mac,
+        subnets: subnets
+            .map(|subnet| Subnet { prefix: subnet.prefix, gateway: subnet.gateway })
+            .collect(),
+        internal: network.internal,
+        icc: network.icc,
+        masquerade: network.masquerade,
+        mtu: network.mtu,
+        uplink: uplink.and_then(|name| uplink_ids.get(name).copied()),
+        members: Vec::new(),
+        by_address: TableMap::default(),
+        by_mac: TableMap::default(),
+    }
+}
+
+pub(crate) fn uplink_table(uplink: &model::Uplink, epoch: Epoch) -> Uplink {
+    Uplink {
+        epoch,
+        id: uplink.id,
+        name: uplink.name.clone(),
+        port: uplink.port,
+        mac: uplink.mac,
+        addresses: uplink.addresses.clone(),
+    }
+}
+
+pub(crate) fn publish_entry(
+    endpoint: &model::Endpoint,
+    publish: &model::Publish,
+    network_ids: &TableMap<&str, NetworkId>,
+) -> PublishEntry {
+    let own = endpoint.attachments.iter().find(|own| own.network == publish.network);
+    PublishEntry {
+        host: publish.host,
+        protocol: publish.protocol,
+        host_port: publish.host_port,
+        port_count: publish.port_count,
+        target_port: publish.target_port,
+        target: publish.target,
+        port: own.expect("a checked config publishes by one of the endpoint's networks").port,
+        network: network_id(network_ids, &publish.network),
+    }
+}
+
+/// Routes of an uplink, its own subnets first: a static route to one of them changes nothing.
+pub(crate) fn routes_of(uplink: &model::Uplink) -> impl Iterator<Item = Route> {
+    let connected = uplink.addresses.iter().map(IpNet::trunc);
+    let connected = connected.map(|to| Route { to, via: None, uplink: uplink.id });
+    let others = uplink.routes.iter();
+    connected.chain(others.map(|route| Route { to: route.to, via: route.via, uplink: uplink.id }))
+}
+
+pub(crate) fn nat_settings(nat: &NatSettings, epoch: Epoch) -> NatSettings {
+    NatSettings { epoch, ..nat.clone() }
 }

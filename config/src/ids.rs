@@ -52,11 +52,48 @@ impl Numbering {
             self.next += 1;
             self.next - 1
         });
-        // At most twice what the checker lets through: the running ones and as many new ones.
-        let id = u16::try_from(id).expect("the checker bounds the number of ids");
-        assert!(id != u16::MAX, "the highest network id stands for none");
-        id
+        id_of_index(id)
     }
+}
+
+/// Ids for what is new beside running tables, each kind in the order in which it is asked for: the
+/// same that [`of`] gives.
+pub(crate) struct Numbers<'t> {
+    tables: &'t Tables,
+    next: [usize; 3],
+}
+
+impl<'t> Numbers<'t> {
+    pub(crate) fn new(tables: &'t Tables) -> Numbers<'t> {
+        Numbers { tables, next: [0; 3] }
+    }
+
+    pub(crate) fn port(&mut self) -> PortId {
+        PortId(free_id(&self.tables.ports, &mut self.next[0]))
+    }
+
+    pub(crate) fn network(&mut self) -> NetworkId {
+        NetworkId(free_id(&self.tables.networks, &mut self.next[1]))
+    }
+
+    pub(crate) fn uplink(&mut self) -> UplinkId {
+        UplinkId(free_id(&self.tables.uplinks, &mut self.next[2]))
+    }
+}
+
+fn free_id<T>(running: &[Option<T>], next: &mut usize) -> u16 {
+    while running.get(*next).is_some_and(Option::is_some) {
+        *next += 1;
+    }
+    *next += 1;
+    id_of_index(*next - 1)
+}
+
+/// At most twice what the checker lets through: the running ones and as many new ones.
+fn id_of_index(index: usize) -> u16 {
+    let id = u16::try_from(index).expect("the checker bounds the number of ids");
+    assert!(id != u16::MAX, "the highest network id stands for none");
+    id
 }
 
 /// All ids of a config, in the order of its parts.
@@ -107,19 +144,23 @@ pub(crate) fn of(config: &Config, running: Option<&Tables>) -> Ids {
     }
 }
 
+/// Sets the ids of a config to those beside the running tables.
+pub(crate) fn adopt(config: &mut Config, running: Option<&Tables>) {
+    let ids = of(config, running);
+    set(config, &ids);
+}
+
 impl Config {
     /// Sets the ids to those that `compile` gives beside the same running tables, so that devices
     /// can be matched with ports before the swap.
     pub fn adopt_ids(&mut self, running: &Tables) {
-        let ids = of(self, Some(running));
-        set(self, &ids);
+        adopt(self, Some(running));
     }
 }
 
 /// Sets the ids of a config that was just checked.
 pub(crate) fn assign_first(config: &mut Config) {
-    let ids = of(config, None);
-    set(config, &ids);
+    adopt(config, None);
 }
 
 fn set(config: &mut Config, ids: &Ids) {

@@ -25,6 +25,7 @@ mod names;
 mod nearest;
 mod publish;
 mod reader;
+mod recompile;
 mod render;
 mod report;
 mod schema;
@@ -47,6 +48,7 @@ pub use model::{
 };
 pub use names::{INTERFACE_NAME_BYTES_MAX, InterfaceName, NAME_BYTES_MAX, NetnsName};
 pub use nearest::nearest;
+pub use recompile::{adopt_ids, recompile};
 pub use render::render;
 
 use report::Report;

@@ -386,9 +386,9 @@ fn crowding(scheduler: Option<&File>) -> Crowding {
 mod tests {
     use super::*;
     use crossbeam::channel::unbounded;
+    use engine::Tables;
     use engine::frame::{FrameBalancer, FramePool, heap_frames};
     use engine::hand_over::HandOverRings;
-    use engine::Tables;
 
     const WITHIN: Duration = Duration::from_secs(10);
     const CHUNKS: usize = 256;

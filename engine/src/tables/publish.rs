@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Range;
 
 use super::Epoch;
 use crate::id::{NetworkId, PortId};
@@ -109,16 +110,38 @@ impl Publish {
     pub fn new(epoch: Epoch, entries: Vec<PublishEntry>) -> Publish {
         let mut by_host: Vec<u32> = (0..entries.len() as u32).collect();
         let mut by_target = by_host.clone();
-        by_host.sort_by_key(|&index| {
-            let entry = &entries[index as usize];
-            (entry.protocol.number(), entry.host_port)
-        });
-        by_target.sort_by_key(|&index| {
-            let entry = &entries[index as usize];
-            (entry.target, entry.protocol.number(), entry.target_port)
-        });
+        by_host.sort_by_key(|&index| host_key(&entries, index));
+        by_target.sort_by_key(|&index| target_key(&entries, index));
         let longest = entries.iter().map(|entry| entry.port_count).max().unwrap_or(0);
         Publish { epoch, entries, by_host, by_target, longest }
+    }
+
+    /// The same entries but for a range of them, which others take the place of. Costs a copy: no
+    /// sorting, no hashing.
+    pub fn spliced(&self, epoch: Epoch, range: Range<usize>, with: Vec<PublishEntry>) -> Publish {
+        let (start, shift) = (range.start as u32, with.len() as i64 - range.len() as i64);
+        let mut entries = Vec::with_capacity(self.entries.len() + with.len() - range.len());
+        entries.extend_from_slice(&self.entries[..range.start]);
+        entries.extend(with.iter().cloned());
+        entries.extend_from_slice(&self.entries[range.end..]);
+        let keep = |&index: &u32| -> Option<u32> {
+            match index as usize {
+                index if index < range.start => Some(index as u32),
+                index if index < range.end => None,
+                index => Some((index as i64 + shift) as u32),
+            }
+        };
+        let new = start..start + with.len() as u32;
+        let by_host: Vec<u32> = self.by_host.iter().filter_map(keep).collect();
+        let by_target: Vec<u32> = self.by_target.iter().filter_map(keep).collect();
+        let longest = entries.iter().map(|entry| entry.port_count).max().unwrap_or(0);
+        Publish {
+            epoch,
+            by_host: merged(by_host, new.clone(), |index| host_key(&entries, index)),
+            by_target: merged(by_target, new, |index| target_key(&entries, index)),
+            entries,
+            longest,
+        }
     }
 
     /// All entries, in the order of the config.
@@ -156,9 +179,38 @@ impl Publish {
     }
 }
 
+fn host_key(entries: &[PublishEntry], index: u32) -> (u8, u16) {
+    let entry = &entries[index as usize];
+    (entry.protocol.number(), entry.host_port)
+}
+
+fn target_key(entries: &[PublishEntry], index: u32) -> (IpAddr, u8, u16) {
+    let entry = &entries[index as usize];
+    (entry.target, entry.protocol.number(), entry.target_port)
+}
+
+/// Puts `new` indices into a list that is in order; among equal keys the order of indices counts.
+fn merged<K: Ord>(sorted: Vec<u32>, new: Range<u32>, key: impl Fn(u32) -> K) -> Vec<u32> {
+    let mut new: Vec<u32> = new.collect();
+    new.sort_by_key(|&index| (key(index), index));
+    let mut all = Vec::with_capacity(sorted.len() + new.len());
+    let mut from = 0;
+    for index in new {
+        let wanted = (key(index), index);
+        let rest = &sorted[from..];
+        let before = rest.partition_point(|&other| (key(other), other) < wanted);
+        all.extend_from_slice(&rest[..before]);
+        all.push(index);
+        from += before;
+    }
+    all.extend_from_slice(&sorted[from..]);
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn entry(
         host: Option<&str>,
@@ -207,5 +259,29 @@ mod tests {
         let own = "192.0.2.10".parse().unwrap();
         assert_eq!(publish.by_host(own, 6, 65535).unwrap().target_port_of(65535), 65535);
         assert!(publish.by_host(own, 6, 0).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn a_spliced_table_is_the_one_that_is_built_anew(
+            old in prop::collection::vec((0u16..20, 1u16..4), 0..30),
+            new in prop::collection::vec((0u16..20, 1u16..4), 0..10),
+            cut in (0usize..30, 0usize..30),
+        ) {
+            let build = |ports: &[(u16, u16)]| -> Vec<PublishEntry> {
+                ports.iter().map(|&(port, count)| entry(None, port, count, port / 2)).collect()
+            };
+            let (old, new) = (build(&old), build(&new));
+            let (from, to) = (cut.0.min(old.len()), cut.1.min(old.len()));
+            let range = from.min(to)..from.max(to);
+            let mut all = old.clone();
+            all.splice(range.clone(), new.clone());
+            let spliced = Publish::new(1, old).spliced(2, range, new);
+            let whole = Publish::new(2, all);
+            prop_assert_eq!(&spliced.entries, &whole.entries);
+            prop_assert_eq!(&spliced.by_host, &whole.by_host);
+            prop_assert_eq!(&spliced.by_target, &whole.by_target);
+            prop_assert_eq!(spliced.longest, whole.longest);
+        }
     }
 }

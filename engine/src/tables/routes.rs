@@ -1,11 +1,15 @@
 //! Longest-prefix match over the routes of the uplinks.
 //!
-//! One hash map per prefix length that occurs, longest first: a look-up costs as many probes as
-//! there are different lengths (a handful in a gateway's table), a build is linear. It is used on
-//! flow misses only; a flow keeps what it found.
+//! Hash maps per prefix length that occurs, longest first: a look-up costs as many probes as there
+//! are different lengths (a handful in a gateway's table), a build is linear, a change costs what
+//! changes. It is used on flow misses only; a flow keeps what it found.
 
+use std::collections::hash_map::Entry;
+use std::hash::BuildHasher;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use foldhash::fast::FixedState;
 use ipnet::IpNet;
 
 use super::{Epoch, TableMap};
@@ -22,44 +26,136 @@ pub struct Route {
     pub uplink: UplinkId,
 }
 
+/// Routes of one prefix length that a shard holds at most when the table is built: a change copies
+/// one shard, which takes some microseconds.
+const SHARD_ROUTES: usize = 512;
+
+/// All routes of one prefix length, in shards, so that a table with one route changed shares all
+/// shards but one with the table that it was made from.
+#[derive(Clone, Debug)]
+struct Level {
+    length: u8,
+    /// A power of two of them.
+    shards: Vec<Arc<TableMap<IpNet, Route>>>,
+}
+
+impl Level {
+    fn new(length: u8, route_count: usize) -> Level {
+        let shard_count = route_count.div_ceil(SHARD_ROUTES).next_power_of_two();
+        Level { length, shards: vec![Arc::default(); shard_count] }
+    }
+
+    fn shard_of(&self, prefix: &IpNet) -> usize {
+        let hash = FixedState::with_seed(SHARD_SEED).hash_one(prefix);
+        // Another part of the hash than the maps begin with, or their buckets would fill unevenly.
+        (hash >> 32) as usize & (self.shards.len() - 1)
+    }
+
+    fn get(&self, prefix: &IpNet) -> Option<&Route> {
+        self.shards[self.shard_of(prefix)].get(prefix)
+    }
+
+    fn map_mut(&mut self, prefix: &IpNet) -> &mut TableMap<IpNet, Route> {
+        let shard = self.shard_of(prefix);
+        Arc::make_mut(&mut self.shards[shard])
+    }
+
+    fn is_empty(&self) -> bool {
+        self.shards.iter().all(|shard| shard.is_empty())
+    }
+}
+
+/// Any other number than the maps' own would do.
+const SHARD_SEED: u64 = 0x706f_7274;
+
 /// All routes of all uplinks, the uplinks' own subnets and default routes included.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
     /// Moves when any route does.
     pub epoch: Epoch,
-    /// Per prefix length, longest first.
-    lengths: Vec<(u8, TableMap<IpNet, Route>)>,
+    /// Longest first.
+    levels: Vec<Level>,
+    count: usize,
 }
 
 impl Routes {
     /// Builds the table. Of two routes to one prefix the first wins.
     pub fn new(epoch: Epoch, routes: Vec<Route>) -> Routes {
-        let mut lengths: Vec<(u8, TableMap<IpNet, Route>)> = Vec::new();
-        for route in routes {
-            let length = route.to.prefix_len();
-            let index = match lengths.binary_search_by(|(other, _)| length.cmp(other)) {
-                Ok(index) => index,
-                Err(index) => {
-                    lengths.insert(index, (length, TableMap::default()));
-                    index
-                }
-            };
-            lengths[index].1.entry(route.to.trunc()).or_insert(route);
+        let mut counts = [0; 129];
+        for route in &routes {
+            counts[usize::from(route.to.prefix_len())] += 1;
         }
-        Routes { epoch, lengths }
+        let lengths = (0..=128u8).rev().filter(|&length| counts[usize::from(length)] > 0);
+        let levels = lengths.map(|length| Level::new(length, counts[usize::from(length)]));
+        let mut table = Routes { epoch, levels: levels.collect(), count: 0 };
+        for route in routes {
+            table.add(route);
+        }
+        table
+    }
+
+    /// The same table but for these prefixes, which are taken away first, and these routes. Costs
+    /// what changes, not what there is.
+    pub fn changed(&self, epoch: Epoch, gone: &[IpNet], new: &[Route]) -> Routes {
+        let mut table = Routes { epoch, ..self.clone() };
+        for prefix in gone {
+            let prefix = prefix.trunc();
+            if let Ok(index) = table.level(prefix.prefix_len())
+                && table.levels[index].map_mut(&prefix).remove(&prefix).is_some()
+            {
+                table.count -= 1;
+            }
+        }
+        table.levels.retain(|level| !level.is_empty());
+        new.iter().for_each(|&route| table.add(route));
+        table
+    }
+
+    fn level(&self, length: u8) -> Result<usize, usize> {
+        self.levels.binary_search_by(|level| length.cmp(&level.length))
+    }
+
+    fn add(&mut self, route: Route) {
+        let prefix = route.to.trunc();
+        let length = prefix.prefix_len();
+        let index = self.level(length).unwrap_or_else(|index| {
+            self.levels.insert(index, Level::new(length, 1));
+            index
+        });
+        if let Entry::Vacant(vacant) = self.levels[index].map_mut(&prefix).entry(prefix) {
+            vacant.insert(route);
+            self.count += 1;
+        }
     }
 
     /// The most specific route to an address.
     pub fn to(&self, address: IpAddr) -> Option<&Route> {
-        self.lengths.iter().find_map(|(length, routes)| {
-            let prefix = IpNet::new(address, *length).ok()?.trunc();
-            routes.get(&prefix)
+        self.levels.iter().find_map(|level| {
+            let prefix = IpNet::new(address, level.length).ok()?.trunc();
+            level.get(&prefix)
         })
+    }
+
+    /// The route to exactly this prefix.
+    pub fn get(&self, prefix: IpNet) -> Option<&Route> {
+        let index = self.level(prefix.prefix_len()).ok()?;
+        self.levels[index].get(&prefix.trunc())
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// True if both have the same routes, whatever their epochs.
+    pub fn same_routes(&self, other: &Routes) -> bool {
+        self.count == other.count && self.iter().all(|route| other.get(route.to) == Some(route))
     }
 
     /// All routes, most specific first; of one length in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
-        self.lengths.iter().flat_map(|(_, routes)| routes.values())
+        let shards = self.levels.iter().flat_map(|level| &level.shards);
+        shards.flat_map(|shard| shard.values())
     }
 }
 
@@ -100,6 +196,34 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_changed_table_is_the_one_that_is_built_anew(
+            old in prop::collection::vec((0u32..64, 20u8..=32), 0..200),
+            new in prop::collection::vec((0u32..64, 20u8..=32), 0..50),
+        ) {
+            let build = |prefixes: &[(u32, u8)]| -> std::collections::BTreeMap<IpNet, Route> {
+                let routes = prefixes.iter().map(|&(bits, length)| {
+                    let to = IpNet::new(IpAddr::V4((bits << 8).into()), length).unwrap().trunc();
+                    (to, Route { to, via: None, uplink: UplinkId(u16::from(length)) })
+                });
+                routes.collect()
+            };
+            let (old, new) = (build(&old), build(&new));
+            let gone: Vec<IpNet> = old.keys().copied().step_by(2).collect();
+            let kept = old.values().filter(|route| !gone.contains(&route.to)).copied();
+            let added: Vec<Route> =
+                new.values().filter(|route| !old.contains_key(&route.to)).copied().collect();
+            let whole = Routes::new(2, kept.chain(added.iter().copied()).collect());
+            let before = Routes::new(1, old.values().copied().collect());
+            let changed = before.changed(2, &gone, &added);
+            prop_assert!(changed.same_routes(&whole) && whole.same_routes(&changed));
+            prop_assert_eq!(changed.count(), whole.count());
+            prop_assert_eq!(before.count(), old.len());
+            for route in old.values().chain(&added) {
+                prop_assert_eq!(changed.to(route.to.addr()), whole.to(route.to.addr()));
+            }
+        }
+
         #[test]
         fn a_look_up_agrees_with_trying_every_route(
             prefixes in prop::collection::vec((any::<u32>(), 0u8..=32), 0..40),

@@ -45,6 +45,9 @@ pub struct Gateway {
     control: Control,
     /// The config in force; its ids are those of `tables`.
     config: Arc<Config>,
+    /// What the tables were compiled from: the config, but for what devices were changed to by
+    /// others.
+    compiled: Config,
     /// The file that it came from; `None`: it came from no file, and none is read again.
     source: Option<PathBuf>,
     started_at: SystemTime,

@@ -73,15 +73,15 @@ impl Gateway {
     /// Goes over to another config. The outer error ends the gateway, the inner one changes
     /// nothing.
     fn go_over(&mut self, mut next: Config) -> Result<Outcome, Error> {
-        next.adopt_ids(&self.tables);
         let deferred = difference::deferred(&self.config, &next);
         // What waits for the next start is as it was until then.
         next.gateway = self.config.gateway.clone();
         next.limits = self.config.limits.clone();
+        config::adopt_ids(&self.config, &self.tables, &mut next);
         let changes = difference::changes(&self.config, &next);
         let mut followed = next.clone();
         self.devices.adopt_mtus(&mut followed);
-        let tables = config::compile(&followed, Some(&self.tables));
+        let tables = config::recompile(&self.compiled, &self.tables, &mut followed);
         if tables.ports.len() > self.port_room {
             return Ok(Err(too_many_ports(tables.ports.len(), self.port_room)));
         }
@@ -93,9 +93,7 @@ impl Gateway {
             Ok(change) => change,
             Err(error) => return Ok(Err(impossible(error))),
         };
-        if !same_parts(&tables, &self.tables) {
-            self.swap(Arc::new(tables))?;
-        }
+        self.swap(tables, followed)?;
         let changed = self.devices.commit(change);
         self.exchange_queues(changed)?;
         let warnings = next.warnings.clone();
@@ -118,18 +116,22 @@ impl Gateway {
         self.exchange_queues(changed)?;
         down.into_iter().for_each(|port| self.note_down(port));
         if is_mtu {
-            let mut config = Config::clone(&self.config);
-            self.devices.adopt_mtus(&mut config);
-            let tables = config::compile(&config, Some(&self.tables));
-            if !same_parts(&tables, &self.tables) {
-                self.swap(Arc::new(tables))?;
-            }
+            let mut followed = Config::clone(&self.config);
+            self.devices.adopt_mtus(&mut followed);
+            let tables = config::recompile(&self.compiled, &self.tables, &mut followed);
+            self.swap(tables, followed)?;
         }
         Ok(())
     }
 
-    /// Gives all workers the new tables, and frees the old ones when all have gone over.
-    fn swap(&mut self, tables: Arc<Tables>) -> Result<(), Error> {
+    /// Gives all workers the new tables, and frees the old ones when all have gone over. `compiled`
+    /// is what the tables were made of.
+    fn swap(&mut self, tables: Tables, compiled: Config) -> Result<(), Error> {
+        self.compiled = compiled;
+        if same_parts(&tables, &self.tables) {
+            return Ok(());
+        }
+        let tables = Arc::new(tables);
         let adoption = Arc::new(Adoption::new(tables.clone(), Some(&self.tables)));
         for worker in &self.workers {
             worker.counters.reserve(&tables);

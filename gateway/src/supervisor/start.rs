@@ -92,6 +92,7 @@ impl Gateway {
             requests,
             control,
             config: Arc::new(config.clone()),
+            compiled: config.clone(),
             source: None,
             started_at: SystemTime::now(),
             started: Instant::now(),

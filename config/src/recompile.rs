@@ -1,0 +1,558 @@
+//! From one config to the next: tables that share with the running ones whatever is equal, at the
+//! cost of what has changed.
+//!
+//! [`compile`](crate::compile) says what the tables are; this says the same (a property test) with
+//! less work. An edited config shares its unchanged endpoints, networks and routes with the one it
+//! was made from, and lists that begin and end with shared parts differ in their middles alone. A
+//! config that was read from a file shares nothing at first: its endpoints are matched by name, and
+//! those that are equal are replaced by the running ones. The one hard constraint: the running
+//! config's ids are those of the running tables.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::Arc;
+
+use engine::tables::{Epoch, PublishEntry, Route, Routes, TableMap};
+use engine::{MacAddress, NetworkId, PortId, Tables, UplinkId, tables};
+use ipnet::IpNet;
+
+use crate::compile::{
+    address_plan_is_same, nat_settings, network_table, port_table, publish_entry, routes_of,
+    share_at, share_one, uplink_port_table, uplink_table,
+};
+use crate::ids::Numbers;
+use crate::model::{Attachment, Config, Endpoint, Network, Uplink};
+
+/// Sets the ids of `next` and compiles it, given the config in force and its tables. What `next`
+/// has in common with it is shared afterwards.
+pub fn recompile(running: &Config, tables: &Tables, next: &mut Config) -> Tables {
+    let epoch = tables.generation + 1;
+    adopt_ids(running, tables, next);
+    let networks = middle(&running.networks, &next.networks, Arc::ptr_eq);
+    let endpoints = middle(&running.endpoints, &next.endpoints, Arc::ptr_eq);
+    let is_named = !endpoints.old.is_empty() || !endpoints.new.is_empty();
+    let names = next.networks.iter().map(|network| (network.name.as_str(), network.id));
+    let network_ids = names.filter(|_| is_named).collect();
+    let step = Step { running, next, tables, epoch, networks, endpoints, network_ids };
+    let mut new = Tables {
+        generation: epoch,
+        plan: tables.plan,
+        ports: step.ports(),
+        networks: step.networks(),
+        uplinks: step.uplinks(),
+        publish: step.publish(),
+        routes: step.routes(),
+        nat: share_one(nat_settings(&next.nat, epoch), &tables.nat),
+        limits: match next.limits == *tables.limits {
+            true => tables.limits.clone(),
+            false => Arc::new(next.limits.clone()),
+        },
+    };
+    if !address_plan_is_same(&new, tables) {
+        new.plan = epoch;
+    }
+    new
+}
+
+/// What two lists differ in, when their equal beginnings and ends are left out.
+#[derive(Clone, Debug)]
+struct Middle {
+    old: Range<usize>,
+    new: Range<usize>,
+}
+
+fn middle<T>(old: &[T], new: &[T], same: impl Fn(&T, &T) -> bool) -> Middle {
+    let pairs = old.iter().zip(new);
+    let first = pairs.take_while(|(old, new)| same(old, new)).count();
+    let pairs = old[first..].iter().rev().zip(new[first..].iter().rev());
+    let last = pairs.take_while(|(old, new)| same(old, new)).count();
+    Middle { old: first..old.len() - last, new: first..new.len() - last }
+}
+
+/// Sets the ids of `next` to those that it will have beside the running tables, so that devices can
+/// be matched with ports before the swap, and replaces what equals its running part by it.
+pub fn adopt_ids(running: &Config, tables: &Tables, next: &mut Config) {
+    let mut numbers = Numbers::new(tables);
+    for uplink in &mut next.uplinks {
+        let before = running.uplink(&uplink.name);
+        uplink.id = before.map_or_else(|| numbers.uplink(), |before| before.id);
+        uplink.port = before.map_or_else(|| numbers.port(), |before| before.port);
+        if let Some(before) = before.filter(|before| before.routes == uplink.routes) {
+            uplink.routes = before.routes.clone();
+        }
+    }
+    let span = middle(&running.networks, &next.networks, Arc::ptr_eq);
+    let before = &running.networks[span.old];
+    let before: HashMap<&str, &Arc<Network>> =
+        before.iter().map(|network| (network.name.as_str(), network)).collect();
+    for network in &mut next.networks[span.new] {
+        let before = before.get(network.name.as_str());
+        let id = before.map_or_else(|| numbers.network(), |before| before.id);
+        if network.id != id {
+            Arc::make_mut(network).id = id;
+        }
+        if let Some(before) = before.filter(|before| ***before == *network) {
+            *network = (*before).clone();
+        }
+    }
+    let span = middle(&running.endpoints, &next.endpoints, Arc::ptr_eq);
+    let before = &running.endpoints[span.old];
+    let before: HashMap<&str, &Arc<Endpoint>> =
+        before.iter().map(|endpoint| (endpoint.name.as_str(), endpoint)).collect();
+    for endpoint in &mut next.endpoints[span.new] {
+        let before = before.get(endpoint.name.as_str()).copied();
+        assign_ports(before.map(|before| &**before), endpoint, &mut numbers);
+        if let Some(before) = before.filter(|before| **before == *endpoint) {
+            *endpoint = before.clone();
+        }
+    }
+}
+
+fn assign_ports(before: Option<&Endpoint>, endpoint: &mut Arc<Endpoint>, numbers: &mut Numbers) {
+    let before = before.map_or(&[][..], |before| &before.attachments);
+    let ports: Vec<PortId> = endpoint
+        .attachments
+        .iter()
+        .map(|own| {
+            let before = before.iter().find(|before| before.network == own.network);
+            before.map_or_else(|| numbers.port(), |before| before.port)
+        })
+        .collect();
+    if endpoint.attachments.iter().map(|own| own.port).ne(ports.iter().copied()) {
+        let attachments = &mut Arc::make_mut(endpoint).attachments;
+        attachments.iter_mut().zip(ports).for_each(|(own, port)| own.port = port);
+    }
+}
+
+/// One step while it is worked out. Both configs have the ids of their tables.
+struct Step<'c> {
+    running: &'c Config,
+    next: &'c Config,
+    tables: &'c Tables,
+    epoch: Epoch,
+    networks: Middle,
+    endpoints: Middle,
+    /// By name; empty when no endpoint has changed.
+    network_ids: TableMap<&'c str, NetworkId>,
+}
+
+/// How a member shows in its network's table.
+type Member = (PortId, MacAddress, Option<IpAddr>, Option<IpAddr>);
+
+fn member(own: &Attachment) -> Member {
+    let (ipv4, ipv6) = (own.ipv4_address(), own.ipv6_address());
+    (own.port, own.mac, ipv4.map(IpAddr::V4), ipv6.map(IpAddr::V6))
+}
+
+/// What changes among the members of one network.
+#[derive(Default)]
+struct MemberChange {
+    gone: BTreeSet<Member>,
+    new: BTreeSet<Member>,
+}
+
+impl<'c> Step<'c> {
+    fn old_endpoints(&self) -> impl Iterator<Item = &'c Endpoint> {
+        self.running.endpoints[self.endpoints.old.clone()].iter().map(|endpoint| &**endpoint)
+    }
+
+    fn new_endpoints(&self) -> impl Iterator<Item = &'c Endpoint> {
+        self.next.endpoints[self.endpoints.new.clone()].iter().map(|endpoint| &**endpoint)
+    }
+
+    fn ports(&self) -> Vec<Option<Arc<tables::PortTable>>> {
+        let mut ports = self.tables.ports.clone();
+        for uplink in &self.running.uplinks {
+            ports[uplink.port.index()] = None;
+        }
+        for own in self.old_endpoints().flat_map(|endpoint| &endpoint.attachments) {
+            ports[own.port.index()] = None;
+        }
+        for uplink in &self.next.uplinks {
+            share_at(&mut ports, &self.tables.ports, uplink_port_table(uplink, self.epoch));
+        }
+        for endpoint in self.new_endpoints() {
+            for own in &endpoint.attachments {
+                let network = self.network_ids[own.network.as_str()];
+                let port = port_table(endpoint, own, network, self.epoch);
+                share_at(&mut ports, &self.tables.ports, port);
+            }
+        }
+        trimmed(ports)
+    }
+
+    fn networks(&self) -> Vec<Option<Arc<tables::Network>>> {
+        let mut networks = self.tables.networks.clone();
+        let changed = &self.running.networks[self.networks.old.clone()];
+        changed.iter().for_each(|network| networks[network.id.index()] = None);
+        let mut members = self.member_changes();
+        let uplink_ids: HashMap<&str, UplinkId> =
+            self.next.uplinks.iter().map(|uplink| (uplink.name.as_str(), uplink.id)).collect();
+        let is_moved = uplink_ids
+            != self.running.uplinks.iter().map(|own| (own.name.as_str(), own.id)).collect();
+        for (index, network) in self.next.networks.iter().enumerate() {
+            let change = members.remove(network.name.as_str());
+            if !self.networks.new.contains(&index) && change.is_none() && !is_moved {
+                continue;
+            }
+            let mut table = network_table(network, &uplink_ids, self.epoch);
+            // With the same id it is the same network: ids are not given on in one step.
+            let before = self.tables.networks.get(network.id.index()).and_then(Option::as_ref);
+            if let Some(before) = before {
+                table.members.clone_from(&before.members);
+                table.by_mac.clone_from(&before.by_mac);
+                table.by_address.clone_from(&before.by_address);
+            }
+            if let Some(change) = change {
+                change.apply(&mut table);
+            }
+            share_at(&mut networks, &self.tables.networks, table);
+        }
+        trimmed(networks)
+    }
+
+    fn member_changes(&self) -> BTreeMap<&'c str, MemberChange> {
+        let mut changes: BTreeMap<&str, MemberChange> = BTreeMap::new();
+        for own in self.old_endpoints().flat_map(|endpoint| &endpoint.attachments) {
+            changes.entry(&own.network).or_default().gone.insert(member(own));
+        }
+        for own in self.new_endpoints().flat_map(|endpoint| &endpoint.attachments) {
+            let change = changes.entry(&own.network).or_default();
+            if !change.gone.remove(&member(own)) {
+                change.new.insert(member(own));
+            }
+        }
+        changes.retain(|_, change| !change.gone.is_empty() || !change.new.is_empty());
+        changes
+    }
+
+    fn uplinks(&self) -> Vec<Option<Arc<tables::Uplink>>> {
+        let mut uplinks = Vec::new();
+        for uplink in &self.next.uplinks {
+            share_at(&mut uplinks, &self.tables.uplinks, uplink_table(uplink, self.epoch));
+        }
+        trimmed(uplinks)
+    }
+
+    fn publish(&self) -> Arc<tables::Publish> {
+        let running = &self.tables.publish;
+        let counts = |endpoints: &[Arc<Endpoint>]| -> usize {
+            endpoints.iter().map(|endpoint| endpoint.publish.len()).sum()
+        };
+        let mut entries: Vec<PublishEntry> = Vec::new();
+        for endpoint in self.new_endpoints() {
+            let entry = |publish| publish_entry(endpoint, publish, &self.network_ids);
+            entries.extend(endpoint.publish.iter().map(entry));
+        }
+        let range = &self.endpoints.old;
+        let old_count = counts(&self.running.endpoints[range.clone()]);
+        if old_count == 0 && entries.is_empty() {
+            return running.clone();
+        }
+        let start = counts(&self.running.endpoints[..range.start]);
+        let range = start..start + old_count;
+        match running.entries()[range.clone()] == entries {
+            true => running.clone(),
+            false => Arc::new(running.spliced(self.epoch, range, entries)),
+        }
+    }
+
+    fn routes(&self) -> Arc<Routes> {
+        let running = &self.tables.routes;
+        let (before, after) = (&self.running.uplinks, &self.next.uplinks);
+        let is_same = before.iter().map(key_of).eq(after.iter().map(key_of));
+        let spans = before.iter().zip(after).map(|(before, after)| {
+            match Arc::ptr_eq(&before.routes, &after.routes) {
+                true => 0,
+                false => middle(&before.routes, &after.routes, |old, new| old == new).old.len(),
+            }
+        });
+        if !is_same || spans.sum::<usize>() > running.count() / 4 {
+            let all = after.iter().flat_map(routes_of).collect();
+            let new = Routes::new(self.epoch, all);
+            return if new.same_routes(running) { running.clone() } else { Arc::new(new) };
+        }
+        let (mut gone, mut new) = (Vec::new(), Vec::new());
+        for (before, after) in before.iter().zip(after) {
+            if Arc::ptr_eq(&before.routes, &after.routes) {
+                continue;
+            }
+            let span = middle(&before.routes, &after.routes, |old, new| old == new);
+            let as_set: TableMap<IpNet, Option<IpAddr>> =
+                after.routes[span.new.clone()].iter().map(|route| (route.to, route.via)).collect();
+            let old = before.routes[span.old].iter();
+            let mut kept = BTreeSet::new();
+            for route in old {
+                match as_set.get(&route.to) {
+                    Some(via) if *via == route.via => drop(kept.insert(route.to)),
+                    _ => gone.push(route.to),
+                }
+            }
+            let added = after.routes[span.new].iter().filter(|route| !kept.contains(&route.to));
+            new.extend(added.map(|route| Route { to: route.to, via: route.via, uplink: after.id }));
+        }
+        match gone.is_empty() && new.is_empty() {
+            true => running.clone(),
+            false => Arc::new(running.changed(self.epoch, &gone, &new)),
+        }
+    }
+}
+
+impl MemberChange {
+    fn apply(&self, table: &mut tables::Network) {
+        for (port, mac, ipv4, ipv6) in &self.gone {
+            if let Ok(index) = table.members.binary_search(port) {
+                table.members.remove(index);
+            }
+            table.by_mac.remove(mac);
+            for address in [ipv4, ipv6].into_iter().flatten() {
+                table.by_address.remove(address);
+            }
+        }
+        table.members.extend(self.new.iter().map(|(port, ..)| *port));
+        table.members.sort_unstable();
+        for &(port, mac, ipv4, ipv6) in &self.new {
+            table.by_mac.insert(mac, port);
+            table.by_address.extend([ipv4, ipv6].into_iter().flatten().map(|own| (own, port)));
+        }
+    }
+}
+
+/// What routes of an uplink depend on, besides its own list of them.
+fn key_of(uplink: &Uplink) -> (UplinkId, &[IpNet]) {
+    (uplink.id, &uplink.addresses)
+}
+
+/// Without free ids at the end, as a list that is built anew has none.
+fn trimmed<T>(mut parts: Vec<Option<Arc<T>>>) -> Vec<Option<Arc<T>>> {
+    let used = parts.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+    parts.truncate(used);
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile;
+    use proptest::prelude::*;
+    use std::fmt::Write;
+
+    /// What a random config is made of.
+    #[derive(Clone, Debug)]
+    struct Plan {
+        /// Per network: there at all, icc, MTU, internal.
+        networks: Vec<(bool, bool, bool, bool)>,
+        /// In this order: number, networks by bit, a MAC address of its own, published ports.
+        endpoints: Vec<(u8, u8, bool, u8)>,
+        /// There at all, with its second address, and its routes by (number, next hop).
+        uplink: (bool, bool, Vec<(u8, bool)>),
+        timeout: bool,
+    }
+
+    fn plan() -> impl Strategy<Value = Plan> {
+        let networks = prop::collection::vec(any::<(bool, bool, bool, bool)>(), 4);
+        let endpoints = prop::collection::vec((0u8..12, any::<u8>(), any::<bool>(), 0u8..4), 0..12);
+        let routes = prop::collection::vec((0u8..40, any::<bool>()), 0..40);
+        let uplink = (any::<bool>(), any::<bool>(), routes);
+        (networks, endpoints, uplink, any::<bool>()).prop_map(
+            |(networks, endpoints, uplink, timeout)| Plan { networks, endpoints, uplink, timeout },
+        )
+    }
+
+    impl Plan {
+        fn text(&self) -> String {
+            let mut text = String::new();
+            let (is_there, second, routes) = &self.uplink;
+            if *is_there {
+                let second = if *second { ", \"198.18.0.10/24\"" } else { "" };
+                let _ = write!(
+                    text,
+                    "[uplink.wan]\ndriver = \"tap\"\ninterface = \"wan0\"\n\
+                     addresses = [\"192.0.2.10/24\"{second}]\ngateway = \"192.0.2.1\"\nroutes = [",
+                );
+                let mut seen = BTreeSet::new();
+                for (number, other) in routes.iter().filter(|route| seen.insert(route.0)) {
+                    let via = if *other { 7 } else { 8 };
+                    let to = format!("203.0.{number}.0/24");
+                    let _ = write!(text, "{{ to = \"{to}\", via = \"192.0.2.{via}\" }}, ");
+                }
+                text += "]\n";
+            }
+            for (number, (is_there, icc, small, internal)) in self.networks.iter().enumerate() {
+                if *is_there {
+                    let mtu = if *small { 1_400 } else { 1_500 };
+                    let _ = write!(
+                        text,
+                        "[network.n{number}]\nsubnet = \"10.{number}.0.0/24\"\nicc = {icc}\n\
+                         mtu = {mtu}\ninternal = {internal}\n"
+                    );
+                }
+            }
+            let mut seen = BTreeSet::new();
+            for endpoint in self.endpoints.iter().filter(|endpoint| seen.insert(endpoint.0)) {
+                self.endpoint(endpoint, &mut text);
+            }
+            if self.timeout {
+                text += "[nat]\ntimeouts = { udp = \"200s\" }\n";
+            }
+            text
+        }
+
+        fn endpoint(&self, endpoint: &(u8, u8, bool, u8), text: &mut String) {
+            let (number, bits, has_mac, publish) = *endpoint;
+            let own = (0..4u8).filter(|network| bits >> network & 1 == 1);
+            let own: Vec<u8> = own.filter(|&own| self.networks[usize::from(own)].0).collect();
+            if own.is_empty() {
+                return;
+            }
+            let _ = write!(
+                text,
+                "[endpoint.e{number}]\nattach = {{ netns = \"e{number}\", create = true }}\n"
+            );
+            let can_publish =
+                self.uplink.0 && own.iter().any(|&own| !self.networks[usize::from(own)].3);
+            let ports = (0..publish)
+                .map(|port| format!("\"{}:80\"", 1_000 + 10 * u16::from(number) + u16::from(port)));
+            if can_publish {
+                let _ = writeln!(text, "publish = [{}]", ports.collect::<Vec<_>>().join(", "));
+            }
+            text.push_str("network = [");
+            for network in own {
+                let mac = match has_mac {
+                    true => format!(", mac = \"02:00:00:00:{network:02x}:{number:02x}\""),
+                    false => String::new(),
+                };
+                let host = 10 + number;
+                let _ = write!(
+                    text,
+                    "{{ name = \"n{network}\", ip = \"10.{network}.0.{host}\"{mac} }}, "
+                );
+            }
+            text.push_str("]\n");
+        }
+    }
+
+    fn parse(plan: &Plan) -> Config {
+        let text = plan.text();
+        Config::parse("test.toml", &text).unwrap_or_else(|errors| panic!("{errors:?}\n{text}"))
+    }
+
+    /// Where each part of a snapshot is: equal pointers mean shared parts.
+    fn assert_same(new: &Tables, whole: &Tables, running: &Tables) {
+        fn same<T: PartialEq + std::fmt::Debug>([new, whole, running]: [&[Option<Arc<T>>]; 3]) {
+            assert_eq!(new, whole);
+            for (index, (new, whole)) in new.iter().zip(whole).enumerate() {
+                let (Some(new), Some(whole)) = (new, whole) else { continue };
+                let running = running.get(index).and_then(Option::as_ref);
+                let shares = |part| running.is_some_and(|running| Arc::ptr_eq(running, part));
+                assert_eq!(shares(new), shares(whole), "{new:?}");
+            }
+        }
+        same([&new.ports, &whole.ports, &running.ports]);
+        same([&new.networks, &whole.networks, &running.networks]);
+        same([&new.uplinks, &whole.uplinks, &running.uplinks]);
+        assert_eq!((new.generation, new.plan), (whole.generation, whole.plan));
+        assert_eq!(new.publish.entries(), whole.publish.entries());
+        assert_eq!(new.publish.epoch, whole.publish.epoch);
+        assert_eq!(new.routes.epoch, whole.routes.epoch);
+        assert!(new.routes.same_routes(&whole.routes) && whole.routes.same_routes(&new.routes));
+        assert_eq!(new.nat, whole.nat);
+    }
+
+    /// Both ways from one config to the next; the shorter one is what is gone on with.
+    fn step(running: &Config, tables: &Tables, mut next: Config) -> (Config, Tables) {
+        let whole = compile(&next, Some(tables));
+        let mut adopted = next.clone();
+        adopted.adopt_ids(tables);
+        let new = recompile(running, tables, &mut next);
+        assert_same(&new, &whole, tables);
+        assert_eq!(next.endpoints, adopted.endpoints);
+        assert_eq!(next.networks, adopted.networks);
+        assert_eq!(next.uplinks, adopted.uplinks);
+        (next, new)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+        #[test]
+        fn from_any_config_to_any_other_both_ways_meet(plans in prop::collection::vec(plan(), 2..5)) {
+            let mut running = parse(&plans[0]);
+            let mut tables = compile(&running, None);
+            for plan in &plans[1..] {
+                (running, tables) = step(&running, &tables, parse(plan));
+            }
+        }
+
+        #[test]
+        fn after_small_edits_of_one_config_both_ways_meet(
+            first in plan(),
+            edits in prop::collection::vec((0u8..7, 0u8..12, any::<u8>()), 1..8),
+            is_edited in any::<bool>(),
+        ) {
+            let mut plan = first;
+            let mut running = parse(&plan);
+            let mut tables = compile(&running, None);
+            for (kind, which, bits) in edits {
+                let index = usize::from(which);
+                match kind {
+                    0 => plan.networks[index % 4].0 ^= true,
+                    1 => plan.networks[index % 4].1 ^= true,
+                    2 => plan.endpoints.insert(index % (plan.endpoints.len() + 1), (which, bits, false, bits % 4)),
+                    3 if !plan.endpoints.is_empty() => {
+                        plan.endpoints.remove(index % plan.endpoints.len());
+                    }
+                    4 if !plan.endpoints.is_empty() => {
+                        let len = plan.endpoints.len();
+                        plan.endpoints[index % len].3 = bits % 4;
+                    }
+                    5 => plan.uplink.2.insert(0, (which, bits % 2 == 0)),
+                    _ => plan.timeout ^= true,
+                }
+                let mut next = parse(&plan);
+                if is_edited {
+                    share(&running, &mut next);
+                }
+                (running, tables) = step(&running, &tables, next);
+            }
+        }
+    }
+
+    /// Makes a config that was read look like one that was edited: equal parts are shared.
+    fn share(running: &Config, next: &mut Config) {
+        for endpoint in &mut next.endpoints {
+            let own = running.endpoints.iter().find(|own| own.name == endpoint.name);
+            if let Some(own) = own {
+                let mut same = endpoint.clone();
+                let attachments = &mut Arc::make_mut(&mut same).attachments;
+                for (own, other) in attachments.iter_mut().zip(&own.attachments) {
+                    own.port = other.port;
+                }
+                if same == *own {
+                    *endpoint = own.clone();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_not_changed_is_shared_by_the_next_config_too() {
+        let plan = Plan {
+            networks: vec![(true, true, false, false); 4],
+            endpoints: vec![(0, 15, false, 3), (1, 3, false, 1), (2, 1, true, 0)],
+            uplink: (true, true, vec![(1, true), (2, false)]),
+            timeout: false,
+        };
+        let running = parse(&plan);
+        let tables = compile(&running, None);
+        let mut plan = plan;
+        plan.endpoints[1].3 = 2;
+        let mut next = parse(&plan);
+        let new = recompile(&running, &tables, &mut next);
+        let shared = |index: usize| Arc::ptr_eq(&running.endpoints[index], &next.endpoints[index]);
+        assert_eq!([shared(0), shared(1), shared(2)], [true, false, true]);
+        assert!(Arc::ptr_eq(&running.uplinks[0].routes, &next.uplinks[0].routes));
+        assert!(Arc::ptr_eq(&new.routes, &tables.routes));
+        assert!(!Arc::ptr_eq(&new.publish, &tables.publish));
+    }
+}
