@@ -28,6 +28,7 @@ mod reader;
 mod recompile;
 mod render;
 mod report;
+mod resolved;
 mod schema;
 mod subnet_pool;
 mod value_schemas;

@@ -67,12 +67,27 @@ fn parse_without_panic(text: &str) {
         Ok(config) => {
             check_diagnostics(text, &config.warnings);
             check_tables(&compile(&config, None));
+            check_resolved(&config);
         }
         Err(found) => {
             assert!(!found.is_empty(), "a refusal has a reason");
             check_diagnostics(text, &found);
         }
     }
+}
+
+/// A resolved config is a config, means the same, and leaves nothing open.
+fn check_resolved(config: &Config) {
+    let text = config.to_toml();
+    let again = Config::parse("resolved.toml", &text)
+        .unwrap_or_else(|found| panic!("{}\n{text}", config::render(&found, false)));
+    assert_eq!(again.to_toml(), text);
+    assert_eq!(again.gateway, config.gateway);
+    assert_eq!(again.uplinks, config.uplinks);
+    assert_eq!(again.networks, config.networks);
+    assert_eq!(again.endpoints, config.endpoints);
+    assert_eq!(again.nat, config.nat);
+    assert_eq!(again.limits, config.limits);
 }
 
 /// Cross references of tables that the engine relies on.
@@ -307,6 +322,7 @@ proptest! {
             let next = compile(&config, Some(&running));
             prop_assert_eq!(meaning(&next), meaning(&compile(&config, None)));
             check_tables(&next);
+            check_resolved(&config);
             let plan = |tables: &Tables| {
                 let networks = tables.networks.iter().flatten();
                 networks.map(|network| (network.id, network.subnets.clone())).collect::<Vec<_>>()
@@ -355,6 +371,94 @@ proptest! {
         prop_assert!(Arc::ptr_eq(&first.publish, &second.publish));
         prop_assert!(Arc::ptr_eq(first.uplinks[0].as_ref().unwrap(),
                                  second.uplinks[0].as_ref().unwrap()));
+    }
+}
+
+/// Everything that a config can say, and not much of it said.
+const TERSE: &str = r#"
+[gateway]
+workers = [3, 1]
+api_group = "wheel"
+metrics = "[::1]:9478"
+[uplink."wan.0"]
+driver = "tap"
+interface = "wan0"
+addresses = ["192.0.2.10/24", "2001:db8::10/64"]
+gateway6 = "2001:db8::1"
+routes = [{ to = "0.0.0.0/0" }, { to = "198.51.100.0/24", via = "192.0.2.7" }]
+[network.pooled]
+ipv6 = true
+[network."front.end"]
+subnets = ["10.1.0.0/24", "fd00:1::/64"]
+ip_ranges = ["10.1.0.64/26"]
+reserved = ["10.1.0.64/30", "10.1.0.1"]
+aux_addresses = { printer = "10.1.0.68", "scanner.1" = "fd00:1::1" }
+quarantine = "1m30s"
+mac_policy = "random"
+[network.back]
+subnet = "fd00:2::/64"
+internal = true
+mtu = 1400
+[network.lonely]
+driver = "none"
+[endpoint.web]
+attach = { netns = "web", interface = "lan0", create = true }
+publish = ["8080:80", "0.0.0.0:53:53/udp", "[2001:db8::10]:7000-7003:7100-7103"]
+[[endpoint.web.network]]
+name = "back"
+[[endpoint.web.network]]
+name = "pooled"
+[[endpoint.web.network]]
+name = "front.end"
+gw_priority = 7
+aliases = ["www"]
+default_route = ["ipv6"]
+[endpoint.vm]
+attach = { tap = "tap0" }
+[[endpoint.vm.network]]
+name = "pooled"
+anti_spoofing = false
+[[endpoint.vm.network]]
+name = "back"
+interface = "tap1"
+[endpoint.batch]
+attach = { netns = "batch", create = true }
+[[endpoint.batch.network]]
+name = "lonely"
+[endpoint.agent]
+[[endpoint.agent.network]]
+name = "host"
+[nat]
+timeouts = { udp = "1h30m" }
+[limits]
+flows = 1_000
+"#;
+
+#[test]
+fn a_config_of_everything_resolves_to_itself() {
+    let config = Config::parse("x.toml", TERSE).unwrap_or_else(|found| panic!("{found:#?}"));
+    check_resolved(&config);
+    let text = config.to_toml();
+    for line in [
+        "[network.\"front.end\"]",
+        "subnets = [\"172.17.0.0/16\", \"fd",
+        "gateways = [\"10.1.0.2\", \"fd00:1::2\"]",
+        "quarantine = \"1m30s\"",
+        "\"0.0.0.0:8080:80/tcp\", \"[::]:8080:80/tcp\", \"0.0.0.0:53:53/udp\", \
+         \"[2001:db8::10]:7000-7003:7100-7103/tcp\"",
+        "default_route = [\"ipv6\"]",
+        "attach = { tap = \"tap0\" }",
+        "flows_per_port = 1000",
+        "# its member has a loopback device and nothing else",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+}
+
+#[test]
+fn the_examples_resolve_to_themselves() {
+    for text in [EXAMPLE, include_str!("../../examples/minimal.toml")] {
+        check_resolved(&Config::parse("x.toml", text).unwrap());
     }
 }
 

@@ -19,6 +19,8 @@ mod uplink;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+pub(crate) use network::explained;
+
 use crate::bounds::{MTU_MAX, MTU_MIN, MTU_V6_MIN};
 use crate::ids;
 use crate::leases::Leases;

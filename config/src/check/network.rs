@@ -52,44 +52,51 @@ pub(super) fn check(
 ) -> Networks {
     let mut networks =
         Networks { by_name: HashMap::new(), list: Vec::new(), allocated: HashSet::new() };
-    let mut checkers = Vec::new();
-    let mut sole: Vec<(NetworkDriver, PlaceId)> = Vec::new();
+    let mut drafts: Vec<Draft<'_>> = Vec::new();
     for (name, at, table) in entries(tables, report) {
         networks.by_name.insert(name.to_owned(), None);
         let Some(table) = table else { continue };
         let mut checker = Checker { name, at, table, sources, report };
-        match checker.driver() {
-            Some(NetworkDriver::Bridge) => {
-                let subnets = checker.subnets(claims);
-                checkers.push((name, at, table, subnets));
+        let Some(driver) = checker.driver() else { continue };
+        let mut subnets = None;
+        if driver == NetworkDriver::Bridge {
+            subnets = checker.subnets(claims);
+        } else {
+            checker.refuse_other_keys(driver);
+            if let Some(other) = drafts.iter().find(|draft| draft.driver == driver) {
+                let (word, _) = explained(driver);
+                let message = format!("there is a network of driver {word} already");
+                report.error(at, message).related(other.at, "it is here");
             }
-            Some(driver) => {
-                checker.refuse_other_keys(driver);
-                if let Some((_, other)) = sole.iter().find(|(other, _)| *other == driver) {
-                    let word = words::of(words::NETWORK_DRIVER, &driver);
-                    let problem =
-                        report.error(at, format!("there is a network of driver {word} already"));
-                    problem.related(*other, "it is here");
-                }
-                sole.push((driver, at));
-                networks.add(without_addresses(name, driver));
-            }
-            None => {}
         }
+        drafts.push(Draft { name, at, table, driver, subnets });
     }
     let mut all: Vec<&mut Subnets<'_>> =
-        checkers.iter_mut().filter_map(|(.., subnets)| subnets.as_mut()).collect();
+        drafts.iter_mut().filter_map(|draft| draft.subnets.as_mut()).collect();
     plan::allocate(&mut all, sources.pools, sources.leases, sources.uplinks, claims, report);
-    for (name, at, table, subnets) in &checkers {
+    for Draft { name, at, table, driver, subnets } in drafts {
+        if driver != NetworkDriver::Bridge {
+            networks.add(without_addresses(name, driver));
+        }
         let Some(subnets) = subnets else { continue };
-        let mut checker = Checker { name, at: *at, table, sources, report };
-        if let Some(network) = checker.check(subnets) {
+        let mut checker = Checker { name, at, table, sources, report };
+        if let Some(network) = checker.check(&subnets) {
             networks.add(network);
             networks.allocated.extend(&subnets.allocated);
         }
     }
     networks.add_implied(endpoints);
     networks
+}
+
+/// A network that is being checked.
+struct Draft<'d> {
+    name: &'d str,
+    at: PlaceId,
+    table: &'d schema::Network,
+    driver: NetworkDriver,
+    /// Of a bridge; `None`: faulty, which has been reported.
+    subnets: Option<Subnets<'d>>,
 }
 
 impl Networks {
@@ -486,7 +493,7 @@ fn default_gateway(prefix: IpNet, reserved: &[IpNet], aux: &[(String, IpAddr)]) 
 }
 
 /// A driver without addresses: its word and what it means.
-pub(super) fn explained(driver: NetworkDriver) -> (&'static str, &'static str) {
+pub(crate) fn explained(driver: NetworkDriver) -> (&'static str, &'static str) {
     match driver {
         NetworkDriver::Bridge => ("bridge", "members share a link with the gateway"),
         NetworkDriver::None => ("none", "its member has a loopback device and nothing else"),

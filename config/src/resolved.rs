@@ -1,0 +1,262 @@
+//! A checked config as text again, with nothing left open.
+//!
+//! Every default is filled in, addresses, MAC addresses, subnets and interfaces are those that were
+//! allocated, published ports are parsed, default routes chosen. The one hard constraint: the text
+//! is itself a config, and means the same; only what stays a matter of the machine, such as how
+//! many CPUs "auto" is, stays as it was.
+
+use std::fmt::{Display, Write};
+
+use ipnet::IpNet;
+use toml::Value;
+
+use crate::check::explained;
+use crate::model::{
+    Attach, Attachment, Config, Endpoint, Family, Gateway, Network, NetworkDriver, Publish, Uplink,
+    Workers,
+};
+use crate::subnet_pool::family;
+use crate::values::written;
+use crate::words;
+
+impl Config {
+    /// The whole config as native TOML, with everything filled in that the file left open. Parsed
+    /// again, it gives the same text.
+    pub fn to_toml(&self) -> String {
+        let mut text =
+            Text(String::from("# Every default is filled in, and what is allocated is given.\n"));
+        text.gateway(&self.gateway);
+        self.uplinks.iter().for_each(|uplink| text.uplink(uplink));
+        self.networks.iter().for_each(|network| text.network(network));
+        self.endpoints.iter().for_each(|endpoint| text.endpoint(endpoint));
+        text.nat(self);
+        text.limits(self);
+        text.0
+    }
+}
+
+/// TOML while it is written.
+struct Text(String);
+
+impl Text {
+    fn section(&mut self, kind: &str, name: &str) {
+        self.line(format_args!("\n[{kind}.{}]", key(name)));
+    }
+
+    fn line(&mut self, line: impl Display) {
+        writeln!(self.0, "{line}").expect("a string takes every line");
+    }
+
+    fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.line(format_args!("{key} = {}", value.into()));
+    }
+
+    fn set_text(&mut self, key: &str, value: impl Display) {
+        self.set(key, value.to_string());
+    }
+
+    fn set_list<T: Display>(&mut self, key: &str, values: impl IntoIterator<Item = T>) {
+        self.set(key, list(values));
+    }
+
+    fn gateway(&mut self, gateway: &Gateway) {
+        self.line("\n[gateway]");
+        match &gateway.workers {
+            Workers::Auto => self.set("workers", "auto"),
+            Workers::Count(count) => self.set("workers", i64::from(*count)),
+            Workers::Cpus(cpus) => {
+                let cpus = cpus.iter().map(|&cpu| Value::from(i64::from(cpu)));
+                self.set("workers", Value::Array(cpus.collect()));
+            }
+        }
+        self.set("idle", words::of(words::IDLE, &gateway.idle));
+        self.set_text("state", gateway.state.display());
+        self.set_text("api", gateway.api.display());
+        if let Some(group) = &gateway.api_group {
+            self.set_text("api_group", group);
+        }
+        if let Some(metrics) = gateway.metrics {
+            self.set_text("metrics", metrics);
+        }
+        self.set("watch", gateway.watch);
+        self.set("log", words::of(words::LOG, &gateway.log));
+        let pools = gateway.address_pools.iter().map(|pool| {
+            let base = ("base".to_owned(), Value::from(pool.base.to_string()));
+            let size = ("size".to_owned(), Value::from(i64::from(pool.size)));
+            Value::Table([base, size].into_iter().collect())
+        });
+        self.set("address_pools", Value::Array(pools.collect()));
+    }
+
+    fn uplink(&mut self, uplink: &Uplink) {
+        self.section("uplink", &uplink.name);
+        self.set("driver", "tap");
+        self.set_text("interface", &uplink.interface);
+        if let Some(netns) = &uplink.netns {
+            self.set_text("netns", netns);
+        }
+        self.set("create", uplink.create_netns);
+        self.set_list("addresses", &uplink.addresses);
+        self.set_list("host_addresses", &uplink.host_addresses);
+        self.set("mtu", i64::from(uplink.mtu));
+        self.set_text("mac", uplink.mac);
+        self.set_text("host_mac", uplink.host_mac);
+        let is_default = |to: IpNet| to.prefix_len() == 0;
+        for route in uplink.routes.iter().filter(|route| is_default(route.to)) {
+            let (Some(via), key) = (
+                route.via,
+                match family(route.to) {
+                    Family::V4 => "gateway",
+                    Family::V6 => "gateway6",
+                },
+            ) else {
+                continue;
+            };
+            self.set_text(key, via);
+        }
+        // A default route on the link itself has no key of its own.
+        let others = uplink.routes.iter();
+        let others = others.filter(|route| !is_default(route.to) || route.via.is_none());
+        let others = others.map(|route| {
+            let to = ("to".to_owned(), Value::from(route.to.to_string()));
+            let via = route.via.map(|via| ("via".to_owned(), Value::from(via.to_string())));
+            Value::Table([to].into_iter().chain(via).collect())
+        });
+        self.set("routes", Value::Array(others.collect()));
+    }
+
+    fn network(&mut self, network: &Network) {
+        self.section("network", &network.name);
+        if network.driver != NetworkDriver::Bridge {
+            let (word, meaning) = explained(network.driver);
+            self.line(format_args!("# {meaning}"));
+            self.set("driver", word);
+            return;
+        }
+        self.set("driver", words::of(words::NETWORK_DRIVER, &network.driver));
+        let subnets = &network.subnets;
+        self.set_list("subnets", subnets.iter().map(|subnet| subnet.prefix));
+        let has = |wanted| subnets.iter().any(|subnet| family(subnet.prefix) == wanted);
+        self.set("ipv4", has(Family::V4));
+        self.set("ipv6", has(Family::V6));
+        self.set_list("gateways", subnets.iter().map(|subnet| subnet.gateway));
+        self.set_text("gateway_mac", network.gateway_mac);
+        self.set_list("ip_ranges", subnets.iter().map(|subnet| subnet.range));
+        self.set_list("reserved", &network.reserved);
+        let aux = network.aux_addresses.iter();
+        let aux = aux.map(|(name, address)| (name.clone(), Value::from(address.to_string())));
+        self.set("aux_addresses", Value::Table(aux.collect()));
+        self.set_text("quarantine", written(network.quarantine));
+        self.set("internal", network.internal);
+        self.set("icc", network.icc);
+        self.set("mode", "nat");
+        self.set("masquerade", network.masquerade);
+        self.set("mac_policy", words::of(words::MAC_POLICY, &network.mac_policy));
+        self.set("mtu", i64::from(network.mtu));
+        if let Some(uplink) = &network.uplink {
+            self.set_text("uplink", uplink);
+        }
+    }
+
+    fn endpoint(&mut self, endpoint: &Endpoint) {
+        self.section("endpoint", &endpoint.name);
+        match (&endpoint.attach, endpoint.attachments.first()) {
+            (Attach::Netns { netns, create }, _) => {
+                let netns = Value::from(netns.to_string());
+                self.line(format_args!("attach = {{ netns = {netns}, create = {create} }}"));
+            }
+            (Attach::Tap, Some(first)) => {
+                let tap = Value::from(first.interface.to_string());
+                self.line(format_args!("attach = {{ tap = {tap} }}"));
+            }
+            (Attach::Tap | Attach::Host, _) => {}
+        }
+        self.set_list("publish", endpoint.publish.iter().map(spec));
+        for attachment in &endpoint.attachments {
+            self.attachment(&endpoint.name, attachment);
+        }
+        if let Some(network) = &endpoint.alone_in {
+            self.line(format_args!("[[endpoint.{}.network]]", key(&endpoint.name)));
+            self.set_text("name", network);
+        }
+    }
+
+    fn attachment(&mut self, endpoint: &str, attachment: &Attachment) {
+        self.line(format_args!("[[endpoint.{}.network]]", key(endpoint)));
+        self.set_text("name", &attachment.network);
+        if let Some(ip) = attachment.ipv4_address() {
+            self.set_text("ip", ip);
+        }
+        if let Some(ip) = attachment.ipv6_address() {
+            self.set_text("ip6", ip);
+        }
+        self.set_text("mac", attachment.mac);
+        self.set_text("interface", &attachment.interface);
+        self.set_list("aliases", &attachment.aliases);
+        self.set("gw_priority", i64::from(attachment.gw_priority));
+        let v4 = attachment.default_route_v4.map(|_| Family::V4);
+        let v6 = attachment.default_route_v6.map(|_| Family::V6);
+        let families = v4.into_iter().chain(v6);
+        self.set_list("default_route", families.map(|one| words::of(words::FAMILY, &one)));
+        self.set("anti_spoofing", attachment.anti_spoofing);
+    }
+
+    fn nat(&mut self, config: &Config) {
+        let nat = &config.nat;
+        self.line("\n[nat]");
+        self.set("filtering", "address-and-port");
+        self.set_text("ports", format_args!("{}-{}", nat.port_min, nat.port_max));
+        self.line("\n[nat.timeouts]");
+        let timeouts = &nat.timeouts;
+        self.set_text("tcp_established", written(timeouts.tcp_established));
+        self.set_text("tcp_transitory", written(timeouts.tcp_transitory));
+        self.set_text("tcp_time_wait", written(timeouts.tcp_time_wait));
+        self.set_text("udp", written(timeouts.udp));
+        self.set_text("icmp", written(timeouts.icmp));
+        self.set_text("other", written(timeouts.other));
+    }
+
+    fn limits(&mut self, config: &Config) {
+        let limits = &config.limits;
+        self.line("\n[limits]");
+        for (key, limit) in [
+            ("flows", limits.flows),
+            ("flows_per_port", limits.flows_per_port),
+            ("fdb", limits.fdb),
+            ("fdb_per_port", limits.fdb_per_port),
+            ("neighbours", limits.neighbours),
+            ("held_per_neighbour", limits.held_per_neighbour),
+            ("fragments", limits.fragments),
+            ("floods_per_second", limits.floods_per_second),
+            ("answers_per_second", limits.answers_per_second),
+            ("hand_over", limits.hand_over),
+        ] {
+            self.set(key, i64::from(limit));
+        }
+    }
+}
+
+/// A name as a key: names may have dots, which mean something else there.
+fn key(name: &str) -> String {
+    if name.contains('.') { format!("{name:?}") } else { name.to_owned() }
+}
+
+fn list<T: Display>(values: impl IntoIterator<Item = T>) -> Value {
+    Value::Array(values.into_iter().map(|value| Value::from(value.to_string())).collect())
+}
+
+/// A published range in the grammar that it is read in, with its address.
+fn spec(publish: &Publish) -> String {
+    let host = match (publish.host, publish.target.is_ipv6()) {
+        (Some(host), false) => host.to_string(),
+        (Some(host), true) => format!("[{host}]"),
+        (None, false) => "0.0.0.0".to_owned(),
+        (None, true) => "[::]".to_owned(),
+    };
+    let range = |first: u16| match publish.port_count {
+        1 => first.to_string(),
+        count => format!("{first}-{}", first + (count - 1)),
+    };
+    let (host_ports, target_ports) = (range(publish.host_port), range(publish.target_port));
+    format!("{host}:{host_ports}:{target_ports}/{}", publish.protocol)
+}
