@@ -2,8 +2,8 @@
 //!
 //! Of the networks that have a gateway of the family (internal ones have none to offer) wins, first
 //! difference first: the higher `gw_priority`, more families with a gateway, the name that sorts
-//! first. A file may say it outright instead (`default_route`): a network that is named for a family
-//! comes before all others, and one that says which families it gives is asked for no other.
+//! first. A file may say it outright instead (`default_route`): a network that is named for a
+//! family comes before all others, and one that says which families it gives is asked for no other.
 
 use std::cmp::Reverse;
 use std::net::IpAddr;
@@ -144,9 +144,11 @@ mod tests {
             for family in [V4, V6] {
                 let mut order: Vec<usize> = (0..candidates.len()).collect();
                 order.sort_by(|&a, &b| {
-                    is_before(&candidates[b], &candidates[a]).cmp(&is_before(&candidates[a], &candidates[b]))
+                    let (a, b) = (&candidates[a], &candidates[b]);
+                    is_before(b, a).cmp(&is_before(a, b))
                 });
-                let expected = order.into_iter().find(|&index| plain[index].gateway(family).is_some());
+                let mut order = order.into_iter();
+                let expected = order.find(|&index| plain[index].gateway(family).is_some());
                 prop_assert_eq!(choose(&plain, family), expected);
             }
         }

@@ -150,7 +150,8 @@ mod tests {
         let text = "endpoint.web.network[0].ip: \
                     10.1.1.5 is outside of network front's subnets (10.1.0.0/24)";
         assert_eq!(diagnostic.to_string(), format!("x.toml:12:6: {text}"));
-        let long = "\n  --> x.toml:12:6\n   |\n12 | ip = \"10.1.1.5\"\n   |      ^^^^^^^^^^\n   |\n   \
+        let long = "\n  --> x.toml:12:6\n   |\n12 | ip = \"10.1.1.5\"\n   \
+                    |      ^^^^^^^^^^\n   |\n   \
                     = help: leave ip away to have one allocated";
         assert_eq!(format!("{diagnostic:#}"), format!("error: {text}{long}"));
     }

@@ -1,8 +1,8 @@
 //! Addresses of one subnet: which are usable, which are taken, which is the lowest free one.
 //!
 //! Both families are numbers of up to 128 bits here, so there is one piece of arithmetic. A pool
-//! never gives an address twice, and none outside of its range. It keeps nothing across starts: that
-//! is what `leases` is for.
+//! never gives an address twice, and none outside of its range. It keeps nothing across starts:
+//! that is what `leases` is for.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};

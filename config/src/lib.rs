@@ -26,6 +26,7 @@ mod nearest;
 mod publish;
 mod reader;
 mod recompile;
+mod reference;
 mod render;
 mod report;
 mod resolved;
@@ -50,6 +51,7 @@ pub use model::{
 pub use names::{INTERFACE_NAME_BYTES_MAX, InterfaceName, NAME_BYTES_MAX, NetnsName};
 pub use nearest::nearest;
 pub use recompile::{adopt_ids, recompile};
+pub use reference::{json_schema, markdown};
 pub use render::render;
 
 use report::Report;

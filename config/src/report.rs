@@ -172,11 +172,13 @@ impl Report {
         let (from, to) = (start + window.start, start + window.end);
         let text = self.text.get(span.start..span.end.clamp(span.start, to.max(span.start)));
         let text = text.unwrap_or_default().trim_end_matches('\r');
+        let shown = self.text[from..to].trim_end_matches('\r');
         let excerpt = Excerpt {
             text: text.to_owned(),
-            window: self.text[from..to].trim_end_matches('\r').to_owned(),
+            window: shown.to_owned(),
             starts_line: window.start == 0,
-            offset_bytes: span.start - from,
+            // The end of the line may be what is meant.
+            offset_bytes: (span.start - from).min(shown.len()),
         };
         (line as u32, near.column as u32, excerpt)
     }
@@ -283,9 +285,19 @@ mod tests {
         report.error(b, "1 again").related(a, "it is here already").hint("take 2");
         assert_eq!(
             format!("{:#}", report.into_diagnostics()[0]),
-            "error: b: 1 again\n --> x.toml:2:5\n  |\n2 | b = 1\n  |     ^\n  |\n ::: x.toml:1:5\n  |\n\
+            "error: b: 1 again\n --> x.toml:2:5\n  |\n2 | b = 1\n  |     ^\n  |\n \
+             ::: x.toml:1:5\n  |\n\
              1 | a = 1\n  |     - it is here already\n  |\n  = help: take 2"
         );
+    }
+
+    #[test]
+    fn the_end_of_a_line_can_be_meant() {
+        let mut report = Report::new("x.toml", "a\r\r\n");
+        report.syntax_error(2..3, "odd");
+        let found = report.into_diagnostics();
+        assert_eq!((found[0].column, found[0].excerpt.offset_bytes), (3, 1));
+        assert!(format!("{:#}", found[0]).contains("1 | a\n"));
     }
 
     #[test]

@@ -247,7 +247,8 @@ mod tests {
             let claims: Vec<IpNet> = claims
                 .into_iter()
                 .map(|(host, length)| {
-                    IpNet::new((0x0a01_0000u32 + host).to_be_bytes().into(), length).unwrap().trunc()
+                    let first = (0x0a01_0000u32 + host).to_be_bytes();
+                    IpNet::new(first.into(), length).unwrap().trunc()
                 })
                 .collect();
             let mut occupied = Occupied::default();

@@ -17,7 +17,10 @@ use crate::values::{
 
 /// Implements `JsonSchema` for a type whose schema stands where it is used.
 macro_rules! inline {
-    ($type:ident $(<$parameter:ident: $bound:ident>)?, $name:literal, $generator:pat, $schema:expr) => {
+    (
+        $type:ident $(<$parameter:ident: $bound:ident>)?,
+        $name:literal, $generator:pat, $schema:expr
+    ) => {
         impl$(<$parameter: $bound>)? JsonSchema for $type$(<$parameter>)? {
             fn inline_schema() -> bool {
                 true

@@ -94,7 +94,8 @@ fn a_lease_that_no_longer_fits_is_passed_over() {
         "[network.front]\nsubnet = \"10.7.0.0/24\"\n",
         "[network.front]\nsubnet = \"10.1.0.0/24\"\nip_range = \"10.1.0.128/25\"\n",
         "[network.front]\nsubnet = \"10.1.0.0/24\"\nreserved = [\"10.1.0.2/31\"]\n",
-        "[network.front]\nsubnet = \"10.1.0.0/24\"\naux_addresses = { x = \"10.1.0.2\", y = \"10.1.0.3\" }\n",
+        "[network.front]\nsubnet = \"10.1.0.0/24\"\n\
+         aux_addresses = { x = \"10.1.0.2\", y = \"10.1.0.3\" }\n",
     ] {
         let config = parse(&format!("{front}{}", members("front", &[("a", "")])), &leases);
         assert!(!["10.1.0.2", "10.1.0.3"].contains(&ip(&config, "a").as_str()), "{front}");
@@ -189,7 +190,8 @@ fn networks_without_a_subnet_have_one_of_the_pools() {
                   addresses = [\"172.17.3.1/24\"]\nroutes = [{ to = \"172.18.0.0/24\" }]\n";
     let text = format!(
         "{uplink}[network.a]\n[network.b]\nipv6 = true\n[network.c]\nipv4 = false\nipv6 = true\n\
-         [network.d]\nsubnet = \"172.19.0.0/28\"\n[network.e]\nsubnet = \"fd00:5::/64\"\nipv4 = true\n"
+         [network.d]\nsubnet = \"172.19.0.0/28\"\n\
+         [network.e]\nsubnet = \"fd00:5::/64\"\nipv4 = true\n"
     );
     let config = fresh(&text);
     assert_eq!(subnets(&config, "a"), ["172.20.0.0/16"]);
@@ -304,7 +306,8 @@ proptest! {
     fn no_lease_makes_a_good_file_refused(
         addresses in prop::collection::vec((0u8..16, any::<bool>()), 0..8),
     ) {
-        let text = format!("{FRONT}quarantine = \"1s\"\n{}", members("front", &[("a", ""), ("b", "")]));
+        let members = members("front", &[("a", ""), ("b", "")]);
+        let text = format!("{FRONT}quarantine = \"1s\"\n{members}");
         let mut leases = Leases::default();
         for (index, (host, is_quarantined)) in addresses.iter().enumerate() {
             let address = format!("10.1.0.{host}");

@@ -17,42 +17,62 @@ pub enum Format {
     Json,
 }
 
-/// Checks files and prints what is found. True if no file has an error. `coloured` says whether a
-/// terminal reads the log.
+/// How a check is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How findings are printed.
+    pub format: Format,
+    /// True: what is printed on standard output is the config with everything filled in, and
+    /// findings go to standard error in either format.
+    pub resolved: bool,
+    /// True: a terminal reads standard error.
+    pub coloured: bool,
+}
+
+/// Checks files and prints what is found. True if no file has an error.
 ///
 /// # Errors
 /// Standard output or standard error takes no more.
 pub fn run(
     files: &[impl AsRef<Path>],
-    format: Format,
-    coloured: bool,
+    options: Options,
     out: &mut impl Write,
     log: &mut impl Write,
 ) -> io::Result<bool> {
-    let findings: Vec<(bool, Vec<Diagnostic>)> = files
-        .iter()
-        .map(|file| match Config::load(file.as_ref()) {
-            Ok(config) => (true, config.warnings),
-            Err(diagnostics) => (false, diagnostics),
-        })
-        .collect();
-    let valid = findings.iter().all(|(valid, _)| *valid);
-    let all = findings.iter().flat_map(|(_, diagnostics)| diagnostics);
-    match format {
-        Format::Json => writeln!(out, "{}", as_json(all))?,
-        Format::Text => {
-            let all: Vec<Diagnostic> = all.cloned().collect();
-            write!(log, "{}", config::render(&all, coloured))?;
-            for (file, _) in files.iter().zip(&findings).filter(|(_, (valid, _))| *valid) {
-                writeln!(out, "{}: valid", file.as_ref().display())?;
+    let mut is_valid = true;
+    let mut all: Vec<Diagnostic> = Vec::new();
+    // What is said about files that are valid.
+    let mut answers = String::new();
+    for file in files {
+        match Config::load(file.as_ref()) {
+            Ok(config) if options.resolved => {
+                answers.push_str(&config.to_toml());
+                all.extend(config.warnings);
+            }
+            Ok(config) => {
+                answers.push_str(&format!("{}: valid\n", file.as_ref().display()));
+                all.extend(config.warnings);
+            }
+            Err(diagnostics) => {
+                is_valid = false;
+                all.extend(diagnostics);
             }
         }
     }
-    Ok(valid)
+    match options.format {
+        Format::Json if options.resolved => writeln!(log, "{}", as_json(&all))?,
+        Format::Json => writeln!(out, "{}", as_json(&all))?,
+        Format::Text => write!(log, "{}", config::render(&all, options.coloured))?,
+    }
+    if options.resolved || options.format == Format::Text {
+        out.write_all(answers.as_bytes())?;
+    }
+    Ok(is_valid)
 }
 
-fn as_json<'a>(diagnostics: impl Iterator<Item = &'a Diagnostic>) -> serde_json::Value {
+fn as_json(diagnostics: &[Diagnostic]) -> serde_json::Value {
     diagnostics
+        .iter()
         .map(|diagnostic| {
             serde_json::json!({
                 "file": diagnostic.file,
@@ -70,4 +90,63 @@ fn as_json<'a>(diagnostics: impl Iterator<Item = &'a Diagnostic>) -> serde_json:
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOUND: &str = "[network.front]\n[endpoint.web]\nattach = { netns = \"web\" }\n\
+                         [[endpoint.web.network]]\nname = \"front\"\n";
+
+    /// Checks texts as files; what was said on standard output and standard error, and the answer.
+    fn check(texts: &[&str], format: Format, resolved: bool) -> (String, String, bool) {
+        let folder = tempfile::tempdir().unwrap();
+        let name = |index: usize| folder.path().join(format!("{index}.toml"));
+        for (index, text) in texts.iter().enumerate() {
+            std::fs::write(name(index), text).unwrap();
+        }
+        let files: Vec<_> = (0..texts.len()).map(name).collect();
+        let (mut out, mut log) = (Vec::new(), Vec::new());
+        let options = Options { format, resolved, coloured: false };
+        let is_valid = run(&files, options, &mut out, &mut log).unwrap();
+        let place = format!("{}/", folder.path().display());
+        let said = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(&place, "");
+        (said(out), said(log), is_valid)
+    }
+
+    #[test]
+    fn each_file_is_valid_or_has_its_findings() {
+        let (out, log, is_valid) = check(&[SOUND, "[netwrok]\n"], Format::Text, false);
+        assert!(!is_valid);
+        assert_eq!(out, "0.toml: valid\n");
+        assert_eq!(
+            log,
+            "error: netwrok: unknown key\n --> 1.toml:1:2\n  |\n1 | [netwrok]\n  |  ^^^^^^^\n  |\n  \
+             = help: did you mean network?\n\n1 error\n"
+        );
+    }
+
+    #[test]
+    fn json_is_one_array_over_all_files() {
+        let (out, log, is_valid) = check(&["[gateway]\nidel = 1\n", SOUND], Format::Json, false);
+        assert!(!is_valid && log.is_empty());
+        let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let expected = serde_json::json!([{
+            "file": "0.toml", "line": 2, "column": 1, "path": "gateway.idel", "severity": "error",
+            "message": "unknown key (did you mean idle?)",
+        }]);
+        assert_eq!(found, expected);
+        assert_eq!(check(&[SOUND], Format::Json, false), ("[]\n".into(), String::new(), true));
+    }
+
+    #[test]
+    fn a_resolved_config_is_all_of_standard_output() {
+        let (out, log, is_valid) = check(&[SOUND], Format::Text, true);
+        assert!(is_valid && log.is_empty());
+        assert!(out.contains("ip = \"172.17.0.2\"\n"), "{out}");
+        assert_eq!(check(&[&out], Format::Text, true), (out, String::new(), true));
+        let (out, log, is_valid) = check(&["x = 1\n"], Format::Json, true);
+        assert!(!is_valid && out.is_empty() && log.starts_with("[{"));
+    }
 }

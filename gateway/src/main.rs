@@ -7,7 +7,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use benches::system::BenchOptions;
 use clap::{Parser, Subcommand, ValueEnum};
 use gateway::{check, daemon, demo};
@@ -39,7 +39,12 @@ enum Command {
         /// How findings are printed
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
+        /// Print the config, of one file, with every default filled in and everything allocated
+        #[arg(long)]
+        resolved: bool,
     },
+    /// Print the JSON Schema of config files, for editors
+    Schema,
     /// Prove on this machine that it works: makes namespaces, runs traffic, removes everything
     Demo {
         /// How many workers; absent: one per CPU
@@ -124,13 +129,19 @@ fn dispatch(command: Command) -> anyhow::Result<bool> {
             daemon::run(&path, &text, &config)?;
             Ok(true)
         }
-        Command::Check { files, format } => {
+        Command::Check { files, format, resolved } => {
+            ensure!(!resolved || files.len() == 1, "--resolved takes one file");
             let format = match format {
                 Format::Text => check::Format::Text,
                 Format::Json => check::Format::Json,
             };
+            let options = check::Options { format, resolved, coloured: is_coloured() };
             let (mut out, mut log) = (std::io::stdout().lock(), std::io::stderr().lock());
-            Ok(check::run(&files, format, is_coloured(), &mut out, &mut log)?)
+            Ok(check::run(&files, options, &mut out, &mut log)?)
+        }
+        Command::Schema => {
+            writeln!(std::io::stdout(), "{:#}", config::json_schema())?;
+            Ok(true)
         }
         Command::Bench { quick, json, workers, idle } => {
             let program = std::env::current_exe().context("cannot find this program's file")?;

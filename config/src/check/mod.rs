@@ -155,8 +155,8 @@ fn unknown_word(at: PlaceId, given: &str, known: &[&str], report: &mut Report) {
     }
 }
 
-/// Most names that are compared with a wrong one: a file of thousands of networks may have thousands
-/// of wrong names, and is to be refused in seconds.
+/// Most names that are compared with a wrong one: a file of thousands of networks may have
+/// thousands of wrong names, and is to be refused in seconds.
 const NEAREST_COUNT_MAX: usize = 1_000;
 
 /// Reports a name that nothing has.

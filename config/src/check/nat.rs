@@ -23,7 +23,8 @@ pub(super) fn check(given: Option<&schema::Nat>, report: &mut Report) -> NatSett
     if let Some((at, range)) = given.ports.given() {
         if range.min < MASQUERADE_PORT_MIN || range.max - range.min < MASQUERADE_COUNT_MIN - 1 {
             let message = format!(
-                "masquerade takes at least {MASQUERADE_COUNT_MIN} ports, all of them from {MASQUERADE_PORT_MIN} up"
+                "masquerade takes at least {MASQUERADE_COUNT_MIN} ports, \
+                 all of them from {MASQUERADE_PORT_MIN} up"
             );
             report.error(at, message);
         }
