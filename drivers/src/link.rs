@@ -17,6 +17,10 @@ use rustix::net::{
 const HEADER_BYTES: usize = 16;
 const LINK_BYTES: usize = 16;
 
+/// `struct tcmsg`, in bytes, and what stands there for a device's outermost queue (`TC_H_ROOT`).
+const QUEUE_BYTES: usize = 20;
+const QUEUE_ROOT: u32 = u32::MAX;
+
 /// A request to one device.
 #[derive(Debug)]
 pub(crate) struct LinkSocket {
@@ -59,6 +63,15 @@ impl LinkSocket {
         self.set(&[(libc::IFLA_IFALIAS, alias.as_bytes())])
     }
 
+    /// Has the kernel hand packets to the device at once instead of queueing them first.
+    pub(crate) fn set_no_queue(&self) -> Result<(), Errno> {
+        let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
+        let mut body = [0u8; QUEUE_BYTES];
+        body[4..8].copy_from_slice(&self.index.to_ne_bytes());
+        body[12..16].copy_from_slice(&QUEUE_ROOT.to_ne_bytes());
+        self.ask(&message(libc::RTM_NEWQDISC, flags, &body, &[(libc::TCA_KIND, b"noqueue\0")]))
+    }
+
     /// Moves the device to another namespace and renames it, in one step.
     pub(crate) fn move_to(&self, namespace: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
         let descriptor = namespace.as_raw_fd().to_ne_bytes();
@@ -67,29 +80,39 @@ impl LinkSocket {
     }
 
     fn set(&self, attributes: &[(u16, &[u8])]) -> Result<(), Errno> {
-        send(&self.socket, &request(self.index, attributes), SendFlags::empty())?;
+        self.ask(&request(self.index, attributes))
+    }
+
+    fn ask(&self, message: &[u8]) -> Result<(), Errno> {
+        send(&self.socket, message, SendFlags::empty())?;
         let mut answer = [0u8; 1024];
         let (_, answer_len) = recv(&self.socket, answer.as_mut_slice(), RecvFlags::DONTWAIT)?;
         acknowledged(&answer[..answer_len.min(answer.len())])
     }
 }
 
-/// An RTM_NEWLINK message: [nlmsghdr | ifinfomsg | attribute | attribute …], all in native order
-/// and padded to 4 bytes.
+/// An RTM_NEWLINK message: [nlmsghdr | ifinfomsg | attribute | attribute …].
 fn request(index: u32, attributes: &[(u16, &[u8])]) -> Vec<u8> {
-    let mut message = vec![0u8; HEADER_BYTES + LINK_BYTES];
+    let mut body = [0u8; LINK_BYTES];
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
+    message(libc::RTM_NEWLINK, 0, &body, attributes)
+}
+
+/// A request with attributes, all in native order and padded to 4 bytes.
+fn message(kind: u16, flags: i32, body: &[u8], attributes: &[(u16, &[u8])]) -> Vec<u8> {
+    let mut message = vec![0u8; HEADER_BYTES];
+    message.extend_from_slice(body);
     for (kind, value) in attributes {
         message.extend_from_slice(&((4 + value.len()) as u16).to_ne_bytes());
         message.extend_from_slice(&kind.to_ne_bytes());
         message.extend_from_slice(value);
         message.resize(message.len().next_multiple_of(4), 0);
     }
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags) as u16;
     let message_len = message.len() as u32;
     message[0..4].copy_from_slice(&message_len.to_ne_bytes());
-    message[4..6].copy_from_slice(&libc::RTM_NEWLINK.to_ne_bytes());
+    message[4..6].copy_from_slice(&kind.to_ne_bytes());
     message[6..8].copy_from_slice(&flags.to_ne_bytes());
-    message[HEADER_BYTES + 4..HEADER_BYTES + 8].copy_from_slice(&index.to_ne_bytes());
     message
 }
 

@@ -327,6 +327,10 @@ fn configure(
     }
     link.set_queue_len(options.queue_len)
         .map_err(|errno| device_error(device, "setting its queue length", errno))?;
+    // A TAP never pushes back, so a queue in front of it is passed through at once and is of no
+    // use; but the kernel makes one for each of the 256 queues that the device may have: 3 MiB and
+    // 20 ms per device. A kernel that does not take this works all the same.
+    let _ = link.set_no_queue();
     if let Some(namespace) = namespace {
         let operation = "moving it to its namespace";
         link.move_to(namespace, device).map_err(|errno| match errno {

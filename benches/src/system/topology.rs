@@ -22,7 +22,7 @@ use drivers::{Tap, TapOptions};
 use super::copier::Copier;
 use super::error::Error;
 use super::namespace::Namespace;
-use super::portolan::Portolan;
+use super::portolan::{self, Portolan};
 use super::report::Leg;
 use super::traffic::{Ends, Rates, Traffic, Window, measure};
 
@@ -204,10 +204,9 @@ fn masquerade_config(placement: &Placement, client: &Namespace, outside: &Namesp
 }
 
 fn gateway_config(placement: &Placement) -> String {
-    // Not where a gateway of this machine keeps its own.
-    let state = format!("/run/portolan-bench-{}", std::process::id());
     let (workers, idle) = (&placement.worker_cpus, &placement.idle);
-    format!("[gateway]\nworkers = {workers:?}\nidle = \"{idle}\"\nstate = \"{state}\"\n")
+    let state = portolan::state_folder();
+    format!("[gateway]\nworkers = {workers:?}\nidle = \"{idle}\"\nstate = {state:?}\n")
 }
 
 fn network_config(more: &str) -> String {

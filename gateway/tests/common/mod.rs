@@ -46,7 +46,17 @@ impl Daemon {
 
     /// Waits for a line that the condition takes.
     pub(crate) fn wait_for(&mut self, what: &str, condition: impl Fn(&str) -> bool) {
-        let deadline = Instant::now() + DAEMON_WITHIN;
+        self.wait_for_within(what, DAEMON_WITHIN, condition);
+    }
+
+    /// As `wait_for`, for what may take longer or must not take so long.
+    pub(crate) fn wait_for_within(
+        &mut self,
+        what: &str,
+        within: Duration,
+        condition: impl Fn(&str) -> bool,
+    ) {
+        let deadline = Instant::now() + within;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
