@@ -536,7 +536,7 @@ fn received(head: Frame, tail: &mut Option<Tail>, read_bytes: usize) -> Result<P
     if let Some(tail) = rest {
         packet.set_tail(tail, packet_bytes - head_bytes);
     }
-    packet.offload = offload;
+    packet.set_offload(offload);
     Ok(packet)
 }
 
@@ -602,7 +602,7 @@ mod tests {
         let mut tail = Some(tail());
         let packet = received(frame(), &mut tail, 12 + 1792).unwrap();
         assert_eq!((packet.head().len(), packet.tail().len()), (1792, 0));
-        assert_eq!(packet.offload, Offload::None);
+        assert_eq!(packet.offload(), Offload::None);
         assert!(tail.is_some());
     }
 

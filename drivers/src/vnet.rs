@@ -153,7 +153,7 @@ impl VnetHeader {
     /// The header to send a packet with.
     #[inline]
     pub(crate) fn of(packet: &Packet) -> VnetHeader {
-        match packet.offload {
+        match packet.offload() {
             Offload::None => VnetHeader::default(),
             Offload::NeedsChecksum { start, offset } => VnetHeader {
                 flags: FLAG_NEEDS_CHECKSUM,
@@ -218,7 +218,7 @@ mod tests {
         let tails = heap_tails(1);
         let mut frames = FramePool::new(chunks, tails, FrameBalancer::new(1, 1));
         let mut packet = Packet::copy_of(&vec![0x55; len], &mut frames).unwrap();
-        packet.offload = offload;
+        packet.set_offload(offload);
         packet
     }
 

@@ -57,7 +57,7 @@ fn is_udp_to(packet: &Packet, port: u16) -> bool {
 
 fn partial_udp(bytes: &[u8], frames: &mut FramePool) -> Packet {
     let mut packet = Packet::copy_of(bytes, frames).unwrap();
-    packet.offload = Offload::NeedsChecksum { start: 34, offset: 6 };
+    packet.set_offload(Offload::NeedsChecksum { start: 34, offset: 6 });
     packet
 }
 
@@ -77,7 +77,7 @@ fn a_datagram_goes_in_and_its_answer_comes_out() {
     let packet = receive("the answer", queue, &mut frames, |packet| is_udp_to(packet, 5000));
     assert_eq!(packet.head()[..12], [OUR_MAC, KERNEL_MAC].concat());
     assert_eq!(packet.head()[42..], *b"pong!");
-    assert_eq!(packet.offload, Offload::NeedsChecksum { start: 34, offset: 6 });
+    assert_eq!(packet.offload(), Offload::NeedsChecksum { start: 34, offset: 6 });
     packet.recycle(&mut frames);
     assert_eq!(frames.count(), (CHUNK_COUNT, TAIL_COUNT));
     assert_eq!(queue.held_frames(), (0, 0));
@@ -231,7 +231,7 @@ fn a_packet_that_the_kernel_refuses_stops_no_other() {
     let bytes = udp_frame((OUR_IP, 5000), (KERNEL_IP, 7000), b"good");
     let mut out = Batch::new();
     out.push(partial_udp(&bytes, &mut frames));
-    out[0].offload = Offload::NeedsChecksum { start: 60_000, offset: 6 };
+    out[0].set_offload(Offload::NeedsChecksum { start: 60_000, offset: 6 });
     out.push(partial_udp(&bytes, &mut frames));
     queue.tx(&mut frames, &mut out);
     assert!(out.is_empty());
@@ -346,7 +346,7 @@ fn a_udp_super_frame_that_the_kernel_forwards_arrives_whole() {
     let packet = receive("it", &mut outside, &mut frames, |packet| is_udp_to(packet, 7000));
     let kind = GsoKind::Udp;
     let expected = Offload::Gso { kind, segment_bytes: 1000, start: 34, ecn: false };
-    assert_eq!(packet.offload, expected);
+    assert_eq!(packet.offload(), expected);
     assert_eq!(packet.to_vec()[42..], payload);
 }
 
@@ -354,7 +354,7 @@ fn udp_super_frame(to: [u8; 4], payload: &[u8], frames: &mut FramePool) -> Packe
     let bytes = udp_frame((OUR_IP, 5000), (to, 7000), payload);
     let mut packet = Packet::copy_of(&bytes, frames).unwrap();
     let kind = GsoKind::Udp;
-    packet.offload = Offload::Gso { kind, segment_bytes: 1000, start: 34, ecn: false };
+    packet.set_offload(Offload::Gso { kind, segment_bytes: 1000, start: 34, ecn: false });
     packet
 }
 
@@ -418,7 +418,7 @@ fn copy(queues: &mut [TapQueue; 2], seen: &Seen) {
             let mut batch = Batch::new();
             queues[from].rx(&mut frames, &mut batch);
             let is_super = |packet: &&Packet| {
-                matches!(packet.offload, Offload::Gso { .. }) && !packet.tail().is_empty()
+                matches!(packet.offload(), Offload::Gso { .. }) && !packet.tail().is_empty()
             };
             let super_frames = batch.iter().filter(is_super).count();
             seen.super_frames.fetch_add(super_frames, Ordering::Relaxed);

@@ -29,7 +29,7 @@ const TAG_COUNT_MAX: usize = 2;
 /// Finishes a partial checksum, in head or across head and tail; does nothing when there is none
 /// to finish. A wrong place for it is [`DropReason::MalformedOffload`].
 pub(crate) fn complete_checksum(packet: &mut Packet) -> Result<(), DropReason> {
-    let (start, offset) = match packet.offload {
+    let (start, offset) = match packet.offload() {
         Offload::None => return Ok(()),
         Offload::NeedsChecksum { start, offset } => (usize::from(start), usize::from(offset)),
         Offload::Gso { .. } => return Err(DropReason::MalformedOffload),
@@ -44,7 +44,7 @@ pub(crate) fn complete_checksum(packet: &mut Packet) -> Result<(), DropReason> {
     // RFC 768: a UDP checksum of zero means none. UDP is known by the place of its checksum.
     let checksum = if offset == udp::CHECKSUM { udp_checksum(checksum) } else { checksum };
     write_u16(packet.head_mut(), field, checksum);
-    packet.offload = Offload::None;
+    packet.set_offload(Offload::None);
     Ok(())
 }
 
@@ -104,7 +104,7 @@ struct IpHeader {
 impl Plan {
     /// Reads and checks the headers. `None` when they contradict each other or the offload.
     fn read(packet: &Packet) -> Option<Plan> {
-        let Offload::Gso { kind, segment_bytes, start, .. } = packet.offload else { return None };
+        let Offload::Gso { kind, segment_bytes, start, .. } = packet.offload() else { return None };
         let head = packet.head();
         let l3 = match packet.meta.l3 {
             0 => find_l3(head)?,
@@ -510,7 +510,7 @@ mod tests {
                 packet.meta.l4 = self.l4() as u16;
                 packet.meta.notes = Notes(if self.v6 { Notes::V6 } else { 0 });
             }
-            packet.offload = Offload::Gso {
+            packet.set_offload(Offload::Gso {
                 kind: match (self.is_tcp, self.v6) {
                     (true, false) => GsoKind::TcpV4,
                     (true, true) => GsoKind::TcpV6,
@@ -519,7 +519,7 @@ mod tests {
                 segment_bytes: self.segment_bytes,
                 start: self.l4() as u16,
                 ecn: false,
-            };
+            });
             packet
         }
     }
@@ -531,7 +531,7 @@ mod tests {
     ) -> (Result<usize, DropReason>, Vec<Vec<u8>>) {
         let mut segments = Vec::new();
         let result = cut(packet, frames, &mut |segment, frames| {
-            assert_eq!(segment.offload, Offload::None);
+            assert_eq!(segment.offload(), Offload::None);
             segments.push(segment.to_vec());
             segment.recycle(frames);
         });
@@ -621,7 +621,7 @@ mod tests {
     #[test]
     fn a_lie_about_a_super_frame_is_a_drop() {
         let lies: [&dyn Fn(&mut Packet); 12] = [
-            &|packet| packet.offload = Offload::None,
+            &|packet| packet.set_offload(Offload::None),
             &|packet| set_gso(packet, GsoKind::TcpV4, 0, 34),
             &|packet| set_gso(packet, GsoKind::TcpV6, 1_448, 34),
             &|packet| set_gso(packet, GsoKind::Udp, 1_448, 34),
@@ -646,7 +646,7 @@ mod tests {
     }
 
     fn set_gso(packet: &mut Packet, kind: GsoKind, segment_bytes: u16, start: u16) {
-        packet.offload = Offload::Gso { kind, segment_bytes, start, ecn: false };
+        packet.set_offload(Offload::Gso { kind, segment_bytes, start, ecn: false });
     }
 
     #[test]
@@ -677,7 +677,7 @@ mod tests {
         let partial = fold(pseudo_header(addresses, number, packet.len() - l4));
         let offset = if shape.is_tcp { tcp::CHECKSUM } else { udp::CHECKSUM };
         write_u16(packet.head_mut(), l4 + offset, partial);
-        packet.offload = Offload::NeedsChecksum { start: l4 as u16, offset: offset as u16 };
+        packet.set_offload(Offload::NeedsChecksum { start: l4 as u16, offset: offset as u16 });
         packet
     }
 
@@ -690,7 +690,7 @@ mod tests {
                     let shape = Shape { v6, is_tcp, payload_bytes, in_head, ..PLAIN };
                     let mut packet = with_partial_checksum(&shape, &mut frames);
                     complete_checksum(&mut packet).unwrap();
-                    assert_eq!(packet.offload, Offload::None);
+                    assert_eq!(packet.offload(), Offload::None);
                     judge(&packet.to_vec());
                 }
             }
@@ -719,10 +719,10 @@ mod tests {
         let mut packet = PLAIN.packet(true, &mut frames);
         let end = packet.head().len() as u16;
         for (start, offset) in [(end, 0), (end - 1, 0), (0, end - 1), (u16::MAX, u16::MAX)] {
-            packet.offload = Offload::NeedsChecksum { start, offset };
+            packet.set_offload(Offload::NeedsChecksum { start, offset });
             assert_eq!(complete_checksum(&mut packet), Err(DropReason::MalformedOffload));
         }
-        packet.offload = Offload::NeedsChecksum { start: end - 2, offset: 0 };
+        packet.set_offload(Offload::NeedsChecksum { start: end - 2, offset: 0 });
         assert_eq!(complete_checksum(&mut packet), Ok(()));
     }
 
@@ -791,13 +791,13 @@ mod tests {
                 packet.truncate(len);
             }
             packet.meta.l3 = l3.unwrap_or(packet.meta.l3);
-            let Offload::Gso { kind, segment_bytes, start: old, .. } = packet.offload else {
+            let Offload::Gso { kind, segment_bytes, start: old, .. } = packet.offload() else {
                 unreachable!("a shape is a super-frame");
             };
             let start = start.unwrap_or(old);
-            packet.offload = Offload::NeedsChecksum { start, offset };
+            packet.set_offload(Offload::NeedsChecksum { start, offset });
             let _ = complete_checksum(&mut packet);
-            packet.offload = Offload::Gso { kind, segment_bytes, start, ecn: true };
+            packet.set_offload(Offload::Gso { kind, segment_bytes, start, ecn: true });
             let (result, segments) = cut_all(packet, &mut frames);
             prop_assert_eq!(result.unwrap_or(0), segments.len());
             prop_assert_eq!(frames.count(), (4, 3));
@@ -813,9 +813,9 @@ mod tests {
             let mut frames = pool(4);
             let mut packet = Packet::copy_of(&bytes, &mut frames).unwrap();
             packet.meta.l3 = l3;
-            packet.offload = Offload::NeedsChecksum { start, offset };
+            packet.set_offload(Offload::NeedsChecksum { start, offset });
             let _ = complete_checksum(&mut packet);
-            packet.offload = Offload::Gso { kind, segment_bytes, start, ecn: true };
+            packet.set_offload(Offload::Gso { kind, segment_bytes, start, ecn: true });
             let _ = cut_all(packet, &mut frames);
             prop_assert_eq!(frames.count(), (4, 3));
         }

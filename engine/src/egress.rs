@@ -125,7 +125,7 @@ impl Egress {
             slot.pending = true;
             self.pending.push(id);
         }
-        if !slot.takes(packet.offload) {
+        if !slot.takes(packet.offload()) {
             return finish(slot, id, packet, frames, counters);
         }
         slot.bytes += packet.len() as u64;
@@ -193,7 +193,7 @@ fn finish(
     frames: &mut FramePool,
     counters: &Counters,
 ) {
-    let result = match packet.offload {
+    let result = match packet.offload() {
         Offload::Gso { .. } => {
             counters.worker.cuts.add(1);
             cut::cut(packet, frames, &mut |segment, frames| {

@@ -161,7 +161,7 @@ pub(crate) fn execute<F: Edit>(
     with_transport: bool,
 ) {
     let (l3, l4) = (usize::from(packet.meta.l3), usize::from(packet.meta.l4));
-    let (protocol, partial) = (packet.meta.protocol, packet.offload != Offload::None);
+    let (protocol, partial) = (packet.meta.protocol, packet.offload() != Offload::None);
     let head = packet.head_mut();
     edit::<F>(head, l3, action, adjacency);
     if with_transport {
@@ -304,7 +304,7 @@ pub(crate) fn fits_plain(packet: &Packet, mtu: u16) -> bool {
 
 #[cold]
 fn segments_fit(packet: &Packet, mtu: u16) -> bool {
-    let Offload::Gso { segment_bytes, start, .. } = packet.offload else { return false };
+    let Offload::Gso { segment_bytes, start, .. } = packet.offload() else { return false };
     let l4 = usize::from(start);
     let transport_bytes = match packet.meta.protocol {
         protocol::TCP => match packet.head().get(l4 + tcp::DATA_OFFSET) {

@@ -127,15 +127,38 @@ impl Fdb {
     ) -> Option<PortId> {
         let key = key_of(network, mac);
         let first = self.bucket_of(key);
-        let bucket = self.buckets.get(first)?;
-        let value = if bucket.keys[0] == key {
-            bucket.values[0]
-        } else if bucket.keys[1] == key {
-            bucket.values[1]
-        } else {
-            self.value_elsewhere(first, key)?
+        let value = match self.likely_value(first, key) {
+            Some(value) => value,
+            None => self.value_elsewhere(first, key)?,
         };
         value.is_valid(generation, now).then(|| value.port())
+    }
+
+    /// [`port_of`](Fdb::port_of), if the entry is one of the first two of its first bucket, where
+    /// it nearly always is.
+    #[inline(always)]
+    pub(crate) fn likely_port_of(
+        &self,
+        network: NetworkId,
+        mac: u64,
+        generation: u32,
+        now: Tick,
+    ) -> Option<PortId> {
+        let key = key_of(network, mac);
+        let value = self.likely_value(self.bucket_of(key), key)?;
+        value.is_valid(generation, now).then(|| value.port())
+    }
+
+    #[inline(always)]
+    fn likely_value(&self, first: usize, key: Key) -> Option<Value> {
+        let bucket = self.buckets.get(first)?;
+        if bucket.keys[0] == key {
+            Some(bucket.values[0])
+        } else if bucket.keys[1] == key {
+            Some(bucket.values[1])
+        } else {
+            None
+        }
     }
 
     #[inline(never)]

@@ -204,10 +204,10 @@ impl IngressRule {
                 return self.glance_bridged(window, bytes);
             }
         } else {
-            let right = raw_u32_at(window, 0) == self.gateway_start
-                && raw_u16_at(window, 4) == self.gateway_end
+            let right = window[SOURCE_MAC] & 1 == 0
+                && raw_u32_at(window, 0) == self.gateway_start
                 && raw_u64_at(window, 4) != self.looped_middle
-                && window[SOURCE_MAC] & 1 == 0
+                && raw_u16_at(window, 4) == self.gateway_end
                 && raw_u16_at(window, ethernet::TYPE) == ethernet::IPV4.to_be();
             if !right {
                 return Glance::Unclear;
@@ -265,7 +265,7 @@ impl IngressRule {
         } else {
             return self.examine_unusual(packet, frame.ethertype);
         };
-        if packet.offload != Offload::None && !offload_is_honest(packet) {
+        if packet.offload() != Offload::None && !offload_is_honest(packet) {
             return Err(DropReason::MalformedOffload);
         }
         Ok(class)
@@ -291,7 +291,7 @@ impl IngressRule {
         if packet.meta.notes.any(Notes::TAGGED) {
             return Err(DropReason::VlanTag);
         }
-        if packet.offload != Offload::None && !offload_is_honest(packet) {
+        if packet.offload() != Offload::None && !offload_is_honest(packet) {
             return Err(DropReason::MalformedOffload);
         }
         Ok(Class::Unusual)
@@ -388,7 +388,7 @@ fn offload_is_honest(packet: &Packet) -> bool {
         protocol::ICMPV6 => icmp::CHECKSUM,
         _ => return false,
     };
-    match packet.offload {
+    match packet.offload() {
         Offload::None => true,
         Offload::NeedsChecksum { start, offset } => start == l4 && usize::from(offset) == field,
         Offload::Gso { kind, segment_bytes, start, .. } => {

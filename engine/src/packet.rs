@@ -23,6 +23,12 @@ pub type Batch = ArrayVec<Packet, BATCH_LEN>;
 /// that long: the headers of an ordinary packet fit, so they are read at fixed places.
 pub const WINDOW_BYTES: usize = 128;
 
+/// Where in its frame a packet may start at most: behind the headroom and the outer headers of a
+/// tunnel.
+pub const START_MAX: usize = 2 * u8::MAX as usize;
+
+const _: () = assert!(START_MAX + WINDOW_BYTES <= CHUNK_BYTES, "every window is in its frame");
+
 /// What kind of super-frame (`VIRTIO_NET_HDR_GSO_*`, linux/virtio_net.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GsoKind {
@@ -139,11 +145,13 @@ impl Notes {
 pub struct Packet {
     head: Frame,
     tail: Option<Tail>,
-    start: u16,
+    /// Half of where the first byte lies: a byte's range says that the window is in the frame.
+    start_half: u8,
     head_len: u16,
     tail_len: u32,
-    /// Work left to us.
-    pub offload: Offload,
+    offload: Offload,
+    /// There is a tail or work left to us: one byte to ask instead of two fields.
+    special: bool,
     /// What parsing found.
     pub meta: Meta,
 }
@@ -151,20 +159,23 @@ pub struct Packet {
 const _: () = assert!(size_of::<Packet>() == 48, "moving a packet is three vector moves");
 
 impl Packet {
-    /// A packet whose first byte lies at `start` of `head`.
+    /// A packet whose first byte lies at `start` of `head`, which is even and at most
+    /// [`START_MAX`].
     ///
     /// # Panics
-    /// When the range lies outside the frame: a driver's bug.
+    /// When it is not, or the range lies outside the frame: a driver's bug.
     #[inline]
     pub fn new(head: Frame, start: usize, len: usize) -> Packet {
-        assert!(start + len.max(WINDOW_BYTES) <= CHUNK_BYTES, "a packet lies inside its frame");
+        assert!(start <= START_MAX && start.is_multiple_of(2), "a packet starts near the front");
+        assert!(start + len <= CHUNK_BYTES, "a packet lies inside its frame");
         Packet {
             head,
             tail: None,
-            start: start as u16,
+            start_half: (start / 2) as u8,
             head_len: len as u16,
             tail_len: 0,
             offload: Offload::None,
+            special: false,
             meta: Meta::default(),
         }
     }
@@ -196,14 +207,14 @@ impl Packet {
     /// A copy in frames of its own, for a flood. `None` when the pool is empty.
     pub fn copy(&self, frames: &mut FramePool) -> Option<Packet> {
         let mut head = frames.take_chunk()?;
-        let (start, len) = (usize::from(self.start), usize::from(self.head_len));
+        let (start, len) = (self.start(), usize::from(self.head_len));
         let Some(room) = head.bytes_mut().get_mut(start..start + len) else {
             frames.give(head);
             return None;
         };
         room.copy_from_slice(self.head());
         let mut copy = Packet::new(head, start, len);
-        (copy.offload, copy.meta) = (self.offload, self.meta);
+        (copy.offload, copy.special, copy.meta) = (self.offload, self.special, self.meta);
         if self.tail_len > 0 {
             let Some(mut tail) = frames.take_tail() else {
                 copy.recycle(frames);
@@ -223,6 +234,25 @@ impl Packet {
         assert!(len <= tail.bytes().len() && self.tail.is_none(), "one tail, inside its frame");
         self.tail = Some(tail);
         self.tail_len = len as u32;
+        self.special = true;
+    }
+
+    /// Work on the packet that its sender left to us.
+    #[inline(always)]
+    pub fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    /// Sets what is left to us.
+    #[inline(always)]
+    pub fn set_offload(&mut self, offload: Offload) {
+        self.offload = offload;
+        self.special = self.tail_len > 0 || offload != Offload::None;
+    }
+
+    #[inline(always)]
+    fn start(&self) -> usize {
+        usize::from(self.start_half) * 2
     }
 
     /// Bytes of the whole packet, from the Ethernet header on.
@@ -239,7 +269,7 @@ impl Packet {
     /// True if nothing is left to do for the sender and all of the packet lies in the head.
     #[inline(always)]
     pub(crate) fn is_ordinary(&self) -> bool {
-        self.tail_len == 0 && self.offload == Offload::None
+        !self.special
     }
 
     /// How many bytes of the packet lie in the head.
@@ -251,21 +281,21 @@ impl Packet {
     /// The bytes in the head: all headers, and of an ordinary packet everything.
     #[inline(always)]
     pub fn head(&self) -> &[u8] {
-        let start = usize::from(self.start);
+        let start = self.start();
         &self.head.bytes()[start..start + usize::from(self.head_len)]
     }
 
     /// The bytes in the head, to write.
     #[inline(always)]
     pub fn head_mut(&mut self) -> &mut [u8] {
-        let start = usize::from(self.start);
+        let start = self.start();
         &mut self.head.bytes_mut()[start..start + usize::from(self.head_len)]
     }
 
     /// The first bytes, of which only [`len`](Packet::len) are the packet's.
     #[inline(always)]
     pub(crate) fn window(&self) -> &[u8; WINDOW_BYTES] {
-        let start = usize::from(self.start);
+        let start = self.start();
         let bytes = &self.head.bytes()[start..start + WINDOW_BYTES];
         bytes.try_into().expect("a range of this length")
     }
@@ -273,7 +303,7 @@ impl Packet {
     /// As [`window`](Packet::window), to write.
     #[inline(always)]
     pub(crate) fn window_mut(&mut self) -> &mut [u8; WINDOW_BYTES] {
-        let start = usize::from(self.start);
+        let start = self.start();
         let bytes = &mut self.head.bytes_mut()[start..start + WINDOW_BYTES];
         bytes.try_into().expect("a range of this length")
     }
@@ -305,7 +335,7 @@ impl Packet {
     /// When the headroom is used up: the engine leaves at least 24 bytes of it.
     #[inline]
     pub fn head_with_headroom_mut(&mut self, headroom_bytes: usize) -> &mut [u8] {
-        let start = usize::from(self.start);
+        let start = self.start();
         let end = start + usize::from(self.head_len);
         &mut self.head.bytes_mut()[start - headroom_bytes..end]
     }
@@ -317,6 +347,7 @@ impl Packet {
         if len <= head_len {
             self.head_len = len as u16;
             self.tail_len = 0;
+            self.special = self.offload != Offload::None;
         } else {
             self.tail_len = self.tail_len.min((len - head_len) as u32);
         }

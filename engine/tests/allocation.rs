@@ -42,7 +42,7 @@ impl Port for PreparedPort {
         while !batch.is_full() {
             let Some(frame) = line.waiting.get(line.next) else { return };
             let mut packet = Packet::copy_of(&frame.bytes, frames).expect("there are enough");
-            packet.offload = frame.offload;
+            packet.set_offload(frame.offload);
             batch.push(packet);
             line.next += 1;
         }

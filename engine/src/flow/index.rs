@@ -1,6 +1,6 @@
 //! From a hash to a slot: fixed capacity, one cache line per look-up.
 //!
-//! A bucket is one line: eight tags of one byte in a `u64`, compared at once (SWAR), and eight slot
+//! A bucket is one line: eight tags of seven bits in a `u64`, compared at once (SWAR), and eight slot
 //! numbers. An entry lives in its first bucket or, when that was full, in a second one that follows
 //! from the first and the tag. The first bucket counts what it sent away, so a miss usually ends
 //! after one line. What a slot number means, and whether the key behind it is equal, is the
@@ -11,16 +11,29 @@ const LANES: usize = 8;
 const LOW_BITS: u64 = 0x0101_0101_0101_0101;
 const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
-#[derive(Clone, Debug, Default)]
+/// What a free lane has in place of a slot: no table is that large.
+const NO_SLOT: u32 = u32::MAX;
+
+#[derive(Clone, Debug)]
 #[repr(C, align(64))]
 struct Bucket {
-    /// 0: lane is free. A tag in use has its highest bit set.
+    /// A byte per lane: the complement of the tag in the lower seven bits, so that adding 1 to what
+    /// differs between it and a tag carries into the eighth bit exactly if they are equal. What a
+    /// free lane has there does not matter.
     tags: u64,
     slots: [u32; LANES],
     /// Entries whose first bucket is this one but that live in their second.
     sent_away: u32,
     /// Lanes whose entry is here because its first bucket was full, one bit each.
     guests: u8,
+    /// Lanes in use, one bit each.
+    used: u8,
+}
+
+impl Default for Bucket {
+    fn default() -> Bucket {
+        Bucket { tags: 0, slots: [NO_SLOT; LANES], sent_away: 0, guests: 0, used: 0 }
+    }
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64, "a bucket is one cache line");
@@ -36,19 +49,20 @@ pub(crate) struct Index {
 #[derive(Clone, Copy)]
 pub(crate) struct IndexView<'i> {
     buckets: &'i [Bucket],
-    mask: usize,
 }
 
 impl IndexView<'_> {
     /// The first slot that may be the one with this hash.
     #[inline(always)]
     pub(crate) fn candidate(self, hash: u64) -> Option<u32> {
-        let bucket = self.buckets.get(hash as usize & self.mask)?;
+        // The compiler sees that this is below the length, unless that is 0.
+        let bucket = self.buckets.get(hash as usize & self.buckets.len().wrapping_sub(1))?;
         let lanes = Index::matches(bucket.tags, Index::tag(hash)).0;
         if lanes == 0 {
             return None;
         }
         let lane = lanes.trailing_zeros() as usize / 8;
+        // Of a free lane that looks right this is no slot, which the caller's table does not have.
         Some(bucket.slots[lane & (LANES - 1)])
     }
 }
@@ -67,7 +81,7 @@ impl Index {
 
     #[inline(always)]
     fn tag(hash: u64) -> u64 {
-        hash >> 56 | 0x80
+        hash >> 57
     }
 
     #[inline(always)]
@@ -77,15 +91,14 @@ impl Index {
 
     #[inline(always)]
     fn matches(tags: u64, tag: u64) -> Lanes {
-        let difference = tags ^ tag.wrapping_mul(LOW_BITS);
-        // A zero byte's high bit; a false one may follow a true one and fails on the key.
-        Lanes(difference.wrapping_sub(LOW_BITS) & !difference & HIGH_BITS)
+        // No byte is above 0x7f, so nothing carries into the next one.
+        Lanes((tags ^ tag.wrapping_mul(LOW_BITS)).wrapping_add(LOW_BITS) & HIGH_BITS)
     }
 
     /// What a look-up reads.
     #[inline(always)]
     pub(crate) fn view(&self) -> IndexView<'_> {
-        IndexView { buckets: &self.buckets, mask: self.mask }
+        IndexView { buckets: &self.buckets }
     }
 
     /// The slot with this hash for which `equal` holds.
@@ -94,27 +107,13 @@ impl Index {
         let tag = Index::tag(hash);
         let first = hash as usize & self.mask;
         let bucket = &self.buckets[first];
-        let mut lanes = Index::matches(bucket.tags, tag).0;
-        while lanes != 0 {
-            let slot = bucket.slots[(lanes.trailing_zeros() as usize / 8) & (LANES - 1)];
-            if equal(slot) {
-                return Some(slot);
-            }
-            lanes &= lanes - 1;
+        if let Some(slot) = bucket.find(tag, &mut equal) {
+            return Some(slot);
         }
         if bucket.sent_away == 0 {
             return None;
         }
-        let bucket = &self.buckets[self.second(first, tag)];
-        let mut lanes = Index::matches(bucket.tags, tag).0;
-        while lanes != 0 {
-            let slot = bucket.slots[(lanes.trailing_zeros() as usize / 8) & (LANES - 1)];
-            if equal(slot) {
-                return Some(slot);
-            }
-            lanes &= lanes - 1;
-        }
-        None
+        self.buckets[self.second(first, tag)].find(tag, &mut equal)
     }
 
     /// Adds a slot. False when both of its buckets are full and nobody there can move.
@@ -137,7 +136,7 @@ impl Index {
     #[cold]
     fn make_room(&mut self, full: usize) -> bool {
         for lane in 0..LANES {
-            let tag = self.buckets[full].tags >> (lane * 8) & 0xff;
+            let tag = self.buckets[full].tag(lane);
             let other = self.second(full, tag);
             let slot = self.buckets[full].slots[lane];
             let guest = self.buckets[full].guests >> lane & 1 == 1;
@@ -172,34 +171,47 @@ impl Index {
 
 impl Bucket {
     fn put(&mut self, tag: u64, slot: u32, guest: bool) -> bool {
-        let free = !self.tags & HIGH_BITS;
-        if free == 0 {
+        let lane = self.used.trailing_ones() as usize;
+        if lane >= LANES {
             return false;
         }
-        let lane = free.trailing_zeros() as usize / 8;
-        self.tags |= tag << (lane * 8);
+        self.tags = self.tags & !(0xff << (lane * 8)) | (tag ^ 0x7f) << (lane * 8);
         self.slots[lane] = slot;
         self.guests |= u8::from(guest) << lane;
+        self.used |= 1 << lane;
         true
     }
 
+    fn tag(&self, lane: usize) -> u64 {
+        (self.tags >> (lane * 8) & 0xff) ^ 0x7f
+    }
+
     fn free(&mut self, lane: usize) {
-        self.tags &= !(0xff << (lane * 8));
+        self.slots[lane] = NO_SLOT;
         self.guests &= !(1 << lane);
+        self.used &= !(1 << lane);
     }
 
     fn take(&mut self, tag: u64, slot: u32) -> bool {
+        let lane = (0..LANES).find(|&lane| self.slots[lane] == slot && self.tag(lane) == tag);
+        if let Some(lane) = lane {
+            self.free(lane);
+        }
+        lane.is_some()
+    }
+
+    /// The slot with this tag for which `equal` holds.
+    #[inline(always)]
+    fn find(&self, tag: u64, equal: &mut impl FnMut(u32) -> bool) -> Option<u32> {
         let mut lanes = Index::matches(self.tags, tag).0;
         while lanes != 0 {
-            let lane = lanes.trailing_zeros() as usize / 8;
-            let same_tag = self.tags >> (lane * 8) & 0xff == tag;
-            if same_tag && self.slots[lane] == slot {
-                self.free(lane);
-                return true;
+            let slot = self.slots[(lanes.trailing_zeros() as usize / 8) & (LANES - 1)];
+            if slot != NO_SLOT && equal(slot) {
+                return Some(slot);
             }
             lanes &= lanes - 1;
         }
-        false
+        None
     }
 }
 
@@ -239,7 +251,7 @@ mod tests {
                 assert_eq!(index.find(hash(slot), |found| found == slot), Some(slot));
                 assert!(index.remove(hash(slot), slot));
             }
-            assert!(index.buckets.iter().all(|b| b.tags == 0 && b.sent_away == 0));
+            assert!(index.buckets.iter().all(|b| b.used == 0 && b.sent_away == 0));
         }
     }
 

@@ -12,7 +12,7 @@ pub(crate) use index::{Index, mix, seed_for};
 pub(crate) use key::{Family, FlowKey, V4, V6, echo_answer, pack_ingress, pack_transport};
 pub use key::{FlowInput, Path};
 pub(crate) use table::{
-    ActionKind, AdjacencyId, Cold, FlowAction, FlowId, FlowTable, NewSide, SideId,
+    ActionKind, AdjacencyId, Cold, FlowAction, FlowId, FlowTable, Hasher, NewSide, SideId,
 };
 pub use track::TcpState;
 pub(crate) use wheel::Wheel;

@@ -7,6 +7,8 @@
 //!
 //! Nothing here knows why a flow was decided as it was; nothing allocates after [`FlowTable::new`].
 
+use std::marker::PhantomData;
+
 use super::index::{Index, IndexView, mix, seed_for};
 use super::key::{Family, FlowInput, FlowKey};
 use super::track::TcpState;
@@ -96,13 +98,16 @@ impl<A: Default> FlowAction<A> {
 pub(crate) struct Side<A> {
     addresses: A,
     transport: u64,
-    pub(crate) action: FlowAction<A>,
+    action: FlowAction<A>,
     pub(crate) bytes: u64,
     pub(crate) packets: u32,
     pub(crate) last_seen: Tick,
     /// Snapshot of the tables, modulo 2^32, under which the action was last found right.
     pub(crate) generation: u32,
-    pub(crate) tcp: TcpState,
+    /// Guard of the short way: the action's MTU while every packet without SYN, FIN and RST leaves
+    /// the state as it is; else 0, so that none fits.
+    pub(crate) settled_mtu: u16,
+    tcp: TcpState,
 }
 
 const _: () = assert!(size_of::<Side<u64>>() == 64, "IPv4: one line");
@@ -117,6 +122,27 @@ impl<A: Copy + Eq> Side<A> {
     /// False for a free place, and for the reply side of a stub.
     pub(crate) fn is_used(&self) -> bool {
         self.transport != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn action(&self) -> &FlowAction<A> {
+        &self.action
+    }
+
+    /// Gives the flow another action; returns the one that it had.
+    pub(crate) fn set_action(&mut self, action: FlowAction<A>) -> FlowAction<A> {
+        let old = std::mem::replace(&mut self.action, action);
+        self.set_tcp(self.tcp);
+        old
+    }
+
+    pub(crate) fn tcp(&self) -> TcpState {
+        self.tcp
+    }
+
+    pub(crate) fn set_tcp(&mut self, state: TcpState) {
+        self.tcp = state;
+        self.settled_mtu = if state.is_settled() { self.action.mtu } else { 0 };
     }
 
     pub(crate) fn key(&self) -> FlowKey<A> {
@@ -154,7 +180,21 @@ pub(crate) struct FlowTable<F: Family> {
     cold: Box<[Option<Cold>]>,
     free: Vec<u32>,
     pub(crate) wheel: Wheel,
+    hasher: Hasher<F>,
+}
+
+/// Hashes keys with a secret seed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hasher<F> {
     seeds: [u64; 2],
+    family: PhantomData<F>,
+}
+
+impl<F: Family> Hasher<F> {
+    #[inline(always)]
+    pub(crate) fn hash(self, key: &FlowKey<F::Addresses>) -> u64 {
+        mix(F::hash(key.addresses, self.seeds[0]), key.transport ^ self.seeds[1])
+    }
 }
 
 /// The parts of a flow table that a look-up reads, at hand.
@@ -183,13 +223,19 @@ impl<F: Family> FlowTable<F> {
             cold: vec![None; capacity].into_boxed_slice(),
             free: (0..capacity as u32).rev().collect(),
             wheel: Wheel::new(capacity, now),
-            seeds: [seed_for(seed, 10), seed_for(seed, 11)],
+            hasher: Hasher { seeds: [seed_for(seed, 10), seed_for(seed, 11)], family: PhantomData },
         }
     }
 
     #[inline(always)]
     pub(crate) fn hash(&self, key: &FlowKey<F::Addresses>) -> u64 {
-        mix(F::hash(key.addresses, self.seeds[0]), key.transport ^ self.seeds[1])
+        self.hasher.hash(key)
+    }
+
+    /// What hashes keys, at hand.
+    #[inline(always)]
+    pub(crate) fn hasher(&self) -> Hasher<F> {
+        self.hasher
     }
 
     /// What a look-up reads.
@@ -251,6 +297,7 @@ impl<F: Family> FlowTable<F> {
                 action: new.action,
                 last_seen: now,
                 generation: generation as u32,
+                settled_mtu: new.action.mtu,
                 ..Side::default()
             };
             if !self.index.insert(self.hash(&new.key), side.0) {
@@ -293,8 +340,8 @@ impl<F: Family> FlowTable<F> {
 
     /// Sets the TCP state of both sides.
     pub(crate) fn set_tcp(&mut self, id: FlowId, state: TcpState) {
-        self.side_mut(id.original()).tcp = state;
-        self.side_mut(id.reply()).tcp = state;
+        self.side_mut(id.original()).set_tcp(state);
+        self.side_mut(id.reply()).set_tcp(state);
     }
 
     /// Flows in the table.

@@ -159,7 +159,7 @@ fn last_next_header(head: &[u8], l3: usize, l4: usize) -> u32 {
 #[must_use]
 pub(crate) fn echo_reply_in_place(packet: &mut Packet, own_mac: MacAddress) -> bool {
     let (l3, l4) = (usize::from(packet.meta.l3), usize::from(packet.meta.l4));
-    let checksum_is_whole = match packet.offload {
+    let checksum_is_whole = match packet.offload() {
         Offload::None => true,
         Offload::NeedsChecksum { start, offset } => {
             // A partial checksum is the pseudo-header's sum, which the swap leaves as it is.
@@ -379,7 +379,7 @@ mod tests {
             message_bytes,
         ));
         set(packet.head_mut(), 56, &partial.to_be_bytes());
-        packet.offload = Offload::NeedsChecksum { start: 54, offset: 2 };
+        packet.set_offload(Offload::NeedsChecksum { start: 54, offset: 2 });
         assert!(echo_reply_in_place(&mut packet, OWN_MAC));
         crate::cut::complete_checksum(&mut packet).unwrap();
         judge(packet.head());
@@ -539,11 +539,11 @@ mod tests {
             packet.meta.l4 = l4;
             packet.meta.protocol = protocol;
             packet.meta.notes = Notes(notes & if v6 { !0 } else { !Notes::V6 });
-            packet.offload = [
+            packet.set_offload([
                 Offload::None,
                 Offload::NeedsChecksum { start: l4, offset: 2 },
                 Offload::NeedsChecksum { start: l3, offset: l4 },
-            ][offload];
+            ][offload]);
             let error = icmp_error(&packet, KINDS[kind], own(v6), OWN_MAC, &mut frames);
             if let Some(error) = error {
                 judge(error.head());

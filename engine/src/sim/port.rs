@@ -135,7 +135,7 @@ impl Port for MemoryPort {
             }
             match Packet::copy_of(&frame.bytes, frames) {
                 Some(mut packet) => {
-                    packet.offload = frame.offload;
+                    packet.set_offload(frame.offload);
                     batch.push(packet);
                 }
                 None => {
@@ -151,7 +151,7 @@ impl Port for MemoryPort {
         let mut queue = self.queue.lock().expect("nobody panics while holding a queue");
         let room = if queue.alive { queue.sent_max.saturating_sub(queue.sent.len()) } else { 0 };
         for packet in out.drain(..room.min(out.len())) {
-            queue.sent.push_back(WireFrame { bytes: packet.to_vec(), offload: packet.offload });
+            queue.sent.push_back(WireFrame { bytes: packet.to_vec(), offload: packet.offload() });
             let (head, tail) = packet.into_frames();
             self.unflushed.push(head);
             self.unflushed_tails.extend(tail);

@@ -9,7 +9,6 @@
 //! the long way nothing but the packets and their flows' counters changes, so what was looked up
 //! before stays true; from there on each packet is looked up anew.
 
-use std::hint::cold_path;
 use std::ops::Range;
 
 use super::Worker;
@@ -17,10 +16,10 @@ use super::core::Core;
 use super::flows::plain_key;
 use crate::counters::DropReason;
 use crate::execute::{Edit, execute_plain, fits_plain};
-use crate::flow::{ActionKind, FlowKey, FlowTable, SideId, V4, V6};
+use crate::flow::{ActionKind, FlowKey, FlowTable, Hasher, SideId, V4, V6};
 use crate::id::PortId;
 use crate::ingress::{Class, Glance, IngressRule};
-use crate::packet::{BATCH_LEN, Batch, Notes, Offload, Packet};
+use crate::packet::{BATCH_LEN, Batch, Notes, Offload, Packet, WINDOW_BYTES};
 use crate::parse::PLAIN_L3;
 use crate::port::PortSet;
 use crate::wire::tcp;
@@ -51,7 +50,22 @@ struct Lookup {
     side: SideId,
     /// Where the packet leaves, once that is known.
     egress: PortId,
+    /// Not written while all packets are [`Way::V4`].
     way: Way,
+    /// Makes a look-up as long as a packet: one offset walks both, an instruction less per packet.
+    _stride: [u64; 2],
+}
+
+const _: () = assert!(size_of::<Lookup>() == size_of::<Packet>(), "one offset walks both");
+
+impl Lookup {
+    /// The packet has this part of its key; the rest stands in it.
+    #[inline(always)]
+    fn note_plain(&mut self, window: &[u8; WINDOW_BYTES], transport: u64, hasher: Hasher<V4>) {
+        let transport = transport | V4::ports_plain(window);
+        self.key_v4 = FlowKey { addresses: V4::read_plain(window), transport };
+        self.hash = hasher.hash(&self.key_v4);
+    }
 }
 
 /// The look-ups of a batch.
@@ -69,6 +83,7 @@ impl Default for Lookups {
             side: SideId(0),
             egress: PortId::default(),
             way: Way::Long,
+            _stride: [0; 2],
         };
         Lookups { all: [lookup; BATCH_LEN], keys_v6: [FlowKey::default(); BATCH_LEN] }
     }
@@ -93,10 +108,6 @@ impl Ports {
     fn add(&mut self, port: PortId) {
         self.in_some |= port.0;
         self.in_all &= port.0;
-    }
-
-    fn are_none(self) -> bool {
-        self.in_some == 0 && self.in_all == u16::MAX
     }
 
     fn are_one(self) -> bool {
@@ -178,7 +189,6 @@ impl Worker {
         self.dispose(&rule, batch, lookups, hits);
     }
 
-    #[inline(never)]
     fn first_pass<const CHECKED: bool>(
         &self,
         rule: &IngressRule,
@@ -186,49 +196,121 @@ impl Worker {
         lookups: &mut Lookups,
     ) -> Found {
         let mut found = Found { all_plain_v4: true, ..Found::default() };
-        let Lookups { all, keys_v6 } = lookups;
-        let count = batch.len();
-        let mut pairs = batch.iter_mut().zip(all);
-        while let Some((packet, lookup)) = pairs.next() {
-            let bytes = packet.head_bytes();
-            found.bytes += bytes as u64;
+        let mut done = self.glance_at_plain::<CHECKED>(rule, batch, &mut lookups.all, &mut found);
+        if done < batch.len() {
+            found.all_plain_v4 = false;
+            mark_plain(&mut lookups.all[..done]);
+        }
+        while done < batch.len() {
+            if CHECKED {
+                let (packets, lookups) = (&batch[done..], &mut lookups.all[done..]);
+                done += self.glance_at_bridged(rule, packets, lookups, &mut found);
+            }
+            done = self.glance_at_others::<CHECKED>(rule, batch, lookups, done, &mut found);
+            let (packets, lookups) = (&batch[done..], &mut lookups.all[done..]);
+            let count = self.glance_at_plain::<CHECKED>(rule, packets, lookups, &mut found);
+            mark_plain(&mut lookups[..count]);
+            done += count;
+        }
+        found
+    }
+
+    /// The first pass until a packet is not [`Way::V4`]; returns how many were. Nothing is called
+    /// from here, so that all it needs stays in registers.
+    #[inline(never)]
+    fn glance_at_plain<const CHECKED: bool>(
+        &self,
+        rule: &IngressRule,
+        packets: &[Packet],
+        lookups: &mut [Lookup],
+        found: &mut Found,
+    ) -> usize {
+        let (rule, hasher) = (*rule, self.v4.table.hasher());
+        let (mut count, mut all_bytes) = (0, 0);
+        for (packet, lookup) in packets.iter().zip(lookups) {
+            let (bytes, window) = (packet.head_bytes(), packet.window());
+            if !packet.is_ordinary() {
+                break;
+            }
+            let Glance::PlainV4(transport) = rule.glance::<CHECKED>(window, bytes) else { break };
+            lookup.note_plain(window, transport, hasher);
+            all_bytes += bytes as u64;
+            count += 1;
+        }
+        found.bytes += all_bytes;
+        found.routed |= count > 0;
+        count
+    }
+
+    /// The same for [`Way::Bridged`].
+    #[inline(never)]
+    fn glance_at_bridged(
+        &self,
+        rule: &IngressRule,
+        packets: &[Packet],
+        lookups: &mut [Lookup],
+        found: &mut Found,
+    ) -> usize {
+        let (rule, core) = (*rule, &self.core);
+        let (mut count, mut all_bytes, mut ports) = (0, 0, found.ports);
+        for (packet, lookup) in packets.iter().zip(lookups) {
+            let (bytes, window) = (packet.head_bytes(), packet.window());
+            if !packet.is_ordinary() {
+                break;
+            }
+            let Glance::Bridged(destination) = rule.glance::<true>(window, bytes) else { break };
+            let Some(port) = core.frame_port_likely(&rule, destination) else { break };
+            lookup.egress = port;
+            lookup.way = Way::Bridged;
+            ports.add(port);
+            all_bytes += bytes as u64;
+            count += 1;
+        }
+        found.bytes += all_bytes;
+        found.ports = ports;
+        count
+    }
+
+    /// The first pass from the packet at `index` on, until one was of the commonest shapes; returns
+    /// where to go on.
+    #[inline(never)]
+    fn glance_at_others<const CHECKED: bool>(
+        &self,
+        rule: &IngressRule,
+        batch: &mut Batch,
+        lookups: &mut Lookups,
+        mut index: usize,
+        found: &mut Found,
+    ) -> usize {
+        while let Some(packet) = batch.get_mut(index) {
+            let lookup = &mut lookups.all[index];
             let glance = match packet.is_ordinary() {
-                true => rule.glance::<CHECKED>(packet.window(), bytes),
+                true => rule.glance::<CHECKED>(packet.window(), packet.head_bytes()),
                 false => Glance::Unclear,
             };
-            match glance {
-                Glance::PlainV4(transport) => {
-                    found.routed = true;
-                    lookup.way = Way::V4;
-                    let window = packet.window();
-                    lookup.key_v4 = FlowKey {
-                        addresses: V4::read_plain(window),
-                        transport: transport | V4::ports_plain(window),
-                    };
-                    lookup.hash = self.v4.table.hash(&lookup.key_v4);
-                }
-                Glance::Bridged(destination) => {
-                    if let Some(port) = self.core.frame_port(rule, destination) {
-                        lookup.egress = port;
-                        lookup.way = Way::Bridged;
-                        found.ports.add(port);
-                    } else {
-                        (found.routed, found.all_plain_v4) = (true, false);
-                        lookup.way = Way::Long;
-                    }
-                }
-                Glance::Unclear => {
-                    cold_path();
-                    let key_v6 = &mut keys_v6[count - 1 - pairs.len()];
-                    found.bytes += (packet.len() - bytes) as u64;
-                    found.special |= !packet.is_ordinary();
-                    (found.routed, found.all_plain_v4) = (true, false);
-                    self.look_closely(rule, packet, lookup, key_v6);
-                }
+            found.special |= !packet.is_ordinary();
+            if let Glance::PlainV4(_) = glance {
+                return index;
             }
+            index += 1;
+            found.bytes += packet.len() as u64;
+            let Glance::Bridged(destination) = glance else {
+                found.routed = true;
+                let key_v6 = &mut lookups.keys_v6[index - 1];
+                self.look_closely(rule, packet, lookup, key_v6);
+                continue;
+            };
+            let Some(port) = self.core.frame_port(rule, destination) else {
+                found.routed = true;
+                lookup.way = Way::Long;
+                continue;
+            };
+            lookup.egress = port;
+            lookup.way = Way::Bridged;
+            found.ports.add(port);
+            return index;
         }
-        found.all_plain_v4 &= found.ports.are_none();
-        found
+        index
     }
 
     /// The first pass for a packet that is not of the commonest shapes.
@@ -269,6 +351,9 @@ impl Worker {
     fn second_pass(&self, count: usize, all_plain_v4: bool, lookups: &mut Lookups) -> bool {
         let found = if all_plain_v4 { self.find_plain_v4(&mut lookups.all[..count]) } else { 0 };
         if found < count {
+            if all_plain_v4 {
+                mark_plain(&mut lookups.all[..count]);
+            }
             self.find_rest(found..count, lookups);
         }
         found == count
@@ -345,17 +430,16 @@ impl Worker {
 
     /// [`third_pass`](Self::third_pass) for a batch of ordinary IPv4 packets with flows.
     #[inline(never)]
-    fn third_pass_v4(&mut self, batch: &mut Batch, lookups: &mut Lookups) -> (usize, bool) {
+    fn third_pass_v4(&mut self, batch: &mut [Packet], lookups: &mut Lookups) -> (usize, bool) {
         let (core, table) = (&self.core, &mut self.v4.table);
-        let mut ports = Ports::default();
-        for (count, (packet, lookup)) in batch.iter_mut().zip(&mut lookups.all).enumerate() {
-            match repeat::<V4, true>(core, table, lookup.side, packet) {
-                Some(egress) => lookup.egress = egress,
-                None => return (count, false),
-            }
-            ports.add(lookup.egress);
+        let (mut count, mut ports) = (0, Ports::default());
+        for (packet, lookup) in batch.iter_mut().zip(&mut lookups.all) {
+            let Some(egress) = repeat::<V4, true>(core, table, lookup.side, packet) else { break };
+            lookup.egress = egress;
+            ports.add(egress);
+            count += 1;
         }
-        (batch.len(), ports.are_one())
+        (count, count == batch.len() && ports.are_one())
     }
 
     /// Sends the packets that have a decision, `hits` from the front, and carries the rest one by
@@ -441,6 +525,11 @@ impl Worker {
     }
 }
 
+/// Says that packets are [`Way::V4`], where that is not true of all.
+fn mark_plain(lookups: &mut [Lookup]) {
+    lookups.iter_mut().for_each(|lookup| lookup.way = Way::V4);
+}
+
 /// Repeats the decision of a known flow for a plain packet that changes no TCP state. `None`: a
 /// guard fails, and nothing was done. `ORDINARY`: the packet has neither offload nor tail.
 #[inline(always)]
@@ -452,18 +541,18 @@ fn repeat<F: Edit, const ORDINARY: bool>(
 ) -> Option<PortId> {
     let side = table.side_mut(side);
     let fresh = side.generation == core.generation;
-    // A hand-over's MTU is 0, so that nothing fits.
+    // The MTU of a hand-over, and while TCP opens or closes, is 0, so that nothing fits.
     let fits = match ORDINARY {
-        true => packet.head_bytes() as u16 - PLAIN_L3 as u16 <= side.action.mtu,
-        false => fits_plain(packet, side.action.mtu),
+        true => packet.head_bytes() as u16 - PLAIN_L3 as u16 <= side.settled_mtu,
+        false => fits_plain(packet, side.settled_mtu),
     };
-    if !(fresh && side.tcp.is_settled() && fits) {
+    if !(fresh && fits) {
         return None;
     }
-    debug_assert_eq!(side.action.kind, ActionKind::Forward);
-    let adjacency = core.neighbours.get(side.action.adjacency).filter(|known| known.resolved)?;
+    debug_assert_eq!(side.action().kind, ActionKind::Forward);
+    let adjacency = core.neighbours.get(side.action().adjacency).filter(|known| known.resolved)?;
     let bytes = if ORDINARY { packet.head_bytes() } else { packet.len() };
-    let partial = !ORDINARY && packet.offload != Offload::None;
+    let partial = !ORDINARY && packet.offload() != Offload::None;
     let window = packet.window_mut();
     if F::ttl_plain(window) <= 1 {
         return None;
@@ -471,7 +560,7 @@ fn repeat<F: Edit, const ORDINARY: bool>(
     side.last_seen = core.tick;
     side.packets = side.packets.wrapping_add(1);
     side.bytes += bytes as u64;
-    execute_plain::<F>(window, partial, &side.action, adjacency);
+    execute_plain::<F>(window, partial, side.action(), adjacency);
     Some(adjacency.port)
 }
 
@@ -481,6 +570,14 @@ impl Core {
     fn frame_port(&self, rule: &IngressRule, destination: u64) -> Option<PortId> {
         let fdb = &self.stages.bridge.fdb;
         let port = fdb.port_of(rule.network, destination, self.generation, self.tick)?;
+        (port != rule.port).then_some(port)
+    }
+
+    /// [`frame_port`](Core::frame_port), if the address is where it is found most quickly.
+    #[inline(always)]
+    fn frame_port_likely(&self, rule: &IngressRule, destination: u64) -> Option<PortId> {
+        let fdb = &self.stages.bridge.fdb;
+        let port = fdb.likely_port_of(rule.network, destination, self.generation, self.tick)?;
         (port != rule.port).then_some(port)
     }
 

@@ -128,7 +128,7 @@ fn frame_fits(packet: &Packet, mtu: u16) -> bool {
     if packet.len() <= frame_bytes_max {
         return true;
     }
-    let Offload::Gso { kind, segment_bytes, start, .. } = packet.offload else { return false };
+    let Offload::Gso { kind, segment_bytes, start, .. } = packet.offload() else { return false };
     let start = usize::from(start);
     let transport_bytes = match kind {
         GsoKind::Udp => udp::HEADER_BYTES,

@@ -238,7 +238,7 @@ impl<F: Edit> Flows<F> {
 
     /// Ends a flow and gives back what it held.
     pub(super) fn end(&mut self, core: &mut Core, flow: FlowId) {
-        let actions = [flow.original(), flow.reply()].map(|side| self.table.side(side).action);
+        let actions = [flow.original(), flow.reply()].map(|side| *self.table.side(side).action());
         let Some(cold) = self.table.remove(flow) else { return };
         if !cold.two_sided {
             return;
@@ -274,7 +274,8 @@ impl<F: Edit> Flows<F> {
         }
         let home = steer::home(&cold.input, &core.tables, core.worker_count, core.seed);
         if !cold.two_sided {
-            let same = self.table.side(flow.original()).action.worker == home.0 && home != core.id;
+            let same =
+                self.table.side(flow.original()).action().worker == home.0 && home != core.id;
             if same {
                 self.restamp(flow, generation);
                 return Revalidated::Kept;
@@ -317,7 +318,7 @@ impl<F: Edit> Flows<F> {
             return false;
         }
         for (side, new) in sides.into_iter().zip([new.original, new.reply]) {
-            let old = std::mem::replace(&mut self.table.side_mut(side).action, new.action);
+            let old = self.table.side_mut(side).set_action(new.action);
             core.neighbours.hold(new.action.adjacency);
             core.neighbours.release(old.adjacency);
         }
@@ -331,7 +332,7 @@ impl<F: Edit> Flows<F> {
     /// A packet of a valid flow: guards, state, edit, send.
     fn carry(&mut self, core: &mut Core, mut packet: Packet, side: SideId, hops: u8) {
         let Flows { table, .. } = self;
-        let action = table.side(side).action;
+        let action = *table.side(side).action();
         if action.kind == ActionKind::HandOver {
             table.side_mut(side).last_seen = core.tick;
             return core.hand_over(WorkerId(action.worker), packet, hops);
@@ -349,7 +350,7 @@ impl<F: Edit> Flows<F> {
             return core.wait(action.adjacency, packet);
         };
         let later = packet.meta.notes.any(Notes::LATER_FRAGMENT);
-        let state = table.side(side).tcp;
+        let state = table.side(side).tcp();
         if !later && !state.keeps(packet.meta.tcp_flags) {
             let flow = side.flow();
             let after = state.after(packet.meta.tcp_flags, side.is_original());
@@ -406,7 +407,7 @@ impl<F: Edit> Flows<F> {
             let flow = FlowId(id);
             let Some(cold) = self.table.cold(flow).copied() else { continue };
             let timeouts = &core.tables.nat.timeouts;
-            let state = self.table.side(flow.original()).tcp;
+            let state = self.table.side(flow.original()).tcp();
             let timeout = Tick::count(match cold.two_sided {
                 true => state.timeout(cold.input.protocol, timeouts),
                 false => timeouts.udp,

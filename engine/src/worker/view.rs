@@ -203,8 +203,8 @@ impl Piece<'_> {
         let cold = flows.table.cold(id).filter(|cold| cold.two_sided)?;
         let original = flows.table.side(id.original());
         let reply = flows.table.side(id.reply());
-        let (source, destination) = F::unpack(F::loaded(original.action.addresses));
-        let ports = u32::from_be(original.action.ports);
+        let (source, destination) = F::unpack(F::loaded(original.action().addresses));
+        let ports = u32::from_be(original.action().ports);
         // A flow whose replies look like its own packets has one side.
         let reply_ingress = match reply.is_used() {
             true => reply.key().ingress(),
@@ -216,12 +216,12 @@ impl Piece<'_> {
             source: (source, (ports >> 16) as u16),
             destination: (destination, ports as u16),
             reply_ingress,
-            tcp: original.tcp,
+            tcp: original.tcp(),
             packets: (original.packets, reply.packets),
             bytes: (original.bytes, reply.bytes),
             age: since(cold.started),
             idle: since(flows.table.last_seen(id, self.now)),
-            timeout: original.tcp.timeout(cold.input.protocol, self.timeouts),
+            timeout: original.tcp().timeout(cold.input.protocol, self.timeouts),
         })
     }
 }
