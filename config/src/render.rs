@@ -51,12 +51,23 @@ fn paragraph(diagnostic: &Diagnostic, renderer: &Renderer) -> String {
         subject => format!("{subject}: {message}"),
     };
     let mut group = Group::with_title(level.primary_title(title));
+    // What is in the same line is underlined in the same excerpt.
+    let is_beside = |other: &&Related| {
+        let last = other.excerpt.span_in_window().end;
+        other.line == *line
+            && other.excerpt.starts_line
+            && excerpt.starts_line
+            && last <= excerpt.window.len()
+    };
+    let (beside, elsewhere): (Vec<&Related>, Vec<&Related>) =
+        diagnostic.related.iter().partition(is_beside);
     if *line > 0 {
-        group = show(group, file, (*line, *column), excerpt, AnnotationKind::Primary, None);
+        group =
+            show(group, file, (*line, *column), excerpt, AnnotationKind::Primary, None, &beside);
     }
-    for Related { label, line, column, excerpt } in &diagnostic.related {
+    for Related { label, line, column, excerpt } in elsewhere {
         let (place, kind) = ((*line, *column), AnnotationKind::Context);
-        group = show(group, file, place, excerpt, kind, Some(label));
+        group = show(group, file, place, excerpt, kind, Some(label), &[]);
     }
     if let Some(hint) = &diagnostic.hint {
         group = group.element(Level::HELP.message(hint));
@@ -72,6 +83,7 @@ fn show<'a>(
     excerpt: &'a Excerpt,
     kind: AnnotationKind,
     label: Option<&'a str>,
+    beside: &[&'a Related],
 ) -> Group<'a> {
     if !excerpt.starts_line {
         // The library counts columns itself, from the beginning of what it is given.
@@ -85,5 +97,8 @@ fn show<'a>(
     }
     let annotation = kind.span(excerpt.span_in_window()).label(label);
     let snippet = Snippet::source(&excerpt.window).line_start(line as usize).path(file);
-    group.element(snippet.annotation(annotation))
+    let beside = beside.iter().map(|other| {
+        AnnotationKind::Context.span(other.excerpt.span_in_window()).label(&other.label)
+    });
+    group.element(snippet.annotation(annotation).annotations(beside))
 }

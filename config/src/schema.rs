@@ -54,8 +54,8 @@ pub(crate) struct Gateway {
     /// process may use.
     #[schemars(extend("default" = "auto"))]
     pub(crate) workers: Field<Workers>,
-    /// What a worker does when nothing waits: it polls on, or polls for a while and then sleeps, or
-    /// sleeps.
+    /// What a worker does when nothing waits. "busy": it never sleeps. "adaptive": it looks on for
+    /// 40 µs, then sleeps. "interrupt": it sleeps at once.
     #[schemars(extend("enum" = known(words::IDLE), "default" = "adaptive"))]
     pub(crate) idle: Field<String>,
     /// Folder of leases and runtime networks; an absolute path.
@@ -114,7 +114,8 @@ pub(crate) struct Uplink {
     /// True: that namespace is made at start and removed at exit.
     #[schemars(extend("default" = false))]
     pub(crate) create: Field<bool>,
-    /// The gateway's own addresses on it, each with its subnet's length.
+    /// The gateway's own addresses on it, each with its subnet's length. What is masqueraded takes
+    /// the first of its family.
     pub(crate) addresses: Field<WordOrList<Prefix>>,
     /// Addresses that the kernel's end of the device gets, each with its subnet's length.
     #[schemars(extend("default" = []))]
@@ -236,8 +237,10 @@ pub(crate) struct Endpoint {
     /// How it is connected. Needed, but for an endpoint of a host network, which is not.
     pub(crate) attach: Field<Attach>,
     /// Published ports in the grammar of Docker's `-p`: [[address:]port[-port]:]port[-port]
-    /// [/tcp|udp|sctp], such as "8080:80" or "127.0.0.1:8000-8010:9000-9010/udp". They lead to the
-    /// network that gives the default route. The port on the gateway must be given.
+    /// [/tcp|udp|sctp], such as "8080:80" or "192.0.2.10:8000-8010:9000-9010/udp". The port on the
+    /// gateway must be given. The address is one of the uplink's; without one, or with 0.0.0.0 or
+    /// [::], the port is published on all of them. It leads to the network that gives the default
+    /// route.
     #[schemars(extend("default" = []))]
     pub(crate) publish: Field<Vec<Field<String>>>,
     /// The networks that it is in, one table each.
@@ -281,7 +284,7 @@ pub(crate) struct EndpointNetwork {
     pub(crate) ip6: Field<Address>,
     /// Its MAC address. Absent: by the network's `mac_policy`.
     pub(crate) mac: Field<Mac>,
-    /// Other names of it in this network.
+    /// Other names of it in this network; checked, but nothing uses them yet.
     #[schemars(extend("default" = []))]
     pub(crate) aliases: Field<Vec<Field<String>>>,
     /// Of the networks that have a way out, the one with the highest priority gives the default
@@ -345,8 +348,8 @@ pub(crate) struct Timeouts {
 }
 
 /// Sizes of everything that can fill up, taken at start. They are totals of the gateway; each
-/// worker has an equal share, unless said otherwise. Reaching one is counted, under the drop reason
-/// in parentheses.
+/// worker has an equal share, which does not move, unless said otherwise. Reaching one is counted,
+/// under the drop reason in parentheses.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields)]
@@ -368,15 +371,18 @@ pub(crate) struct Limits {
     #[schemars(extend("minimum" = 1, "maximum" = limits::FDB_MAX,
                       "default" = defaults().fdb_per_port))]
     pub(crate) fdb_per_port: Field<Number>,
-    /// Neighbours on all ports. When full: the packet is dropped (neighbour_table_full).
+    /// Neighbours on all ports; each worker may have all. When full: the packet is dropped
+    /// (neighbour_table_full).
     #[schemars(extend("minimum" = 1, "maximum" = limits::NEIGHBOURS_MAX,
                       "default" = defaults().neighbours))]
     pub(crate) neighbours: Field<Number>,
-    /// Packets that wait for one neighbour. When full: the packet is dropped (hold_full).
+    /// Packets that wait for one neighbour, per worker. When full: the packet is dropped
+    /// (hold_full).
     #[schemars(extend("minimum" = 1, "maximum" = limits::HELD_PER_NEIGHBOUR_MAX,
                       "default" = defaults().held_per_neighbour))]
     pub(crate) held_per_neighbour: Field<Number>,
-    /// Fragmented datagrams under way, whose first fragment was seen. When full: the oldest goes.
+    /// Fragmented datagrams of each address family whose first fragment was seen. When full: the
+    /// oldest goes.
     #[schemars(extend("minimum" = 1, "maximum" = limits::FRAGMENTS_MAX,
                       "default" = defaults().fragments))]
     pub(crate) fragments: Field<Number>,

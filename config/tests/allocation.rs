@@ -256,6 +256,55 @@ fn an_endpoint_may_give_a_vm_several_taps() {
     assert_eq!(names, ["tap0", "tap1"]);
 }
 
+/// What an operator of ten thousand containers writes: all allocated, every hundredth fixed.
+fn ten_thousand() -> String {
+    let mut text = String::from(
+        "[uplink.wan]\ndriver = \"tap\"\ninterface = \"wan0\"\naddresses = [\"192.0.2.10/24\"]\n\
+         [network.front]\nsubnets = [\"10.1.0.0/16\", \"fd00:1::/64\"]\nquarantine = \"1h\"\n",
+    );
+    for number in 0..10_000u16 {
+        let [high, low] = number.to_be_bytes();
+        let fixed = format!("ip = \"10.1.{}.{low}\"\n", high + 100);
+        let fixed = if number % 100 == 1 { fixed } else { String::new() };
+        let keys = format!("publish = [\"{}:80\"]\n", 20_000 + number);
+        let name = format!("e{number}");
+        write!(
+            text,
+            "[endpoint.{name}]\nattach = {{ netns = \"{name}\" }}\n{keys}\
+             [[endpoint.{name}.network]]\nname = \"front\"\n{fixed}"
+        )
+        .unwrap();
+    }
+    text
+}
+
+/// Prints how long each step takes; `cargo test --release -p portolan-config ten_thousand --
+/// --nocapture` is the measurement.
+#[test]
+fn ten_thousand_endpoints_are_given_addresses_and_keep_them() {
+    let text = ten_thousand();
+    let timed = |what: &str, leases: &Leases| {
+        let start = std::time::Instant::now();
+        let config = parse(&text, leases);
+        println!("{what}: {:?}", start.elapsed());
+        config
+    };
+    let first = timed("first", &Leases::default());
+    let mut leases = Leases::default();
+    leases.follow(&first, UNIX_EPOCH);
+    let again = timed("with leases", &leases);
+    assert_eq!(again.endpoints, first.endpoints);
+    // All of them go, and come back under their names while their addresses rest.
+    leases.follow(&fresh(&text[..text.find("[endpoint").unwrap()]), UNIX_EPOCH);
+    let back = timed("with 20,000 addresses in quarantine", &leases);
+    let moved = back.endpoints.iter().zip(&first.endpoints).filter(|(new, old)| new != old);
+    assert_eq!(moved.count(), 0);
+    let start = std::time::Instant::now();
+    let resolved = first.to_toml();
+    println!("written: {:?}, {} bytes", start.elapsed(), resolved.len());
+    assert_eq!(fresh(&resolved).endpoints, first.endpoints);
+}
+
 /// Endpoints by number, each with whether its address is fixed.
 fn shuffled(order: &[usize], fixed: &[bool]) -> String {
     let names: Vec<(String, String)> = order

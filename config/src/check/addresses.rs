@@ -3,6 +3,7 @@
 //! The order of the calls is the rule: [`Addresses::reserve`] for all that the file fixes, then
 //! [`Addresses::take_leased`] for all that had one, then [`Addresses::take_lowest`] for the rest.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -21,6 +22,8 @@ pub(super) struct Addresses<'n> {
     networks: &'n Networks,
     leases: &'n Leases,
     pools: Vec<Vec<Pool<Holder>>>,
+    /// What endpoints released lately, by network and endpoint.
+    released: HashMap<(&'n str, &'n str), Vec<IpAddr>>,
 }
 
 /// Who holds an address.
@@ -58,7 +61,14 @@ impl<'n> Addresses<'n> {
             network.subnets.iter().map(pool).collect()
         };
         let pools = networks.list.iter().map(pools_of).collect();
-        Addresses { networks, leases, pools }
+        let mut released: HashMap<_, Vec<IpAddr>> = HashMap::new();
+        for (network, entries) in &leases.quarantined {
+            for entry in entries {
+                let key = (network.as_str(), entry.endpoint.as_str());
+                released.entry(key).or_default().push(entry.address);
+            }
+        }
+        Addresses { networks, leases, pools, released }
     }
 
     /// The subnets of one family of a network, for messages.
@@ -141,10 +151,8 @@ impl<'n> Addresses<'n> {
         let network = &self.networks.list[network_index].name;
         let leased = self.leases.get(network, endpoint).into_iter();
         let leased = leased.flat_map(|lease| lease.addresses());
-        let released = self.leases.quarantined.get(network).into_iter().flatten();
-        let released = released.filter(|entry| entry.endpoint == endpoint);
-        let released = released.map(|entry| entry.address);
-        leased.chain(released).filter(|address| address.is_ipv6() == v6).collect()
+        let released = self.released.get(&(network.as_str(), endpoint)).into_iter().flatten();
+        leased.chain(released.copied()).filter(|address| address.is_ipv6() == v6).collect()
     }
 
     /// Takes the address that the endpoint had before, if it still can.
