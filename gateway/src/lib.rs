@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod check;
+pub mod client;
 pub mod control;
 pub mod daemon;
 pub mod demo;
@@ -17,6 +18,8 @@ pub mod difference;
 mod error;
 mod idle;
 pub mod leases;
+pub mod log;
+pub mod manual;
 pub mod metrics;
 pub mod netlink;
 pub mod netns;
@@ -24,6 +27,7 @@ mod notify;
 mod priority;
 pub mod reasons;
 pub mod runner;
+pub mod show;
 pub mod store;
 pub mod supervisor;
 pub mod traffic;

@@ -3,24 +3,31 @@
 //! Parses arguments, sets up the log, calls the library, turns the outcome into an exit code: 0 all
 //! is well, 1 it is not, 2 the command line is wrong. Decides nothing else.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
 use benches::system::BenchOptions;
-use clap::{Parser, Subcommand, ValueEnum};
-use gateway::{check, daemon, demo};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use config::LogFormat;
+use gateway::log::is_coloured;
+use gateway::manual::CompletedShell;
+use gateway::show::{Filter, Target, What};
+use gateway::{check, daemon, demo, log, manual, show};
 
 /// Portolan: networks for containers, VMs and namespaces, in user space
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "portolan", version, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
     /// What is logged on stderr, such as `debug` or `gateway=debug`
     #[arg(long, global = true, value_name = "FILTER", default_value = "info")]
     log: String,
+    /// How it is logged; absent: `log` of the config, else text
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    log_format: Option<Format>,
 }
 
 #[derive(Subcommand)]
@@ -45,6 +52,43 @@ enum Command {
     },
     /// Print the JSON Schema of config files, for editors
     Schema,
+    /// Show the state of a running gateway
+    Show {
+        /// What to show
+        what: What,
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        filter: Filter,
+        /// Print what the API says
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have a running gateway read its config again, all or nothing
+    Reload {
+        #[command(flatten)]
+        target: Target,
+        /// Say what would change, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Print what the API says
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print shell completions
+    Completions {
+        /// The shell
+        shell: CompletedShell,
+    },
+    /// Print the manual page, or write all pages to a folder
+    Man {
+        /// Of this command; absent: of the program
+        #[arg(conflicts_with = "dir")]
+        command: Option<String>,
+        /// Write the pages of the program and all its commands here
+        #[arg(long, value_name = "FOLDER")]
+        dir: Option<PathBuf>,
+    },
     /// Prove on this machine that it works: makes namespaces, runs traffic, removes everything
     Demo {
         /// How many workers; absent: one per CPU
@@ -82,10 +126,11 @@ enum Format {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let outcome = start_log(&arguments.log).and_then(|()| dispatch(arguments.command));
-    match outcome {
+    match dispatch(arguments) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        // Who reads no more, such as `head`, has all that was wanted.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "portolan: {error:#}");
             ExitCode::FAILURE
@@ -93,26 +138,29 @@ fn main() -> ExitCode {
     }
 }
 
-fn start_log(filter: &str) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .with_context(|| format!("`--log {filter}` is no log filter"))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(is_coloured())
-        .with_target(false)
-        .init();
-    Ok(())
+fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    log::start(filter, format).with_context(|| format!("`--log {filter}` is no log filter"))
 }
 
-/// Whether what is written to stderr may be coloured: a terminal reads it, and nobody objects
-/// (https://no-color.org).
-fn is_coloured() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
+/// True if the reader of what was printed has gone.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let cause = cause.downcast_ref::<std::io::Error>();
+        cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+    })
 }
 
 /// Carries a command out. False: it did its work, and the answer is no.
-fn dispatch(command: Command) -> anyhow::Result<bool> {
+fn dispatch(arguments: Arguments) -> anyhow::Result<bool> {
+    let Arguments { command, log: filter, log_format } = arguments;
+    let given = log_format.map(|format| match format {
+        Format::Text => LogFormat::Text,
+        Format::Json => LogFormat::Json,
+    });
+    if !matches!(command, Command::Run { .. }) {
+        start_log(&filter, given.unwrap_or(LogFormat::Text))?;
+    }
+    let (mut out, mut errors) = (std::io::stdout(), std::io::stderr());
     match command {
         Command::Run { config: path } => {
             let (text, config) = match daemon::load(&path) {
@@ -123,6 +171,7 @@ fn dispatch(command: Command) -> anyhow::Result<bool> {
                     return Ok(false);
                 }
             };
+            start_log(&filter, given.unwrap_or(config.gateway.log))?;
             for warning in &config.warnings {
                 tracing::warn!("{warning}");
             }
@@ -136,11 +185,32 @@ fn dispatch(command: Command) -> anyhow::Result<bool> {
                 Format::Json => check::Format::Json,
             };
             let options = check::Options { format, resolved, coloured: is_coloured() };
-            let (mut out, mut log) = (std::io::stdout().lock(), std::io::stderr().lock());
-            Ok(check::run(&files, options, &mut out, &mut log)?)
+            Ok(check::run(&files, options, &mut out, &mut errors)?)
         }
         Command::Schema => {
-            writeln!(std::io::stdout(), "{:#}", config::json_schema())?;
+            writeln!(out, "{:#}", config::json_schema())?;
+            Ok(true)
+        }
+        Command::Show { what, target, filter, json } => {
+            show::show(what, &target, &filter, json, &mut out)?;
+            Ok(true)
+        }
+        Command::Reload { target, dry_run, json } => {
+            Ok(show::reload(&target, dry_run, json, &mut out, &mut errors)?)
+        }
+        Command::Completions { shell } => {
+            manual::completions(Arguments::command(), shell, &mut out)?;
+            Ok(true)
+        }
+        Command::Man { command, dir } => {
+            match dir {
+                Some(dir) => {
+                    let count = manual::write_pages(Arguments::command(), &dir)
+                        .with_context(|| format!("cannot write to {}", dir.display()))?;
+                    writeln!(out, "{count} pages written to {}", dir.display())?;
+                }
+                None => manual::page(Arguments::command(), command.as_deref(), &mut out)?,
+            }
             Ok(true)
         }
         Command::Bench { quick, json, workers, idle } => {
