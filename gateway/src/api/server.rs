@@ -12,7 +12,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Connections of the unix socket at one time; each may hold an answer of some megabytes.
 pub(super) const CONNECTIONS_MAX: usize = 64;
@@ -32,6 +32,9 @@ const HEADER_BYTES_MAX: usize = 16 << 10;
 
 /// How long to wait after an error of accepting: out of descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long somebody who is too many may take to hear it.
+const REFUSE_WITHIN: Duration = Duration::from_secs(1);
 
 /// What those hear who are too many.
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
@@ -70,9 +73,9 @@ pub(super) async fn serve<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let open = Open::default();
+    let (open, refused) = (Open::default(), Open::default());
     loop {
-        let mut stream = match accept().await {
+        let stream = match accept().await {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(%error, "api: no connection accepted");
@@ -81,11 +84,13 @@ pub(super) async fn serve<S>(
             }
         };
         let Some(entered) = open.enter(max) else {
-            tokio::spawn(async move {
-                // Who is not even there to hear it has lost nothing.
-                let told = stream.write_all(TOO_MANY);
-                let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
-            });
+            // Beyond that nobody is even told.
+            if let Some(entered) = refused.enter(max) {
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(REFUSE_WITHIN, refuse(stream)).await;
+                    drop(entered);
+                });
+            }
             continue;
         };
         let router = router.clone();
@@ -94,6 +99,16 @@ pub(super) async fn serve<S>(
             drop(entered);
         });
     }
+}
+
+/// Says that there are too many, and hears the client out: what is closed with words unread is a
+/// broken connection to the other side.
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> std::io::Result<()> {
+    stream.write_all(TOO_MANY).await?;
+    stream.shutdown().await?;
+    let mut words = [0; 1_024];
+    while stream.read(&mut words).await? > 0 {}
+    Ok(())
 }
 
 async fn converse<S>(stream: S, router: Router)
