@@ -30,6 +30,12 @@ use crate::metrics;
 /// bytes.
 pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
 
+/// How much of a body that is too long is read and forgotten before the answer.
+const HEARD_OUT_BYTES_MAX: usize = 1 << 20;
+
+/// How long a client may take to send its body.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
+
 /// How long the supervisor may take to show the state. While it reloads, it does not: then the
 /// state from before is shown.
 const STATE_WITHIN: Duration = Duration::from_millis(500);
@@ -123,6 +129,10 @@ async fn bound(request: Request, next: Next) -> Response {
     let announced = request.headers().get(CONTENT_LENGTH);
     let bytes = announced.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if bytes.is_some_and(|bytes| bytes > BODY_BYTES_MAX as u64) {
+        // Heard out, as far as that is cheap: a client that is cut short may never read the answer.
+        let _ =
+            tokio::time::timeout(BODY_WITHIN, collect(request.into_body(), HEARD_OUT_BYTES_MAX))
+                .await;
         return too_long().into_response();
     }
     let within = match request.uri().path() {
@@ -260,13 +270,24 @@ async fn reload_asked(shared: Arc<Shared>, body: Body) -> Result<super::model::R
     reload.await.expect("a reload does not panic")
 }
 
-/// The whole body, if it is not too long.
+/// The whole body, if it is not too long and comes in time.
 async fn read(body: Body) -> Result<Bytes, Refusal> {
-    match Limited::new(body, BODY_BYTES_MAX).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_long()),
-        Err(error) => Err(Refusal::bad(format!("the body broke off: {error}"))),
+    match tokio::time::timeout(BODY_WITHIN, collect(body, BODY_BYTES_MAX)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
+        Ok(Err(error)) => Err(Refusal::bad(format!("the body broke off: {error}"))),
+        Err(_) => {
+            let error = format!("no body within {} s", BODY_WITHIN.as_secs());
+            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, error))
+        }
     }
+}
+
+async fn collect(
+    body: Body,
+    bytes_max: usize,
+) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(Limited::new(body, bytes_max).collect().await?.to_bytes())
 }
 
 fn parse_reload(body: &[u8]) -> Result<ReloadRequest, Refusal> {
