@@ -45,6 +45,8 @@ pub struct LinkSettings {
     pub queue_len: Option<u32>,
     /// Takes it up.
     pub up: bool,
+    /// Takes it down.
+    pub down: bool,
 }
 
 impl fmt::Display for LinkSettings {
@@ -59,7 +61,8 @@ impl fmt::Display for LinkSettings {
         if let Some(queue_len) = self.queue_len {
             write!(f, ", queue of {queue_len}")?;
         }
-        f.write_str(if self.up { ", up" } else { "" })
+        f.write_str(if self.up { ", up" } else { "" })?;
+        f.write_str(if self.down { ", down" } else { "" })
     }
 }
 
@@ -142,6 +145,9 @@ impl Netlink {
         }
         if settings.up {
             message = message.up();
+        }
+        if settings.down {
+            message = message.down();
         }
         let request = self.handle.link().set(message.build());
         let result = self.runtime.block_on(request.execute());

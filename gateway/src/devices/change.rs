@@ -5,7 +5,7 @@
 //! refuses then is told as a problem and the rest is done. The one hard constraint: the journal
 //! knows of a thing before it is made and until it is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use engine::PortId;
 
 use super::make::{self, Made, Maker, Task};
 use super::place::{self, Opened, Opening, Places};
-use super::plan::{DeviceKey, Plan, Wanted};
+use super::plan::{DeviceKey, Plan};
 use super::record::{self, DeviceRecord, NamespaceRecord, alias_of, device_key, namespace_key};
 use super::{Device, Devices, Seen};
 use crate::error::{Error, Place};
@@ -32,6 +32,8 @@ pub struct Change {
     /// Places that were opened for it.
     places: Places,
     namespaces: BTreeMap<PathBuf, NamespaceRecord>,
+    /// New devices whose routes wait for others to give theirs up.
+    late: BTreeSet<DeviceKey>,
     /// What the journal says about devices since it was prepared.
     journaled: BTreeMap<DeviceKey, DeviceRecord>,
     /// What is undone when it is dropped.
@@ -146,16 +148,22 @@ impl Devices {
             made: Vec::new(),
             places: Places::new(),
             namespaces: BTreeMap::new(),
+            late: BTreeSet::new(),
             journaled: BTreeMap::new(),
             undo: Leftovers::new(&self.store, &self.id),
             plan,
         };
         let mut tasks: BTreeMap<Option<PathBuf>, Vec<Task>> = BTreeMap::new();
+        let changing = self.changing_places(&change.plan);
         for (key, wanted) in &change.plan.devices {
             if !self.devices.get(key).is_some_and(|device| device.serves(wanted)) {
                 let (key, wanted) = (key.clone(), wanted.clone());
                 let before = self.journaled.get(&key).cloned();
-                let task = Task { key, wanted, before };
+                let routes_are_late = changing.contains(&key.place);
+                if routes_are_late {
+                    change.late.insert(key.clone());
+                }
+                let task = Task { key, wanted, before, routes_are_late };
                 tasks.entry(task.key.place.clone()).or_default().push(task);
             }
         }
@@ -297,7 +305,7 @@ impl Devices {
                 let_go.push(before.wanted.port);
             }
         }
-        self.alter(&plan, &mut changed.problems);
+        self.alter(&plan, &change.late, &mut changed.problems);
         let unwanted = |key: &DeviceKey| !plan.devices.contains_key(key);
         let gone: Vec<DeviceKey> =
             self.devices.keys().filter(|key| unwanted(key)).cloned().collect();
@@ -317,56 +325,6 @@ impl Devices {
         self.plan = plan;
         self.follow_missing();
         changed
-    }
-
-    /// Changes devices in place whose settings are others now.
-    fn alter(&mut self, plan: &Plan, problems: &mut Vec<String>) {
-        let mut jobs: Vec<(DeviceKey, Arc<Opened>, Wanted, DeviceRecord)> = Vec::new();
-        for (key, wanted) in &plan.devices {
-            let Some(device) = self.devices.get_mut(key) else { continue };
-            let differs = !device.wanted.is_set_as(wanted);
-            if device.wanted.mtu != wanted.mtu {
-                device.mtu = None;
-            }
-            device.wanted = wanted.clone();
-            let before = self.journaled.get(key);
-            if let (true, Some(place), Some(before)) =
-                (differs, self.places.get(&key.place), before)
-            {
-                jobs.push((key.clone(), place.clone(), wanted.clone(), before.clone()));
-            }
-        }
-        self.journal_alterations(&jobs, true, problems);
-        let id = &self.id;
-        let work =
-            |(key, place, wanted, before): &(DeviceKey, Arc<Opened>, Wanted, DeviceRecord)| {
-                let netlink = Netlink::open_here(Place(place.path.clone()))?;
-                make::alter(&netlink, &alias_of(id, &key.interface), wanted, before)
-            };
-        for result in netns::in_each(&jobs, |(_, place, ..)| place.entrance(), work) {
-            if let Err(error) = result {
-                problems.push(error.to_string());
-            }
-        }
-        self.journal_alterations(&jobs, false, problems);
-    }
-
-    /// Notes what devices may have on them while they are changed, and what they have afterwards.
-    fn journal_alterations(
-        &mut self,
-        jobs: &[(DeviceKey, Arc<Opened>, Wanted, DeviceRecord)],
-        is_before: bool,
-        problems: &mut Vec<String>,
-    ) {
-        let mut changes = Changes::new();
-        for (key, _, wanted, before) in jobs {
-            let record = DeviceRecord::of(key, wanted, is_before.then_some(before));
-            changes.put(device_key(key), &record);
-            self.journaled.insert(key.clone(), record);
-        }
-        if let Err(error) = self.store.commit(changes) {
-            problems.push(error.to_string());
-        }
     }
 
     /// Lets go of namespaces in which nothing is left to do.

@@ -6,8 +6,11 @@
 //! a killed run had done; what others set is left.
 
 use std::io;
+use std::net::IpAddr;
 
 use drivers::{LinkState, Tap, TapQueue};
+use engine::MacAddress;
+use ipnet::IpNet;
 
 use super::place::Opened;
 use super::plan::{DeviceKey, Wanted};
@@ -44,6 +47,8 @@ pub(super) struct Task {
     pub(super) wanted: Wanted,
     /// What the journal says about it.
     pub(super) before: Option<DeviceRecord>,
+    /// True: another device has them until the commit.
+    pub(super) routes_are_late: bool,
 }
 
 /// What all devices have in common.
@@ -112,7 +117,7 @@ impl Maker<'_> {
             for &address in &task.wanted.addresses {
                 netlink.add_address(device, address)?;
             }
-            for &(to, via) in &task.wanted.routes {
+            for &(to, via) in task.wanted.routes.iter().filter(|_| !task.routes_are_late) {
                 netlink.add_route(device, to, Some(via))?;
             }
             netlink.link_index(device)
@@ -156,18 +161,16 @@ fn refused(task: &Task, source: drivers::DriverError) -> Error {
     Error::Device { place: Place(task.key.place.clone()), source }
 }
 
-/// Sets what can be changed while packets flow, on the device that has this alias.
+/// Sets what can be changed while packets flow. `mac` is the MAC address that it has.
 pub(super) fn alter(
     netlink: &Netlink,
-    alias: &str,
+    device: &str,
     wanted: &Wanted,
     before: &DeviceRecord,
+    mac: Option<MacAddress>,
 ) -> Result<(), Error> {
-    let links = netlink.links()?;
-    let ours = links.iter().find(|link| link.alias.as_deref() == Some(alias));
-    let device = ours.map_or(before.interface.as_str(), |link| &link.name);
     // Set again, it would make the kernel forget the link's neighbours.
-    let mac = Some(wanted.mac).filter(|_| ours.is_none_or(|link| link.mac != Some(wanted.mac)));
+    let mac = Some(wanted.mac).filter(|_| mac != Some(wanted.mac));
     let mtu = Some(wanted.mtu);
     netlink.set_link(device, LinkSettings { mac, mtu, ..LinkSettings::default() })?;
     set_addresses(netlink, device, wanted, Some(before))
@@ -181,22 +184,42 @@ fn set_addresses(
     before: Option<&DeviceRecord>,
 ) -> Result<(), Error> {
     netlink.set_link(device, LinkSettings { up: true, ..LinkSettings::default() })?;
-    let present = netlink.addresses(device)?;
-    for &(to, via) in before.into_iter().flat_map(|before| &before.routes) {
-        if !wanted.routes.contains(&(to, via)) {
-            netlink.remove_route(device, to, Some(via))?;
-        }
+    if let Some(before) = before {
+        remove_routes(netlink, device, &wanted.routes, before)?;
     }
-    for &address in &wanted.addresses {
-        if !present.contains(&address) {
-            netlink.add_address(device, address)?;
-        }
-    }
+    let mut expected = netlink.addresses(device)?;
     for &address in before.into_iter().flat_map(|before| &before.addresses) {
-        if !wanted.addresses.contains(&address) && present.contains(&address) {
+        if !wanted.addresses.contains(&address) && expected.contains(&address) {
             netlink.remove_address(device, address)?;
+            expected.retain(|other| *other != address);
         }
     }
+    // The kernel takes all addresses of a subnet away with the first one, others' too.
+    let present = netlink.addresses(device)?;
+    expected.extend(wanted.addresses.iter().filter(|address| !present.contains(address)));
+    expected.sort();
+    expected.dedup();
+    for address in expected.into_iter().filter(|address| !present.contains(address)) {
+        netlink.add_address(device, address)?;
+    }
+    add_routes(netlink, device, wanted)
+}
+
+/// Takes away the routes that we may have set and that are not in `wanted`.
+pub(super) fn remove_routes(
+    netlink: &Netlink,
+    device: &str,
+    wanted: &[(IpNet, IpAddr)],
+    before: &DeviceRecord,
+) -> Result<(), Error> {
+    for &(to, via) in before.routes.iter().filter(|route| !wanted.contains(route)) {
+        netlink.remove_route(device, to, Some(via))?;
+    }
+    Ok(())
+}
+
+/// Sets the routes that are wanted and not there.
+pub(super) fn add_routes(netlink: &Netlink, device: &str, wanted: &Wanted) -> Result<(), Error> {
     for &(to, via) in &wanted.routes {
         netlink.ensure_route(device, to, Some(via))?;
     }

@@ -13,6 +13,7 @@
 //! The one hard constraint: whatever moment a kill comes at, the next start finds everything and
 //! no more than that. `change` has the order that it follows from.
 
+mod alter;
 mod change;
 mod follow;
 mod make;
