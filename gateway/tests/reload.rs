@@ -7,10 +7,13 @@
 mod common;
 
 use std::net::IpAddr;
+use std::path::Path;
+use std::time::Instant;
 
 use gateway::traffic::{ANSWER_WITHIN, SILENCE, echo_tcp, echo_udp, ping};
 use rustix::process::Signal;
 
+use common::load::{Flows, Stream, device_counts};
 use common::{Daemon, Scratch};
 
 const CONFIG: &str = r#"
@@ -100,6 +103,99 @@ fn a_watched_file_is_taken_over_when_it_is_right_and_refused_when_it_is_wrong() 
     let (listening, published) =
         ((address("10.1.0.10"), 53).into(), (address("192.0.2.10"), 53).into());
     echo_udp((&web, listening), (&outside, published), &[1, 1400]).unwrap();
+    assert!(daemon.terminate().success(), "{:?}", daemon.log);
+    assert_eq!(scratch.namespaces_left(), [""; 0]);
+}
+
+/// How often the daemon reloads under traffic. The full proof is `RELOADS=1000`.
+fn reload_count() -> usize {
+    match std::env::var("RELOADS") {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("RELOADS is not a number: {text}")),
+        Err(_) => 40,
+    }
+}
+
+/// Sum of a metric over all its labels that `takes` takes.
+fn metric(text: &str, name: &str, takes: impl Fn(&str) -> bool) -> u64 {
+    let of = |line: &str| -> Option<u64> {
+        let rest = line.strip_prefix(name)?;
+        let is_whole = rest.starts_with(['{', ' ']);
+        let (_, value) = rest.rsplit_once(' ')?;
+        (is_whole && takes(rest)).then(|| value.parse().unwrap())
+    };
+    text.lines().filter_map(of).sum()
+}
+
+/// What a device in a namespace sent the gateway has received, and the other way round.
+fn assert_nothing_lost_between(scratch: &Scratch, path: &Path, device: &str, port: &str) {
+    let until = Instant::now() + ANSWER_WITHIN;
+    loop {
+        let (received, sent, dropped) = device_counts(path, device);
+        let text = scratch.metrics();
+        let of = |name| metric(&text, name, |labels| labels.contains(&format!("port=\"{port}\"")));
+        let ours = (of("portolan_port_tx_packets_total"), of("portolan_port_rx_packets_total"), 0);
+        if ours == (received, sent, dropped) {
+            return;
+        }
+        // A packet may have come between the two looks.
+        assert!(Instant::now() < until, "{port}: {ours:?}, {:?}", (received, sent, dropped));
+    }
+}
+
+#[test]
+fn reloads_under_traffic_lose_no_packet_and_end_no_flow() {
+    const FLOWS: usize = 10_000;
+    let scratch = Scratch::new("load");
+    let base = format!(
+        "{CONFIG}publish = [\"5001:5001\"]\n[endpoint.app]\n\
+         attach = {{ netns = \"PREFIXapp\", create = true }}\n\
+         network = [{{ name = \"front\", ip = \"10.1.0.20\" }}]\n"
+    );
+    let network = "[network.back]\nsubnet = \"10.2.0.0/24\"\n";
+    let published = base.replace("\"5001:5001\"", "\"5001:5001\", \"6000-6099:6000-6099/udp\"");
+    let configs = [format!("{base}{SECOND}"), published, format!("{base}{network}"), base.clone()];
+    let mut daemon = Daemon::start(&scratch.config(&base));
+    daemon.wait_ready();
+    let [outside, web, app] = ["outside", "web", "app"].map(|name| scratch.path(name));
+    let (listening, published) = ("10.1.0.10:5001", "192.0.2.10:5001");
+    let stream =
+        Stream::start(&outside, published.parse().unwrap(), &web, listening.parse().unwrap());
+    // Packets that wait for a neighbour are few; these resolve all that are needed.
+    ping(&app, address("192.0.2.1"), ANSWER_WITHIN).unwrap();
+    ping(&web, address("192.0.2.1"), ANSWER_WITHIN).unwrap();
+    let beyond = "192.0.2.1:9000".parse().unwrap();
+    let flows = Flows::start(FLOWS, &app, beyond, &outside, beyond);
+    let started = Instant::now();
+    for round in 0..reload_count() {
+        scratch.config(&configs[round % configs.len()]);
+        daemon.signal(Signal::HUP);
+        daemon.wait_for("reloaded", |line| {
+            assert!(!line.contains("refused"), "{line}");
+            line.contains("reloaded")
+        });
+    }
+    let elapsed = started.elapsed();
+    let (flows, stream) = (flows.finish(), stream.finish());
+    println!("{} reloads in {elapsed:?}: {flows:?}, {stream:?}", reload_count());
+    let text = scratch.metrics();
+    let drops = metric(&text, "portolan_dropped_packets_total", |labels| {
+        // Nobody listens to what the kernels of the namespaces say of themselves, the one whose
+        // endpoint has just been removed included.
+        let chatter = ["local_unhandled", "neighbour_unhandled", "not_for_us", "not_routable"];
+        let mut chatter = chatter.iter().chain(&["no_receiver", "port_gone"]);
+        !chatter.any(|reason| labels.contains(reason))
+    });
+    println!(
+        "revalidated: {}, expired: {}",
+        metric(&text, "portolan_worker_revalidated_flows_total", |_| true),
+        metric(&text, "portolan_worker_expired_flows_total", |_| true)
+    );
+    assert_eq!((flows.lost, drops), (0, 0), "{flows:?} {stream:?}\n{text}");
+    for (path, device, port) in
+        [(&outside, "wan0", "wan"), (&web, "eth0", "web/front"), (&app, "eth0", "app/front")]
+    {
+        assert_nothing_lost_between(&scratch, path, device, port);
+    }
     assert!(daemon.terminate().success(), "{:?}", daemon.log);
     assert_eq!(scratch.namespaces_left(), [""; 0]);
 }

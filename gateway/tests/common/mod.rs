@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use std::io::{BufRead, BufReader};
+pub(crate) mod load;
+
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -147,6 +149,17 @@ impl Scratch {
     /// Where the daemon's API is.
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("run/api.sock")
+    }
+
+    /// The daemon's metrics as text.
+    pub(crate) fn metrics(&self) -> String {
+        let mut stream = std::os::unix::net::UnixStream::connect(self.socket()).unwrap();
+        let request = "GET /metrics HTTP/1.1\r\nHost: portolan\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        answer
     }
 
     pub(crate) fn name(&self, name: &str) -> String {
