@@ -16,6 +16,7 @@ use config::{Config, Diagnostic};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use engine::{PortId, Tables};
 
+use crate::devices::LiveDevices;
 use crate::view::Link;
 
 /// What the supervisor is asked.
@@ -42,6 +43,8 @@ pub struct StateView {
     pub started_at: SystemTime,
     /// When it started, to measure how long it has run.
     pub started: Instant,
+    /// Devices as they are, whatever the config says.
+    pub devices: LiveDevices,
     /// Ports whose device is gone.
     pub ports_down: BTreeSet<PortId>,
     /// Reloads that changed something, that changed nothing, and that were refused.

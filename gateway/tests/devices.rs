@@ -10,6 +10,7 @@ mod common;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use gateway::netlink::{LinkSettings, Netlink};
@@ -18,7 +19,7 @@ use gateway::traffic::{ANSWER_WITHIN, SILENCE, echo_udp, ping};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 
-use common::{Daemon, Scratch};
+use common::{Daemon, PROGRAM, Scratch};
 
 const CONFIG: &str = r#"
 [gateway]
@@ -78,6 +79,14 @@ impl World {
         self.daemon.wait_for(why, |line| line.contains(why));
     }
 
+    /// What `portolan show ports` prints.
+    fn shown_ports(&self) -> String {
+        let mut command = Command::new(PROGRAM);
+        let socket = self.scratch.socket();
+        let output = command.args(["show", "ports", "--socket"]).arg(socket).output().unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    }
+
     fn assert_talks(&self, from: &str, to: &str) {
         let path = self.scratch.path(from);
         wait_for("an answer", || ping(&path, address(to), ANSWER_WITHIN).ok());
@@ -128,6 +137,11 @@ fn links_taken_down_renamed_or_resized_by_others_are_followed() {
     let down = LinkSettings { down: true, ..LinkSettings::default() };
     third.set_link("lan0", down).unwrap();
     world.daemon.wait_for("down", |line| line.contains("link down") && line.contains("third"));
+    let shown = world.shown_ports();
+    let third_port = shown.lines().find(|line| line.starts_with("third/front")).unwrap();
+    for part in ["link down", "lan0", "9000"] {
+        assert!(third_port.contains(part), "{part} is not in {shown}");
+    }
     third.set_link("lan0", LinkSettings { up: true, ..LinkSettings::default() }).unwrap();
     world.daemon.wait_for("up", |line| line.contains("link up") && line.contains("third"));
     world.assert_talks("web", "10.1.0.12");

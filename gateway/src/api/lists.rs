@@ -138,20 +138,27 @@ pub(crate) fn behind_ports(config: &Config) -> Vec<Behind<'_>> {
 
 /// All ports.
 pub(super) fn ports(state: &StateView, query: &Query) -> Result<Page<model::Port>, Refusal> {
+    let live = state.devices.by_port();
     query.page(state.tables.generation, &behind_ports(&state.config), |behind| {
         let port = behind.port();
         let (name, up, traffic) =
             (port_name(state, port), is_up(state, port), sums::of_port(state, port));
+        let seen = live.get(&port);
+        let link_up = seen.is_some_and(|seen| seen.is_up);
+        // Others may have given it another name or size.
+        let name_or = |wanted: &str| seen.map_or(wanted, |seen| &seen.name).to_owned();
+        let mtu_or = |wanted| seen.and_then(|seen| seen.mtu.try_into().ok()).unwrap_or(wanted);
         match behind {
             Behind::Uplink(uplink) => model::Port {
                 name,
                 kind: "uplink".to_owned(),
                 endpoint: None,
                 network: None,
-                device: uplink.interface.as_str().to_owned(),
+                device: name_or(uplink.interface.as_str()),
                 netns: uplink.netns.as_ref().map(|netns| netns.as_str().to_owned()),
                 up,
-                mtu_bytes: uplink.mtu,
+                link_up,
+                mtu_bytes: mtu_or(uplink.mtu),
                 traffic,
             },
             Behind::Endpoint(endpoint, attachment) => model::Port {
@@ -159,10 +166,11 @@ pub(super) fn ports(state: &StateView, query: &Query) -> Result<Page<model::Port
                 kind: "endpoint".to_owned(),
                 endpoint: Some(endpoint.name.clone()),
                 network: Some(attachment.network.clone()),
-                device: attachment.interface.as_str().to_owned(),
+                device: name_or(attachment.interface.as_str()),
                 netns: netns_of(endpoint),
                 up,
-                mtu_bytes: attachment.mtu,
+                link_up,
+                mtu_bytes: mtu_or(attachment.mtu),
                 traffic,
             },
         }

@@ -215,6 +215,8 @@ pub struct Port {
     pub netns: Option<String>,
     /// False: the device is gone.
     pub up: bool,
+    /// False: the device is taken down where it is.
+    pub link_up: bool,
     /// Largest IP packet.
     pub mtu_bytes: u16,
     /// What went through.

@@ -52,11 +52,27 @@ pub enum DeviceEvent {
 
 /// A device, as it was last seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) port: PortId,
-    pub(super) name: String,
-    pub(super) mtu: u32,
-    pub(super) is_up: bool,
+pub struct Seen {
+    /// Its port in the tables.
+    pub port: PortId,
+    /// What it is called where it is.
+    pub name: String,
+    /// Largest IP packet, in bytes.
+    pub mtu: u32,
+    /// True if it is up, as an administrator says.
+    pub is_up: bool,
+}
+
+/// Devices as they are. Cheap to clone; it is read when it is asked.
+#[derive(Clone, Debug)]
+pub struct LiveDevices(Arc<Mutex<Watched>>);
+
+impl LiveDevices {
+    /// All devices that are there, by their ports.
+    pub fn by_port(&self) -> HashMap<PortId, Seen> {
+        let watched = lock(&self.0);
+        watched.devices.values().map(|seen| (seen.port, seen.clone())).collect()
+    }
 }
 
 /// What tells the file that a path leads to.
@@ -110,6 +126,11 @@ impl Follower {
         &self.events
     }
 
+    /// What was seen last of all devices.
+    pub(super) fn live(&self) -> LiveDevices {
+        LiveDevices(self.watched.clone())
+    }
+
     /// From now on follows a namespace.
     pub(super) fn add_place(&self, path: Option<&Path>, file: &File) -> Result<(), Error> {
         let failed = |source| Error::Device { place: Place(path.map(Path::to_owned)), source };
@@ -151,11 +172,6 @@ impl Follower {
     /// Follows a device no more.
     pub(super) fn remove_device(&self, place: &Option<PathBuf>, index: u32) {
         lock(&self.watched).devices.remove(&(place.clone(), index));
-    }
-
-    /// A device as it was last seen.
-    pub(super) fn seen(&self, place: &Option<PathBuf>, index: u32) -> Option<Seen> {
-        lock(&self.watched).devices.get(&(place.clone(), index)).cloned()
     }
 
     /// Compares with all links of a namespace, of which changes may have been missed.

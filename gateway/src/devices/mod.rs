@@ -36,8 +36,8 @@ use crate::netns;
 use crate::store::Store;
 
 pub use change::{Change, Changed, Leftovers};
-pub use follow::DeviceEvent;
-use follow::{Follower, Seen};
+use follow::Follower;
+pub use follow::{DeviceEvent, LiveDevices, Seen};
 use place::{Opened, Places};
 use plan::{DeviceKey, Plan, Wanted};
 use record::{DeviceRecord, Found, Journaled, NamespaceRecord};
@@ -68,23 +68,6 @@ struct Device {
     index: Option<u32>,
     /// Others gave it this MTU, in bytes.
     mtu: Option<u16>,
-}
-
-/// A device, as it is shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceView {
-    /// Its port in the tables.
-    pub port: PortId,
-    /// Where it is.
-    pub place: Place,
-    /// What it is called there now.
-    pub name: String,
-    /// Largest IP packet, in bytes.
-    pub mtu: u32,
-    /// True if it is up, as an administrator says.
-    pub is_up: bool,
-    /// False: it was deleted, or its namespace is gone.
-    pub is_there: bool,
 }
 
 impl Device {
@@ -176,23 +159,9 @@ impl Devices {
         self.follower.events()
     }
 
-    /// All devices as they are now.
-    pub fn view(&self) -> Vec<DeviceView> {
-        let view = |(key, wanted): (&DeviceKey, &Wanted)| {
-            let device = self.devices.get(key);
-            let index = device.and_then(|device| device.index);
-            let seen = index.and_then(|index| self.follower.seen(&key.place, index));
-            let wanted_name = || key.interface.clone();
-            DeviceView {
-                port: wanted.port,
-                place: Place(key.place.clone()),
-                is_there: seen.is_some(),
-                is_up: seen.as_ref().is_some_and(|seen| seen.is_up),
-                mtu: seen.as_ref().map_or(wanted.mtu.into(), |seen| seen.mtu),
-                name: seen.map_or_else(wanted_name, |seen| seen.name),
-            }
-        };
-        self.plan.devices.iter().map(view).collect()
+    /// Devices as they are, for whoever shows them.
+    pub fn live(&self) -> LiveDevices {
+        self.follower.live()
     }
 
     /// Takes an event. What is to be done with the workers comes back; ports that are down then

@@ -200,7 +200,8 @@ const PORTS: &[&str] = &[
 
 fn port(port: Port) -> Vec<String> {
     let netns = or_dash(port.netns);
-    let mut row = vec![port.name, state(port.up), port.device, netns, port.mtu_bytes.to_string()];
+    let state = if port.up && !port.link_up { "link down".to_owned() } else { state(port.up) };
+    let mut row = vec![port.name, state, port.device, netns, port.mtu_bytes.to_string()];
     row.extend(traffic(port.traffic));
     row
 }

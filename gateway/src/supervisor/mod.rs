@@ -149,6 +149,7 @@ impl Gateway {
             source: self.source.clone(),
             started_at: self.started_at,
             started: self.started,
+            devices: self.devices.live(),
             ports_down: self.ports_down.clone(),
             reloads: self.reloads,
         }
