@@ -4,8 +4,8 @@
 //! never gives an address twice, and none outside of its range. It keeps nothing across starts:
 //! that is what `leases` is for.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -65,8 +65,11 @@ pub(crate) struct Pool<H> {
     /// Last address of the range that can be given.
     last: u128,
     taken: HashMap<u128, H>,
-    /// Not to be given for now, but not held by anybody either.
-    resting: HashSet<u128>,
+    /// To be given last: not held by anybody, with the moment until which each rests.
+    resting: HashMap<u128, u64>,
+    /// Those of them that can be given, the one that has rested longest at the end; worked out
+    /// when everything else is taken.
+    spare: Option<Vec<u128>>,
     /// Never to be given, but free to be reserved: first and last number, in order, apart.
     withheld: Vec<(u128, u128)>,
 }
@@ -82,7 +85,8 @@ impl<H> Pool<H> {
             next: Some(first),
             last: number(last).min(number(range.broadcast())),
             taken: HashMap::new(),
-            resting: HashSet::new(),
+            resting: HashMap::new(),
+            spare: None,
             withheld: Vec::new(),
         }
     }
@@ -125,14 +129,32 @@ impl<H> Pool<H> {
         (last >= number).then_some(last)
     }
 
-    /// Keeps an address from being given as the lowest free one.
-    pub(crate) fn rest(&mut self, address: IpAddr) {
-        self.resting.insert(number(address));
+    /// Keeps an address from being given as the lowest free one, until a moment.
+    pub(crate) fn rest(&mut self, address: IpAddr, until: u64) {
+        self.resting.insert(number(address), until);
     }
 
-    /// How many addresses rest that could be given otherwise.
-    pub(crate) fn resting_count(&self) -> usize {
-        self.resting.iter().filter(|number| !self.taken.contains_key(number)).count()
+    /// Takes the address that has rested longest, for when no other is left.
+    pub(crate) fn take_resting(&mut self, holder: H) -> Option<IpAddr> {
+        let mut spare = self.spare.take().unwrap_or_else(|| {
+            let range = self.first..=self.last;
+            let fits =
+                |number: u128| range.contains(&number) && self.withheld_until(number).is_none();
+            let all = self.resting.iter().filter(|(number, _)| fits(**number));
+            let mut all: Vec<(u64, u128)> = all.map(|(number, until)| (*until, *number)).collect();
+            all.sort_unstable_by(|a, b| b.cmp(a));
+            all.into_iter().map(|(_, number)| number).collect()
+        });
+        let mut found = None;
+        while let Some(number) = spare.pop() {
+            if let Entry::Vacant(entry) = self.taken.entry(number) {
+                entry.insert(holder);
+                found = Some(address(number, matches!(self.prefix, IpNet::V6(_))));
+                break;
+            }
+        }
+        self.spare = Some(spare);
+        found
     }
 
     /// Takes this address if it could have been allocated and nobody holds it.
@@ -161,7 +183,7 @@ impl<H> Pool<H> {
                 continue;
             }
             self.next = candidate.checked_add(1);
-            if self.resting.contains(&candidate) {
+            if self.resting.contains_key(&candidate) {
                 continue;
             }
             if let Entry::Vacant(entry) = self.taken.entry(candidate) {
@@ -224,6 +246,24 @@ mod tests {
         whole.withhold(&[net("0.0.0.0/0")]);
         assert_eq!(whole.take_lowest(()), None::<IpAddr>);
         assert_eq!(whole.take_lowest(()), None);
+    }
+
+    #[test]
+    fn what_rests_is_given_last_and_the_longest_rested_first() {
+        let of = |text: &str| text.parse::<IpAddr>().unwrap();
+        let mut pool = Pool::new(net("10.1.0.0/29"), net("10.1.0.0/29"));
+        pool.withhold(&[net("10.1.0.4/32")]);
+        for (address, until) in [("10.1.0.1", 30), ("10.1.0.2", 20), ("10.1.0.3", 10)] {
+            pool.rest(of(address), until);
+        }
+        pool.rest(of("10.1.0.4"), 0);
+        assert!(pool.take(of("10.1.0.2"), "its holder"));
+        assert_eq!(pool.take_lowest("a"), Some(of("10.1.0.5")));
+        assert_eq!(pool.take_lowest("b"), Some(of("10.1.0.6")));
+        assert_eq!(pool.take_lowest("c"), None);
+        assert_eq!(pool.take_resting("c"), Some(of("10.1.0.3")));
+        assert_eq!(pool.take_resting("d"), Some(of("10.1.0.1")));
+        assert_eq!(pool.take_resting("e"), None);
     }
 
     proptest! {

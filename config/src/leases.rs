@@ -55,7 +55,8 @@ impl Lease {
     }
 }
 
-/// An address that rests: it is given to nobody but the endpoint that had it.
+/// An address that rests: it is given to nobody but the endpoint that had it, unless the network
+/// has no other left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Released {
     /// The address.

@@ -187,8 +187,8 @@ pub(crate) struct Network {
     /// Addresses of stations that are no endpoints, by name: no endpoint has one of them.
     #[schemars(extend("default" = {}))]
     pub(crate) aux_addresses: Field<Named<Address>>,
-    /// How long a released address is given to no other endpoint, up to 7 days. "0s": it is free
-    /// at once.
+    /// How long a released address is given to no other endpoint, unless there is no other address,
+    /// up to 7 days. "0s": it is free at once.
     #[schemars(extend("default" = "0s", "x-maximum" = written(QUARANTINE_MAX)))]
     pub(crate) quarantine: Field<Period>,
     /// True: no way out and no publishing.

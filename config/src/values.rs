@@ -192,7 +192,12 @@ impl<'de> Deserialize<'de> for PortRange {
             expected: "a range of ports, such as \"32768-65535\"",
             parse: |text| {
                 let (min, max) = text.split_once('-')?;
-                let (min, max) = (min.parse().ok()?, max.parse().ok()?);
+                // A sign is a number to Rust, and no port to anybody.
+                let port = |text: &str| {
+                    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+                    is_plain.then(|| text.parse().ok()).flatten()
+                };
+                let (min, max) = (port(min)?, port(max)?);
                 (min <= max).then_some(PortRange { min, max })
             },
         })

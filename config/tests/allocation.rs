@@ -170,18 +170,23 @@ fn short_subnets_are_filled_to_the_last_address() {
 }
 
 #[test]
-fn an_exhausted_network_says_what_rests() {
+fn an_address_that_rests_is_given_when_there_is_no_other() {
     let small = "[network.n]\nsubnet = \"10.1.0.0/30\"\nquarantine = \"1h\"\n";
     let mut leases = Leases::default();
     leases.follow(&fresh(&format!("{small}{}", members("n", &[("a", "")]))), UNIX_EPOCH);
     let other = format!("{small}{}", members("n", &[("b", "")]));
-    let expected = "x.toml:6:1: endpoint.b.network[0]: network n has no free address left in \
-                    10.1.0.0/301 were released and rest, see its key quarantine";
-    assert_eq!(refused(&other, &leases), [expected]);
+    let expected = "x.toml:6:1: warning: endpoint.b.network[0]: 10.1.0.2 is given to endpoint b \
+                    while it rests: network n has no other";
+    assert_eq!(warnings(&parse(&other, &leases)), [expected]);
     leases.follow(&fresh(small), UNIX_EPOCH);
-    assert_eq!(refused(&other, &leases), [expected]);
+    let config = parse(&other, &leases);
+    assert_eq!((ip(&config, "b"), warnings(&config)), ("10.1.0.2".into(), vec![expected.into()]));
     leases.expire(UNIX_EPOCH + Duration::from_secs(3_600));
-    assert_eq!(ip(&parse(&other, &leases), "b"), "10.1.0.2");
+    assert_eq!(warnings(&parse(&other, &leases)), [""; 0]);
+    let both = format!("{small}{}", members("n", &[("a", ""), ("b", "")]));
+    let expected = "x.toml:11:1: endpoint.b.network[0]: network n has no free address left in \
+                    10.1.0.0/30";
+    assert_eq!(refused(&both, &leases), [expected]);
 }
 
 #[test]
@@ -353,10 +358,22 @@ proptest! {
 
     #[test]
     fn no_lease_makes_a_good_file_refused(
-        addresses in prop::collection::vec((0u8..16, any::<bool>()), 0..8),
+        addresses in prop::collection::vec((0u8..16, any::<bool>()), 0..24),
+        subnet in prop::sample::select(&["10.1.0.0/24", "10.1.0.0/29", "10.1.0.0/30"][..]),
+        mac_policy in prop::sample::select(&["derived", "random"][..]),
+        subnets in prop::collection::vec((0usize..3, 0usize..6), 0..8),
     ) {
-        let members = members("front", &[("a", ""), ("b", "")]);
-        let text = format!("{FRONT}quarantine = \"1s\"\n{members}");
+        // As many endpoints as there is room for in the smallest.
+        let endpoints = if subnet.ends_with("30") { &["a"][..] } else { &["a", "b"] };
+        let endpoints: Vec<(&str, &str)> = endpoints.iter().map(|name| (*name, "")).collect();
+        let text = format!(
+            "[gateway]\naddress_pools = [{{ base = \"10.9.0.0/23\", size = 24 }}]\n\
+             [network.p0]\nipv6 = true\n[network.p1]\n\
+             [network.p2]\nsubnet = \"10.8.0.0/24\"\nipv6 = true\n\
+             [network.front]\nsubnet = \"{subnet}\"\nquarantine = \"1s\"\n\
+             mac_policy = \"{mac_policy}\"\n{}",
+            members("front", &endpoints)
+        );
         let mut leases = Leases::default();
         for (index, (host, is_quarantined)) in addresses.iter().enumerate() {
             let address = format!("10.1.0.{host}");
@@ -375,7 +392,25 @@ proptest! {
                 });
             }
         }
+        const SUBNETS: [&str; 6] = [
+            "10.9.0.0/24", "10.9.1.0/24", "10.9.1.0/25", "10.1.0.0/24", "fd00:7::/64",
+            "10.8.0.0/24",
+        ];
+        for (network, subnet) in subnets {
+            let leased = leases.subnets.entry(format!("p{network}")).or_default();
+            leased.push(SUBNETS[subnet].parse().unwrap());
+        }
         let config = parse(&text, &leases);
-        prop_assert_ne!(ip(&config, "a"), ip(&config, "b"));
+        let all = config.networks.iter().flat_map(|network| network.subnets.iter());
+        let all: Vec<ipnet::IpNet> = all.map(|subnet| subnet.prefix).collect();
+        for (index, one) in all.iter().enumerate() {
+            let mut others = all[..index].iter();
+            prop_assert!(others.all(|other| !one.contains(other) && !other.contains(one)));
+        }
+        if let Some(b) = config.endpoint("b") {
+            let a = &config.endpoint("a").unwrap().attachments[0];
+            prop_assert_ne!((a.ipv4, a.mac), (b.attachments[0].ipv4, b.attachments[0].mac));
+            prop_assert_ne!(a.ipv4, b.attachments[0].ipv4);
+        }
     }
 }

@@ -230,11 +230,11 @@ fn all_shared(a: &Tables, b: &Tables) -> bool {
 proptest! {
     #[test]
     fn mutated_configs_do_not_panic(
-        is_example in any::<bool>(),
+        base in prop::sample::select(&[EXAMPLE, MISTAKES, TERSE][..]),
         edits in prop::collection::vec(
             (any::<prop::sample::Index>(), 0usize..12, prop::sample::select(&PIECES[..])), 1..6),
     ) {
-        let mut text = if is_example { EXAMPLE } else { MISTAKES }.to_owned();
+        let mut text = base.to_owned();
         for (place, cut_bytes, piece) in edits {
             let mut from = place.index(text.len());
             while !text.is_char_boundary(from) {
@@ -251,11 +251,12 @@ proptest! {
 
     #[test]
     fn swapped_values_do_not_panic(
+        base in prop::sample::select(&[EXAMPLE, TERSE][..]),
         from in any::<prop::sample::Index>(),
         to in any::<prop::sample::Index>(),
     ) {
         // Whole values that are of the wrong type or make no sense where they stand.
-        let mut lines: Vec<String> = EXAMPLE.lines().map(str::to_owned).collect();
+        let mut lines: Vec<String> = base.lines().map(str::to_owned).collect();
         let with_value: Vec<usize> =
             (0..lines.len()).filter(|&index| lines[index].contains(" = ")).collect();
         let (from, to) = (with_value[from.index(with_value.len())],

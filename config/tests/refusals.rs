@@ -315,6 +315,21 @@ fn settings() {
 }
 
 #[test]
+fn numbers_with_a_sign_are_no_ports_and_no_mac_addresses() {
+    adding(
+        "[nat]\nports = \"+32768-65535\"\n",
+        &["x.toml:23:9: nat.ports: expected a range of ports, such as \"32768-65535\", found \
+           \"+32768-65535\""],
+    );
+    replacing(
+        "subnet = \"10.2.0.0/24\"",
+        "subnet = \"10.2.0.0/24\"\ngateway_mac = \"02:42:+1:00:00:01\"",
+        &["x.toml:10:15: network.back.gateway_mac: expected a MAC address, such as \
+           \"02:42:0a:01:00:0a\", found \"02:42:+1:00:00:01\""],
+    );
+}
+
+#[test]
 fn a_short_timeout_is_only_a_warning() {
     let text = format!("{BASE}[nat]\ntimeouts = {{ udp = \"30s\" }}\n");
     let config = Config::parse("x.toml", &text).unwrap();

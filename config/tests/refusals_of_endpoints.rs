@@ -234,6 +234,11 @@ fn networks_without_addresses_have_no_keys_of_bridges() {
         ],
     );
     adding(
+        "[endpoint.alone]\nattach = { netns = \"alone\", interface = \"eth0\" }\n\
+         [[endpoint.alone.network]]\nname = \"none\"\n",
+        &["x.toml:23:41: endpoint.alone.attach.interface: network none has no devices to name"],
+    );
+    adding(
         "[endpoint.x]\npublish = [\"80:\"]\n[[endpoint.x.network]]\nname = \"host\"\n",
         &["x.toml:23:12: endpoint.x.publish[0]: no port specified: 80:<empty>"],
     );

@@ -118,7 +118,11 @@ impl std::str::FromStr for MacAddress {
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut bytes {
-            let part = parts.next().filter(|part| part.len() == 2).ok_or(NotAMacAddress)?;
+            // A sign would be a number too.
+            let is_pair = |part: &&str| {
+                part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit())
+            };
+            let part = parts.next().filter(is_pair).ok_or(NotAMacAddress)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| NotAMacAddress)?;
         }
         if parts.next().is_some() {

@@ -1,7 +1,8 @@
 //! Text through the config.
 //!
 //! A text is refused with errors that print, or it compiles; and compiling the same config again
-//! changes nothing, so a reload of an unchanged file costs no flow.
+//! changes nothing, so a reload of an unchanged file costs no flow. Written out again with all that
+//! was left open, it is a config, and the same.
 
 use config::{Config, Severity};
 use engine::Tables;
@@ -13,6 +14,10 @@ pub fn run(text: &str) {
             let tables = config::compile(&config, None);
             let again = config::compile(&config, Some(&tables));
             assert_eq!(epochs(&tables), epochs(&again), "a reload of the same text changed a part");
+            let resolved = config.to_toml();
+            let again = Config::parse("resolved.toml", &resolved);
+            let again = again.unwrap_or_else(|found| panic!("{}", config::render(&found, false)));
+            assert_eq!(resolved, again.to_toml(), "a resolved config does not resolve to itself");
         }
         Err(diagnostics) => {
             let has_error = diagnostics.iter().any(|found| found.severity == Severity::Error);

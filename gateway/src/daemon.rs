@@ -1,4 +1,5 @@
-//! `portolan run`: one gateway in the foreground until SIGTERM or SIGINT; SIGHUP reloads its config.
+//! `portolan run`: one gateway in the foreground until SIGTERM or SIGINT; SIGHUP reloads its
+//! config.
 //!
 //! Prints `ready` alone on a line on stderr once packets flow, and tells systemd. The one hard
 //! constraint: signals are caught before anything is made, so that no moment exists in which one
@@ -46,6 +47,9 @@ pub fn run(path: &Path, text: &str, config: &Config) -> Result<(), Error> {
     let store = Arc::new(Store::open(&config.gateway.state)?);
     let listeners = Listeners::bind(&config.gateway)?;
     let config = &with_leases(path, text, &store)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     leases::promise(&store, &config.leases())?;
     let mut gateway = Gateway::start(config, store.clone())?;
     leases::follow(&store, config)?;

@@ -124,6 +124,15 @@ enum Format {
     Json,
 }
 
+impl From<Format> for check::Format {
+    fn from(format: Format) -> check::Format {
+        match format {
+            Format::Text => check::Format::Text,
+            Format::Json => check::Format::Json,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match dispatch(arguments) {
@@ -172,18 +181,12 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<bool> {
                 }
             };
             start_log(&filter, given.unwrap_or(config.gateway.log))?;
-            for warning in &config.warnings {
-                tracing::warn!("{warning}");
-            }
             daemon::run(&path, &text, &config)?;
             Ok(true)
         }
         Command::Check { files, format, resolved } => {
             ensure!(!resolved || files.len() == 1, "--resolved takes one file");
-            let format = match format {
-                Format::Text => check::Format::Text,
-                Format::Json => check::Format::Json,
-            };
+            let format = format.into();
             let options = check::Options { format, resolved, coloured: is_coloured() };
             Ok(check::run(&files, options, &mut out, &mut errors)?)
         }

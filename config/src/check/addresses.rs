@@ -136,12 +136,14 @@ impl<'n> Addresses<'n> {
                 continue;
             }
             let released = self.leases.quarantined.get(&network.name).into_iter().flatten();
-            let released = released.map(|entry| entry.address);
+            let released = released.map(|entry| (entry.address, entry.until_seconds));
             let before = self.leases.endpoints.get(&network.name).into_iter().flatten();
             let gone = before.filter(|(endpoint, _)| !is_in_file(endpoint));
-            for address in released.chain(gone.flat_map(|(_, lease)| lease.addresses())) {
+            // Their rest begins now, so it ends last of all.
+            let gone = gone.flat_map(|(_, lease)| lease.addresses().map(|own| (own, u64::MAX)));
+            for (address, until) in released.chain(gone) {
                 let pool = pools.iter_mut().find(|pool| pool.prefix().contains(&address));
-                pool.into_iter().for_each(|pool| pool.rest(address));
+                pool.into_iter().for_each(|pool| pool.rest(address, until));
             }
         }
     }
@@ -173,7 +175,8 @@ impl<'n> Addresses<'n> {
         })
     }
 
-    /// Takes the lowest free address of a family, of the first subnet that has one.
+    /// Takes the lowest free address of a family, of the first subnet that has one; when there is
+    /// none, one that rests.
     pub(super) fn take_lowest(
         &mut self,
         network_index: usize,
@@ -182,16 +185,36 @@ impl<'n> Addresses<'n> {
         endpoint: &str,
         report: &mut Report,
     ) -> Option<IpNet> {
-        let pools = self.pools[network_index].iter_mut();
-        let mut pools = pools.filter(|pool| matches!(pool.prefix(), IpNet::V6(_)) == v6).peekable();
-        pools.peek()?;
-        let taken = pools.find_map(|pool| {
-            let address = pool.take_lowest(Holder::endpoint(endpoint, None))?;
-            IpNet::new(address, pool.prefix().prefix_len()).ok()
+        let of_family = |pool: &&mut Pool<Holder>| matches!(pool.prefix(), IpNet::V6(_)) == v6;
+        let pools = &mut self.pools[network_index];
+        pools.iter_mut().find(of_family)?;
+        let own = || Holder::endpoint(endpoint, None);
+        let given = |pool: &Pool<Holder>, address| IpNet::new(address, pool.prefix().prefix_len());
+        let lowest = pools.iter_mut().filter(of_family).find_map(|pool| {
+            let address = pool.take_lowest(own())?;
+            given(pool, address).ok()
+        });
+        let taken = lowest.or_else(|| {
+            let resting = pools.iter_mut().filter(of_family).find_map(|pool| {
+                let address = pool.take_resting(own())?;
+                given(pool, address).ok()
+            })?;
+            // To refuse would make a file wrong by what was there before it.
+            let name = &self.networks.list[network_index].name;
+            let message = format!(
+                "{} is given to endpoint {endpoint} while it rests: network {name} has no other",
+                resting.addr()
+            );
+            report.warning(at, message);
+            Some(resting)
         });
         match taken {
             Some(taken) => self.warn_of_move(network_index, taken, at, endpoint, report),
-            None => self.report_exhausted(network_index, v6, at, report),
+            None => {
+                let subnets = self.subnets(network_index, v6);
+                let name = &self.networks.list[network_index].name;
+                report.error(at, format!("network {name} has no free address left in {subnets}"));
+            }
         }
         taken
     }
@@ -223,19 +246,6 @@ impl<'n> Addresses<'n> {
                     problem.related(other, "it is given here");
                 }
             }
-        }
-    }
-
-    fn report_exhausted(&self, network_index: usize, v6: bool, at: PlaceId, report: &mut Report) {
-        let network = &self.networks.list[network_index];
-        let subnets = self.subnets(network_index, v6);
-        let pools = self.pools[network_index].iter();
-        let family = pools.filter(|pool| matches!(pool.prefix(), IpNet::V6(_)) == v6);
-        let resting: usize = family.map(Pool::resting_count).sum();
-        let message = format!("network {} has no free address left in {subnets}", network.name);
-        let problem = report.error(at, message);
-        if resting > 0 {
-            problem.hint(format!("{resting} were released and rest, see its key quarantine"));
         }
     }
 }

@@ -186,6 +186,9 @@ impl<'d> Draft<'d> {
             }
             self.attach = Some(Attach::Tap);
         }
+        if let (Some(network), Some(at)) = (self.alone_in, attach.interface.place()) {
+            report.error(at, format!("network {} has no devices to name", network.name));
+        }
         if let Some(netns) = interface::netns(&attach.netns, report) {
             self.attach = Some(Attach::Netns { netns, create: flag(&attach.create, false) });
         }
