@@ -9,9 +9,12 @@ pub fn nearest<'n>(given: &str, known: impl IntoIterator<Item = &'n str>) -> Opt
     if given.len() > 64 {
         return None;
     }
-    let distance_max = (given.chars().count() / 3).max(1);
+    let length = given.chars().count();
+    let distance_max = (length / 3).max(1);
     known
         .into_iter()
+        // A difference in length is a distance already.
+        .filter(|name| name.chars().count().abs_diff(length) <= distance_max)
         .map(|name| (distance(given, name), name))
         .filter(|(distance, _)| *distance <= distance_max)
         .min_by_key(|(distance, _)| *distance)

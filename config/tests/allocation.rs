@@ -190,6 +190,16 @@ fn an_address_that_rests_is_given_when_there_is_no_other() {
 }
 
 #[test]
+fn an_address_rests_when_its_holder_leaves_the_network_alone() {
+    let two = "[network.n]\nsubnet = \"10.1.0.0/24\"\nquarantine = \"1h\"\n\
+               [network.m]\nsubnet = \"10.2.0.0/24\"\n";
+    let before = fresh(&format!("{two}{}", members("n", &[("a", "")])));
+    let text = format!("{two}{}{}", members("m", &[("a", "")]), members("n", &[("b", "")]));
+    let config = parse(&text, &before.leases());
+    assert_eq!((ip(&config, "a"), ip(&config, "b")), ("10.2.0.2".into(), "10.1.0.3".into()));
+}
+
+#[test]
 fn networks_without_a_subnet_have_one_of_the_pools() {
     let uplink = "[uplink.wan]\ndriver = \"tap\"\ninterface = \"wan0\"\n\
                   addresses = [\"172.17.3.1/24\"]\nroutes = [{ to = \"172.18.0.0/24\" }]\n";

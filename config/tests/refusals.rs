@@ -384,6 +384,18 @@ fn subnets_of_the_pools() {
 }
 
 #[test]
+fn more_pools_than_anybody_writes_are_refused() {
+    let pools: Vec<String> = (0..1_002)
+        .map(|number| {
+            format!("{{ base = \"10.{}.{}.0/24\", size = 24 }}", number / 256, number % 256)
+        })
+        .collect();
+    let found = refusals(&format!("[gateway]\naddress_pools = [{}]\n", pools.join(", ")));
+    assert_eq!(found.len(), 1);
+    assert!(found[0].ends_with("address_pools[1000]: there are at most 1000 pools"), "{found:?}");
+}
+
+#[test]
 fn addresses_that_are_set_aside() {
     replacing(
         "subnet = \"10.2.0.0/24\"",

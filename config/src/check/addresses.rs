@@ -3,7 +3,7 @@
 //! The order of the calls is the rule: [`Addresses::reserve`] for all that the file fixes, then
 //! [`Addresses::take_leased`] for all that had one, then [`Addresses::take_lowest`] for the rest.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -129,16 +129,18 @@ impl<'n> Addresses<'n> {
     }
 
     /// Keeps back what rests, where the network has a quarantine: what was released, and what
-    /// endpoints had that are gone from the file.
-    pub(super) fn rest(&mut self, is_in_file: impl Fn(&str) -> bool) {
-        for (network, pools) in self.networks.list.iter().zip(&mut self.pools) {
+    /// endpoints had that are no members any more. `members` has network index and name.
+    pub(super) fn rest(&mut self, members: &HashSet<(usize, &str)>) {
+        for (index, (network, pools)) in self.networks.list.iter().zip(&mut self.pools).enumerate()
+        {
             if network.quarantine.is_zero() {
                 continue;
             }
             let released = self.leases.quarantined.get(&network.name).into_iter().flatten();
             let released = released.map(|entry| (entry.address, entry.until_seconds));
             let before = self.leases.endpoints.get(&network.name).into_iter().flatten();
-            let gone = before.filter(|(endpoint, _)| !is_in_file(endpoint));
+            let gone =
+                before.filter(|(endpoint, _)| !members.contains(&(index, endpoint.as_str())));
             // Their rest begins now, so it ends last of all.
             let gone = gone.flat_map(|(_, lease)| lease.addresses().map(|own| (own, u64::MAX)));
             for (address, until) in released.chain(gone) {

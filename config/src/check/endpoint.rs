@@ -59,8 +59,10 @@ pub(super) fn check(
         draft.claim_interfaces(interfaces, report);
         draft.reserve(&mut addresses, &mut macs, report);
     }
-    let names: HashSet<&str> = drafts.iter().map(|draft| draft.name).collect();
-    addresses.rest(|endpoint| names.contains(endpoint));
+    let members = drafts.iter().flat_map(|draft| {
+        draft.members.iter().filter_map(|member| Some((member.network_index?, draft.name)))
+    });
+    addresses.rest(&members.collect());
     for draft in &mut drafts {
         draft.take_leased(&mut addresses);
     }

@@ -18,6 +18,9 @@ use crate::schema;
 use crate::subnet_pool::{self, Occupied, SubnetPools, family};
 use crate::values::{Listed, Prefix, WordOrList};
 
+/// Most pools: each is compared with each, and looked through for each network.
+const POOL_COUNT_MAX: usize = 1_000;
+
 /// Checks `gateway.address_pools` and fills in the families that it leaves out.
 pub(super) fn pools(
     given: Option<&schema::Gateway>,
@@ -47,7 +50,10 @@ pub(super) fn pools(
 
 fn listed(list: &[Field<schema::AddressPool>], report: &mut Report) -> Vec<AddressPool> {
     let mut pools: Vec<(PlaceId, AddressPool)> = Vec::new();
-    for field in list {
+    if let Some(at) = list.get(POOL_COUNT_MAX).and_then(Field::place) {
+        report.error(at, format!("there are at most {POOL_COUNT_MAX} pools"));
+    }
+    for field in list.iter().take(POOL_COUNT_MAX) {
         let Some((at, table)) = field.given() else { continue };
         for (key, is_absent) in [("base", table.base.is_absent()), ("size", table.size.is_absent())]
         {
