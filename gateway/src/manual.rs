@@ -68,3 +68,40 @@ pub fn write_pages(command: Command, folder: &Path) -> io::Result<usize> {
     clap_mangen::generate_to(command, folder)?;
     Ok(count)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Arg;
+
+    fn command() -> Command {
+        let run = Command::new("run").about("Run it").arg(Arg::new("config").long("config"));
+        Command::new("portolan").version("1").about("Networks").subcommand(run)
+    }
+
+    #[test]
+    fn completions_know_the_commands_and_their_options() {
+        for shell in [CompletedShell::Bash, CompletedShell::Zsh, CompletedShell::Fish] {
+            let mut script = Vec::new();
+            completions(command(), shell, &mut script).unwrap();
+            let script = String::from_utf8(script).unwrap();
+            assert!(script.contains("run") && script.contains("config"), "{shell:?}");
+        }
+    }
+
+    #[test]
+    fn each_command_has_its_page() {
+        let page_of = |of| {
+            let mut text = Vec::new();
+            page(command(), of, &mut text).map(|()| String::from_utf8(text).unwrap())
+        };
+        assert!(page_of(None).unwrap().contains(".TH portolan 1"));
+        assert!(page_of(Some("run")).unwrap().contains("portolan\\-run"));
+        assert!(page_of(Some("rnu")).unwrap_err().to_string().contains("no command `rnu`"));
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().join("man");
+        assert_eq!(write_pages(command(), &folder).unwrap(), 2);
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
+        assert!(folder.join("portolan-run.1").exists());
+    }
+}

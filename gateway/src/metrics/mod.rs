@@ -202,3 +202,135 @@ impl EncodeMetric for One {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::Link;
+    use crate::waker::Waker;
+    use config::Config;
+    use engine::{Counters, DropReason, PortId, WorkerId};
+    use std::collections::{BTreeMap, BTreeSet, HashSet};
+    use std::sync::Arc;
+    use std::time::{Instant, SystemTime};
+
+    /// The shipped example with one worker, and a network whose name nobody would choose.
+    fn state() -> StateView {
+        let text = include_str!("../../../examples/two-networks.toml");
+        let config = Config::parse("example", text).unwrap();
+        let mut tables = config::compile(&config, None);
+        let network = tables.networks[1].as_mut().unwrap();
+        Arc::make_mut(network).name = HOSTILE.to_owned();
+        let counters = Counters::new(0);
+        counters.reserve(&tables);
+        counters.dropped(DropReason::NoRoute).add(7);
+        counters.port(PortId(0)).unwrap().rx_bytes.add(u64::MAX / 3);
+        counters.worker.asleep_ns.add(1_500_000_000);
+        let link = Link {
+            id: WorkerId(0),
+            cpu: 1,
+            counters,
+            commands: crossbeam::channel::unbounded().0,
+            wakers: [Waker::new().unwrap()].into(),
+        };
+        StateView {
+            config: Arc::new(config),
+            tables: Arc::new(tables),
+            workers: vec![link],
+            source: None,
+            started_at: SystemTime::now(),
+            started: Instant::now(),
+            ports_down: BTreeSet::new(),
+            reloads: Default::default(),
+        }
+    }
+
+    const HOSTILE: &str = "a\"b\\c\nd} 1";
+
+    /// Samples by name and labels, from text that is read as strictly as a scraper may.
+    fn parse(text: &str, counters_are_families: bool) -> BTreeMap<(String, String), String> {
+        let (mut samples, mut kinds) = (BTreeMap::new(), BTreeMap::new());
+        let mut helped = HashSet::new();
+        for line in text.lines().filter(|line| *line != "# EOF") {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                let (name, help) = rest.split_once(' ').unwrap();
+                assert!(helped.insert(name.to_owned()) && help.ends_with('.'), "{line}");
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap();
+                assert!(helped.contains(name) && ["counter", "gauge"].contains(&kind), "{line}");
+                assert!(kinds.insert(name.to_owned(), kind.to_owned()).is_none(), "{line}");
+            } else {
+                let end = line.find(['{', ' ']).unwrap();
+                let (name, rest) = line.split_at(end);
+                let (labels, value) = labels(rest);
+                let family = match counters_are_families {
+                    true => name.strip_suffix("_total").unwrap_or(name),
+                    false => name,
+                };
+                let kind = kinds.get(family).unwrap_or_else(|| panic!("no type: {line}"));
+                assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+                let value = value.strip_prefix(' ').unwrap();
+                assert!(value.parse::<f64>().unwrap() >= 0.0, "{line}");
+                let twice = samples.insert((name.to_owned(), labels), value.to_owned());
+                assert!(twice.is_none(), "{line}");
+            }
+        }
+        samples
+    }
+
+    /// The labels behind a name, unescaped, and what follows them.
+    fn labels(text: &str) -> (String, &str) {
+        let Some(inner) = text.strip_prefix('{') else { return (String::new(), text) };
+        let (mut out, mut quoted) = (String::new(), false);
+        let mut chars = inner.char_indices();
+        while let Some((index, character)) = chars.next() {
+            match character {
+                '"' => quoted = !quoted,
+                '\\' => match chars.next().unwrap().1 {
+                    'n' => out.push('\n'),
+                    other => out.push(other),
+                },
+                '}' if !quoted => return (out, &inner[index + 1..]),
+                other => out.push(other),
+            }
+        }
+        panic!("labels without an end: {text}");
+    }
+
+    #[test]
+    fn both_formats_say_the_same_and_say_it_rightly() {
+        let state = state();
+        let open = text(&state, Format::OpenMetrics);
+        assert!(open.ends_with("\n# EOF\n"));
+        let open = parse(&open, true);
+        let classic = parse(&text(&state, Format::Classic), false);
+        assert_eq!(open, classic);
+        let value = |name: &str, labels: &str| {
+            open.get(&(name.to_owned(), labels.to_owned())).unwrap_or_else(|| panic!("{name}"))
+        };
+        assert_eq!(value("portolan_dropped_packets_total", "reason=no_route,worker=0"), "7");
+        let wan = "port=wan,endpoint=,network=";
+        assert_eq!(value("portolan_port_rx_bytes_total", wan), &(u64::MAX / 3).to_string());
+        assert_eq!(value("portolan_worker_asleep_seconds_total", "worker=0"), "1.5");
+        value("portolan_network_endpoints", &format!("network={HOSTILE}"));
+    }
+
+    #[test]
+    fn every_metric_is_shown_and_stands_in_the_reference() {
+        let shown = text(&state(), Format::Classic);
+        let reference = include_str!("../../../docs/metrics.md");
+        let mut lines: Vec<String> = Vec::new();
+        for metric in METRICS {
+            let name = metric.shown_name();
+            assert!(shown.contains(&format!("# HELP {name} {}\n", metric.help)), "{name}");
+            let kind = format!("{:?}", metric.kind).to_lowercase();
+            let labels: Vec<String> =
+                metric.labels.iter().map(|label| format!("`{label}`")).collect();
+            let labels = if labels.is_empty() { "-".to_owned() } else { labels.join(", ") };
+            lines.push(format!("| `{name}` | {kind} | {labels} | {} |", metric.help));
+        }
+        let table: Vec<&str> =
+            reference.lines().filter(|line| line.starts_with("| `portolan_")).collect();
+        assert_eq!(table, lines, "docs/metrics.md should have:\n{}", lines.join("\n"));
+    }
+}
