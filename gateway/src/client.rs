@@ -52,7 +52,7 @@ pub enum ClientError {
         reason: String,
     },
     /// The gateway said no.
-    #[error("{}{}", failure.error, failure.hint.as_ref().map(|hint| format!(": {hint}")).unwrap_or_default())]
+    #[error("{}", spoken(failure))]
     Refused {
         /// Its words.
         failure: Failure,
@@ -202,6 +202,14 @@ impl Client {
             io::ErrorKind::PermissionDenied => ClientError::NotAllowed { path },
             _ => self.broken(error),
         }
+    }
+}
+
+/// What is wrong, and what to do about it.
+fn spoken(failure: &Failure) -> String {
+    match &failure.hint {
+        Some(hint) => format!("{}: {hint}", failure.error),
+        None => failure.error.clone(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! is well, 1 it is not, 2 the command line is wrong. Decides nothing else.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
@@ -171,19 +171,7 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<bool> {
     }
     let (mut out, mut errors) = (std::io::stdout(), std::io::stderr());
     match command {
-        Command::Run { config: path } => {
-            let (text, config) = match daemon::load(&path) {
-                Ok(loaded) => loaded,
-                Err(diagnostics) => {
-                    let text = config::render(&diagnostics, is_coloured());
-                    std::io::stderr().write_all(text.as_bytes())?;
-                    return Ok(false);
-                }
-            };
-            start_log(&filter, given.unwrap_or(config.gateway.log))?;
-            daemon::run(&path, &text, &config)?;
-            Ok(true)
-        }
+        Command::Run { config } => run(&config, &filter, given),
         Command::Check { files, format, resolved } => {
             ensure!(!resolved || files.len() == 1, "--resolved takes one file");
             let format = format.into();
@@ -228,4 +216,19 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<bool> {
             Ok(demo::run(&demo::DemoOptions { workers, seconds })?)
         }
     }
+}
+
+/// The daemon. Its log begins when the config has said how it is written.
+fn run(path: &Path, filter: &str, given: Option<LogFormat>) -> anyhow::Result<bool> {
+    let (text, config) = match daemon::load(path) {
+        Ok(loaded) => loaded,
+        Err(diagnostics) => {
+            let text = config::render(&diagnostics, is_coloured());
+            std::io::stderr().write_all(text.as_bytes())?;
+            return Ok(false);
+        }
+    };
+    start_log(filter, given.unwrap_or(config.gateway.log))?;
+    daemon::run(path, &text, &config)?;
+    Ok(true)
 }

@@ -1,8 +1,8 @@
 //! `portolan show` and `portolan reload`: what a running gateway says, as tables or as JSON.
 //!
 //! A thin client: it asks the API, walks long lists to their end, and puts what comes in columns.
-//! The one hard constraint: `--json` prints what the API said, unchanged, so that scripts and people
-//! see the same.
+//! The one hard constraint: `--json` prints what the API said, unchanged, so that scripts and
+//! people see the same.
 
 mod rows;
 mod table;

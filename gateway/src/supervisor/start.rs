@@ -45,7 +45,8 @@ impl Gateway {
     /// # Errors
     /// The process may not.
     pub fn check_privileges() -> Result<(), Error> {
-        let needed = CapabilitySet::NET_ADMIN | CapabilitySet::SYS_ADMIN;
+        let needed =
+            CapabilitySet::NET_ADMIN | CapabilitySet::NET_BROADCAST | CapabilitySet::SYS_ADMIN;
         let ours = rustix::thread::capabilities(None);
         let effective = ours.map_or(CapabilitySet::empty(), |sets| sets.effective);
         let missing = needed - effective;
