@@ -64,7 +64,7 @@ pub struct Seen {
 }
 
 /// Devices as they are. Cheap to clone; it is read when it is asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct LiveDevices(Arc<Mutex<Watched>>);
 
 impl LiveDevices {

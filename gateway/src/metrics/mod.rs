@@ -241,6 +241,7 @@ mod tests {
             started_at: SystemTime::now(),
             started: Instant::now(),
             ports_down: BTreeSet::new(),
+            devices: Default::default(),
             reloads: Default::default(),
         }
     }
