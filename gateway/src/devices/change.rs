@@ -156,7 +156,8 @@ impl Devices {
         let mut tasks: BTreeMap<Option<PathBuf>, Vec<Task>> = BTreeMap::new();
         let changing = self.changing_places(&change.plan);
         for (key, wanted) in &change.plan.devices {
-            if !self.devices.get(key).is_some_and(|device| device.serves(wanted)) {
+            let serves = self.devices.get(key).is_some_and(|device| device.serves(wanted));
+            if !serves || !self.is_open(&key.place) {
                 let (key, wanted) = (key.clone(), wanted.clone());
                 let before = self.journaled.get(&key).cloned();
                 let routes_are_late = changing.contains(&key.place);
@@ -169,7 +170,7 @@ impl Devices {
         }
         for path in change.plan.places.keys() {
             // Also where no device is to be: an endpoint may have nothing but its namespace.
-            if !self.places.get(path).is_some_and(|place| place.is_there()) {
+            if !self.is_open(path) {
                 tasks.entry(path.clone()).or_default();
             }
         }
@@ -187,6 +188,11 @@ impl Devices {
         Ok(change)
     }
 
+    /// True if the path leads to the namespace that we have open.
+    fn is_open(&self, path: &Option<PathBuf>) -> bool {
+        self.places.get(path).is_some_and(|place| place.is_there())
+    }
+
     /// Opens the places of the tasks. Returns the namespaces that are to be made, without names.
     fn open_places(
         &self,
@@ -196,7 +202,7 @@ impl Devices {
         let mut to_make = Vec::new();
         let mut missing = Vec::new();
         for (path, tasks) in &*tasks {
-            if self.places.get(path).is_some_and(|place| place.is_there()) {
+            if self.is_open(path) {
                 continue;
             }
             let create = change.plan.places[path];
@@ -285,6 +291,13 @@ impl Devices {
         let mut changed = Changed::none(&self.store, &self.id);
         self.namespaces.append(&mut change.namespaces);
         for (path, place) in std::mem::take(&mut change.places) {
+            if let Some(old) = self.places.get(&path) {
+                // Another namespace of its name, before anybody told that the old one is gone.
+                self.follower.remove_place(&path);
+                for key in self.devices.keys().filter(|key| key.place == path) {
+                    changed.leftovers.delete_only(key.clone(), old.clone());
+                }
+            }
             if let Err(error) = self.follower.add_place(path.as_deref(), &place.file) {
                 changed.problems.push(error.to_string());
             }

@@ -5,6 +5,9 @@
 //! alive, its end shows only in its name. Named namespaces are mounts, so a look is due when the
 //! mounts change; other paths (`/proc/PID/ns/net`) are looked at once a second.
 //!
+//! LIMIT: a device of ours that somebody moves to another namespace is let go of and stays there; to
+//! be lifted when it is worth asking the kernel where it went.
+//!
 //! What an operator may expect: when a namespace goes, its ports are down and nothing of ours keeps
 //! it; when one of its name is there again, its devices are made anew. A device that somebody
 //! deleted stays deleted until the next reload or start: somebody wanted it gone. A renamed device
@@ -307,5 +310,67 @@ impl Thread {
             // A signal.
             Err(_) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, name: &str, mtu: u32, is_up: bool) -> LinkState {
+        LinkState { index, name: name.into(), mtu, is_up, ..LinkState::default() }
+    }
+
+    /// One device, of port 4, with index 7 in the namespace of number 3.
+    fn watched() -> Watched {
+        let place = Some(PathBuf::from("/run/netns/web"));
+        let seen = Seen { port: PortId(4), name: "eth0".into(), mtu: 1500, is_up: true };
+        let mut watched = Watched::default();
+        watched.numbers.insert(Some(3), place.clone());
+        watched.devices.insert((place, 7), seen);
+        watched
+    }
+
+    #[test]
+    fn each_change_of_our_device_is_told_once() {
+        let mut watched = watched();
+        let changed = LinkChange::Link(Some(3), link(7, "lan0", 1400, false));
+        let expected = [
+            DeviceEvent::Link(PortId(4), false),
+            DeviceEvent::Renamed(PortId(4), "lan0".into()),
+            DeviceEvent::Mtu(PortId(4), 1400),
+        ];
+        assert_eq!(watched.note(&changed), expected);
+        assert_eq!(watched.note(&changed), []);
+        assert_eq!(watched.note(&LinkChange::Gone(Some(3), 7)), [DeviceEvent::Gone(PortId(4))]);
+        assert_eq!(watched.note(&LinkChange::Gone(Some(3), 7)), []);
+    }
+
+    #[test]
+    fn others_devices_and_namespaces_are_none_of_our_business() {
+        let mut watched = watched();
+        for number in [None, Some(9)] {
+            assert_eq!(watched.note(&LinkChange::Gone(number, 7)), []);
+        }
+        assert_eq!(watched.note(&LinkChange::Link(Some(3), link(8, "x", 9000, false))), []);
+        // A number that another namespace has now says nothing about ours.
+        watched.note(&LinkChange::NamespaceGone(3));
+        assert_eq!(watched.note(&LinkChange::Gone(Some(3), 7)), []);
+    }
+
+    #[test]
+    fn a_namespace_is_told_to_be_gone_when_its_path_leads_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("net");
+        std::fs::write(&path, "").unwrap();
+        let metadata = std::fs::metadata(&path).unwrap();
+        let mut watched = Watched::default();
+        watched.places.insert(path.clone(), Some((metadata.dev(), metadata.ino())));
+        assert!(watched.must_look(), "no mount will tell");
+        assert_eq!(watched.look(), []);
+        std::fs::rename(&path, folder.path().join("old")).unwrap();
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(watched.look(), [DeviceEvent::NamespaceGone(path)]);
+        assert_eq!(watched.look(), []);
     }
 }

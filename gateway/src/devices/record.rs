@@ -174,3 +174,54 @@ fn random_id() -> Result<String, Error> {
         .map_err(|errno| Error::Random(errno.into()))?;
     Ok(format!("{:016x}", u64::from_ne_bytes(bytes)))
 }
+
+#[cfg(test)]
+mod tests {
+    use engine::{MacAddress, PortId};
+
+    use super::*;
+
+    fn wanted(addresses: &[&str]) -> Wanted {
+        Wanted {
+            port: PortId(1),
+            port_name: "web/front".into(),
+            mac: MacAddress(0x0242_0a01_000a),
+            mtu: 1500,
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            routes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_changed_may_have_what_it_had_and_what_it_gets() {
+        let key = DeviceKey { place: None, interface: "eth0".into() };
+        let before = DeviceRecord::of(&key, &wanted(&["10.1.0.2/24", "10.2.0.2/24"]), None);
+        let next = wanted(&["10.2.0.2/24", "10.3.0.2/24"]);
+        let during = DeviceRecord::of(&key, &next, Some(&before));
+        let texts: Vec<String> = during.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["10.2.0.2/24", "10.3.0.2/24", "10.1.0.2/24"]);
+        assert_eq!(during.key(), key);
+    }
+
+    #[test]
+    fn a_namespace_of_another_start_of_the_machine_is_not_ours() {
+        let path = PathBuf::from("/proc/self/ns/net");
+        let cookie = netns::cookie_of(&path).unwrap();
+        let record = NamespaceRecord { path, cookie, boot: boot_id() };
+        assert_eq!(record.look(), Found::Ours);
+        assert_eq!(NamespaceRecord { cookie: cookie + 1, ..record.clone() }.look(), Found::Other);
+        assert_eq!(NamespaceRecord { boot: "another".into(), ..record }.look(), Found::Other);
+    }
+
+    #[test]
+    fn only_an_empty_file_is_taken_for_a_remnant() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("web");
+        let record = NamespaceRecord { path: path.clone(), cookie: 1, boot: boot_id() };
+        assert_eq!(record.look(), Found::Other);
+        fs::write(&path, "").unwrap();
+        assert_eq!(record.look(), Found::Remnant);
+        fs::write(&path, "somebody's").unwrap();
+        assert_eq!(record.look(), Found::Other);
+    }
+}
