@@ -5,8 +5,8 @@
 //! alive, its end shows only in its name. Named namespaces are mounts, so a look is due when the
 //! mounts change; other paths (`/proc/PID/ns/net`) are looked at once a second.
 //!
-//! LIMIT: a device of ours that somebody moves to another namespace is let go of and stays there; to
-//! be lifted when it is worth asking the kernel where it went.
+//! LIMIT: a device of ours that somebody moves to another namespace is let go of and stays there;
+//! to be lifted when it is worth asking the kernel where it went.
 //!
 //! What an operator may expect: when a namespace goes, its ports are down and nothing of ours keeps
 //! it; when one of its name is there again, its devices are made anew. A device that somebody

@@ -240,7 +240,6 @@ mod tests {
             source: None,
             started_at: SystemTime::now(),
             started: Instant::now(),
-            devices: crate::devices::LiveDevices::default(),
             ports_down: BTreeSet::new(),
             devices: Default::default(),
             reloads: Default::default(),
