@@ -25,6 +25,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use engine::frame::{Frame, FramePool, HEADROOM_BYTES, Tail};
+use engine::packet::BATCH_BYTES_MAX;
 use engine::{Batch, Caps, MacAddress, Packet, Port};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, readv, write, writev};
@@ -209,7 +210,7 @@ impl Tap {
     /// The queues, one per worker.
     pub fn into_queues(self) -> Vec<TapQueue> {
         let caps = self.caps;
-        let queue = |file| TapQueue { file, caps, alive: true, rejected: 0 };
+        let queue = |file| TapQueue { file, caps, alive: true, has_more: false, rejected: 0 };
         self.files.into_iter().map(queue).collect()
     }
 }
@@ -370,6 +371,8 @@ pub struct TapQueue {
     file: OwnedFd,
     caps: Caps,
     alive: bool,
+    /// The last `rx` ended for the bytes' sake.
+    has_more: bool,
     rejected: u64,
 }
 
@@ -390,12 +393,19 @@ enum Sent {
 impl Port for TapQueue {
     fn rx(&mut self, frames: &mut FramePool, batch: &mut Batch) {
         let mut tail = frames.take_tail();
+        let mut batch_bytes = 0;
+        self.has_more = false;
         while self.alive && !batch.is_full() {
+            if batch_bytes >= BATCH_BYTES_MAX {
+                self.has_more = true;
+                break;
+            }
             let Some(mut head) = frames.take_chunk() else { break };
             let Some(read_bytes) = self.read(&mut head, tail.as_mut()) else {
                 frames.give(head);
                 break;
             };
+            batch_bytes += read_bytes;
             match received(head, &mut tail, read_bytes) {
                 Ok(packet) => batch.push(packet),
                 Err(head) => {
@@ -410,6 +420,10 @@ impl Port for TapQueue {
         if let Some(tail) = tail {
             frames.give_tail(tail);
         }
+    }
+
+    fn has_more(&self) -> bool {
+        self.has_more
     }
 
     fn tx(&mut self, frames: &mut FramePool, out: &mut Batch) {

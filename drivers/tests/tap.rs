@@ -19,7 +19,7 @@ use common::{
 };
 use drivers::{DriverError, LinkChange, LinkWatch, NamespaceNumbers, Tap, TapOptions, TapQueue};
 use engine::frame::{FrameBalancer, FramePool};
-use engine::packet::GsoKind;
+use engine::packet::{BATCH_BYTES_MAX, GsoKind};
 use engine::{Batch, MacAddress, Offload, Packet, Port};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
@@ -348,6 +348,39 @@ fn a_udp_super_frame_that_the_kernel_forwards_arrives_whole() {
     let expected = Offload::Gso { kind, segment_bytes: 1000, start: 34, ecn: false };
     assert_eq!(packet.offload(), expected);
     assert_eq!(packet.to_vec()[42..], payload);
+}
+
+#[test]
+fn a_batch_ends_when_it_has_bytes_enough_and_says_that_more_waits() {
+    const COUNT: usize = 10;
+    let (namespace, mut queues) = world(&options("eth0"));
+    let mut outside =
+        Tap::create_in(&options("eth1"), namespace.as_fd()).unwrap().into_queues().remove(0);
+    namespace.ip("address add 10.8.0.1/24 dev eth1");
+    namespace.ip("link set eth1 up");
+    namespace.ip("neighbour add 10.8.0.2 lladdr 02:00:00:00:00:02 nud permanent dev eth1");
+    namespace.write_sysctl("ipv4/ip_forward", "1");
+    let mut frames = frames();
+    for _ in 0..COUNT {
+        let packet = udp_super_frame([10, 8, 0, 2], &[7; 60_000], &mut frames);
+        send(&mut queues[0], &mut frames, packet);
+    }
+    wait_readable(&[&outside]);
+    // The kernel forwards in the writer's context: all of them wait now.
+    let (mut arrived, mut batches) = (0, 0);
+    while arrived < COUNT {
+        let mut batch = Batch::new();
+        outside.rx(&mut frames, &mut batch);
+        let bytes: usize = batch.iter().map(Packet::len).sum();
+        assert!(bytes < BATCH_BYTES_MAX + 65_600, "{bytes}");
+        arrived += batch.iter().filter(|packet| is_udp_to(packet, 7000)).count();
+        assert_eq!(outside.has_more(), bytes >= BATCH_BYTES_MAX, "{bytes}");
+        batch.drain(..).for_each(|packet| packet.recycle(&mut frames));
+        batches += 1;
+        assert!(batches < 100, "{arrived} of {COUNT} arrived");
+    }
+    assert!(batches > 1);
+    assert_eq!(frames.count(), (CHUNK_COUNT, TAIL_COUNT));
 }
 
 fn udp_super_frame(to: [u8; 4], payload: &[u8], frames: &mut FramePool) -> Packet {

@@ -16,6 +16,11 @@ use crate::wire::u64_at;
 /// cache.
 pub const BATCH_LEN: usize = 64;
 
+/// Bytes after which a port ends a batch although it is not full: super-frames that are written
+/// soon after they were read are still in the second-level cache, and their receiver need not wait
+/// until 4 MB have been read.
+pub const BATCH_BYTES_MAX: usize = 256 << 10;
+
 /// Up to [`BATCH_LEN`] packets.
 pub type Batch = ArrayVec<Packet, BATCH_LEN>;
 

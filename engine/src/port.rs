@@ -23,9 +23,16 @@ pub struct Caps {
 
 /// One queue of a device, owned by one worker.
 pub trait Port: Send {
-    /// Receives into frames of the pool and appends to `batch` up to its capacity. Receives
-    /// nothing when nothing waits; does not block.
+    /// Receives into frames of the pool and appends to `batch` up to its capacity, or until
+    /// [`BATCH_BYTES_MAX`](crate::packet::BATCH_BYTES_MAX) are received. Receives nothing when
+    /// nothing waits; does not block.
     fn rx(&mut self, frames: &mut FramePool, batch: &mut Batch);
+
+    /// True if the last `rx` ended before it saw the device empty, although the batch had room: the
+    /// worker comes again. A port that says so for ever keeps its worker awake.
+    fn has_more(&self) -> bool {
+        false
+    }
 
     /// Sends what it can and removes it from `out`, front first; what stays in `out` the worker
     /// drops as `egress_full`. Frames of sent packets go back to the pool, now or in `flush`.

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::frame::{CHUNK_BYTES, Frame, FramePool, HEADROOM_BYTES, TAIL_BYTES, Tail};
-use crate::packet::{Batch, Offload, Packet};
+use crate::packet::{BATCH_BYTES_MAX, Batch, Offload, Packet};
 use crate::port::{Caps, Port};
 
 /// A packet outside the gateway.
@@ -60,6 +60,7 @@ impl MemoryWire {
         let port = |queue: &Arc<Mutex<Queue>>| MemoryPort {
             queue: queue.clone(),
             caps,
+            has_more: false,
             unflushed: Vec::new(),
             unflushed_tails: Vec::new(),
         };
@@ -114,6 +115,7 @@ impl MemoryWire {
 pub struct MemoryPort {
     queue: Arc<Mutex<Queue>>,
     caps: Caps,
+    has_more: bool,
     unflushed: Vec<Frame>,
     unflushed_tails: Vec<Tail>,
 }
@@ -127,7 +129,13 @@ impl MemoryPort {
 impl Port for MemoryPort {
     fn rx(&mut self, frames: &mut FramePool, batch: &mut Batch) {
         let mut queue = self.queue.lock().expect("nobody panics while holding a queue");
+        let mut batch_bytes = 0;
+        self.has_more = false;
         while !batch.is_full() {
+            if batch_bytes >= BATCH_BYTES_MAX {
+                self.has_more = true;
+                break;
+            }
             let Some(frame) = queue.received.pop_front() else { break };
             if frame.bytes.len() > CHUNK_BYTES - HEADROOM_BYTES + TAIL_BYTES {
                 queue.oversize += 1;
@@ -135,6 +143,7 @@ impl Port for MemoryPort {
             }
             match Packet::copy_of(&frame.bytes, frames) {
                 Some(mut packet) => {
+                    batch_bytes += packet.len();
                     packet.set_offload(frame.offload);
                     batch.push(packet);
                 }
@@ -145,6 +154,10 @@ impl Port for MemoryPort {
                 }
             }
         }
+    }
+
+    fn has_more(&self) -> bool {
+        self.has_more
     }
 
     fn tx(&mut self, _frames: &mut FramePool, out: &mut Batch) {

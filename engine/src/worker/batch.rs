@@ -135,9 +135,11 @@ impl Worker {
         let (Some(mut batch), Some(mut lookups)) = (self.batch.take(), self.lookups.take()) else {
             return 0;
         };
+        let mut has_more = false;
         if let Some(port) = self.core.egress.port(id) {
             port.rx(&mut self.core.frames, &mut batch);
             let rejected = port.take_rejected();
+            has_more = port.has_more();
             let alive = port.alive();
             if rejected > 0 {
                 self.core.counters.dropped(DropReason::MalformedOffload).add(rejected);
@@ -148,7 +150,7 @@ impl Worker {
         }
         let count = batch.len();
         // Fewer than fit means that nothing more waits, unless the frames have run out.
-        if count < BATCH_LEN && self.core.frames.count().0 > 0 {
+        if count < BATCH_LEN && !has_more && self.core.frames.count().0 > 0 {
             ready.remove(id);
         }
         if count > 0 {

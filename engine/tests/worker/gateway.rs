@@ -226,6 +226,22 @@ impl Gateway {
         self.settle()
     }
 
+    /// A host sends frames to the first worker, which hears once that its port is ready, as from an
+    /// edge-triggered poll; returns what leaves until the port is not ready any more.
+    pub(crate) fn send_with_one_edge(&mut self, from: &Host, frames: Vec<WireFrame>) -> Vec<Seen> {
+        frames.into_iter().for_each(|frame| self.wires[from.port.index()].push(0, frame));
+        self.ready[0].insert(from.port);
+        let mut seen = Vec::new();
+        for _ in 0..TURNS_MAX {
+            self.workers[0].turn(self.now, &mut self.ready[0]);
+            seen.extend(self.take_sent());
+            if self.ready[0].is_empty() {
+                return seen;
+            }
+        }
+        panic!("still ready after {TURNS_MAX} turns");
+    }
+
     /// A host sends a frame; returns the only IP packet that leaves because of it.
     pub(crate) fn forward(&mut self, from: &Host, bytes: Vec<u8>) -> Seen {
         let mut seen = self.send(from, bytes);

@@ -57,6 +57,15 @@ fn from_member_to_member_a_super_frame_passes_untouched() {
 }
 
 #[test]
+fn a_port_with_more_bytes_than_a_batch_takes_stays_ready() {
+    each_with(takes_all, |mut gateway, v6| {
+        let whole = super_frame(&WEB, DB.mac, (40_000, 80), DB.ip(v6), &payload());
+        let seen = gateway.send_with_one_edge(&WEB, vec![whole; 20]);
+        assert_eq!(seen.len(), 20);
+    });
+}
+
+#[test]
 fn through_nat_a_super_frame_stays_whole() {
     each_with(takes_all, |mut gateway, v6| {
         let whole = super_frame(&WEB, WEB.gateway_mac, (40_000, 80), FAR.ip(v6), &payload());
