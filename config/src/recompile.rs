@@ -476,7 +476,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(128))]
         #[test]
-        fn from_any_config_to_any_other_both_ways_meet(plans in prop::collection::vec(plan(), 2..5)) {
+        fn from_any_config_to_any_other_both_ways_meet(
+            plans in prop::collection::vec(plan(), 2..5),
+        ) {
             let mut running = parse(&plans[0]);
             let mut tables = compile(&running, None);
             for plan in &plans[1..] {
@@ -498,7 +500,10 @@ mod tests {
                 match kind {
                     0 => plan.networks[index % 4].0 ^= true,
                     1 => plan.networks[index % 4].1 ^= true,
-                    2 => plan.endpoints.insert(index % (plan.endpoints.len() + 1), (which, bits, false, bits % 4)),
+                    2 => {
+                        let place = index % (plan.endpoints.len() + 1);
+                        plan.endpoints.insert(place, (which, bits, false, bits % 4));
+                    }
                     3 if !plan.endpoints.is_empty() => {
                         plan.endpoints.remove(index % plan.endpoints.len());
                     }

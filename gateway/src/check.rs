@@ -122,7 +122,8 @@ mod tests {
         assert_eq!(out, "0.toml: valid\n");
         assert_eq!(
             log,
-            "error: netwrok: unknown key\n --> 1.toml:1:2\n  |\n1 | [netwrok]\n  |  ^^^^^^^\n  |\n  \
+            "error: netwrok: unknown key\n --> 1.toml:1:2\n  |\n1 | [netwrok]\n  \
+             |  ^^^^^^^\n  |\n  \
              = help: did you mean network?\n\n1 error\n"
         );
     }
