@@ -8,7 +8,7 @@
 //! those that are equal are replaced by the running ones. The one hard constraint: the running
 //! config's ids are those of the running tables.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -84,7 +84,7 @@ pub fn adopt_ids(running: &Config, tables: &Tables, next: &mut Config) {
     }
     let span = middle(&running.networks, &next.networks, Arc::ptr_eq);
     let before = &running.networks[span.old];
-    let before: HashMap<&str, &Arc<Network>> =
+    let before: TableMap<&str, &Arc<Network>> =
         before.iter().map(|network| (network.name.as_str(), network)).collect();
     for network in &mut next.networks[span.new] {
         let before = before.get(network.name.as_str());
@@ -98,7 +98,7 @@ pub fn adopt_ids(running: &Config, tables: &Tables, next: &mut Config) {
     }
     let span = middle(&running.endpoints, &next.endpoints, Arc::ptr_eq);
     let before = &running.endpoints[span.old];
-    let before: HashMap<&str, &Arc<Endpoint>> =
+    let before: TableMap<&str, &Arc<Endpoint>> =
         before.iter().map(|endpoint| (endpoint.name.as_str(), endpoint)).collect();
     for endpoint in &mut next.endpoints[span.new] {
         let before = before.get(endpoint.name.as_str()).copied();
@@ -148,8 +148,8 @@ fn member(own: &Attachment) -> Member {
 /// What changes among the members of one network.
 #[derive(Default)]
 struct MemberChange {
-    gone: BTreeSet<Member>,
-    new: BTreeSet<Member>,
+    gone: Vec<Member>,
+    new: Vec<Member>,
 }
 
 impl<'c> Step<'c> {
@@ -212,18 +212,25 @@ impl<'c> Step<'c> {
         trimmed(networks)
     }
 
-    fn member_changes(&self) -> BTreeMap<&'c str, MemberChange> {
-        let mut changes: BTreeMap<&str, MemberChange> = BTreeMap::new();
+    fn member_changes(&self) -> TableMap<&'c str, MemberChange> {
+        let mut changes: TableMap<&str, MemberChange> = TableMap::default();
         for own in self.old_endpoints().flat_map(|endpoint| &endpoint.attachments) {
-            changes.entry(&own.network).or_default().gone.insert(member(own));
+            changes.entry(&own.network).or_default().gone.push(member(own));
         }
         for own in self.new_endpoints().flat_map(|endpoint| &endpoint.attachments) {
-            let change = changes.entry(&own.network).or_default();
-            if !change.gone.remove(&member(own)) {
-                change.new.insert(member(own));
-            }
+            changes.entry(&own.network).or_default().new.push(member(own));
         }
-        changes.retain(|_, change| !change.gone.is_empty() || !change.new.is_empty());
+        changes.retain(|_, change| {
+            let MemberChange { gone, new } = change;
+            gone.sort_unstable();
+            new.sort_unstable();
+            let stays = |member: &Member| gone.binary_search(member).is_ok();
+            let kept: Vec<Member> = new.iter().copied().filter(stays).collect();
+            let is_new = |member: &Member| kept.binary_search(member).is_err();
+            gone.retain(is_new);
+            new.retain(is_new);
+            !gone.is_empty() || !new.is_empty()
+        });
         changes
     }
 

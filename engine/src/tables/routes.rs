@@ -5,7 +5,6 @@
 //! changes. It is used on flow misses only; a flow keeps what it found.
 
 use std::collections::hash_map::Entry;
-use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -30,33 +29,47 @@ pub struct Route {
 /// one shard, which takes some microseconds.
 const SHARD_ROUTES: usize = 512;
 
+/// The network bits of a prefix; of IPv4 as IPv6 maps it. Of one length no two prefixes are the
+/// same number: an IPv6 prefix of up to 32 bits ends before the mark of a mapped address.
+type Key = u128;
+
+fn key_of(prefix: &IpNet) -> Key {
+    match prefix.trunc() {
+        IpNet::V4(prefix) => prefix.addr().to_ipv6_mapped().to_bits(),
+        IpNet::V6(prefix) => prefix.addr().to_bits(),
+    }
+}
+
 /// All routes of one prefix length, in shards, so that a table with one route changed shares all
 /// shards but one with the table that it was made from.
 #[derive(Clone, Debug)]
 struct Level {
     length: u8,
     /// A power of two of them.
-    shards: Vec<Arc<TableMap<IpNet, Route>>>,
+    shards: Vec<Arc<TableMap<Key, Route>>>,
 }
 
 impl Level {
     fn new(length: u8, route_count: usize) -> Level {
         let shard_count = route_count.div_ceil(SHARD_ROUTES).next_power_of_two();
-        Level { length, shards: vec![Arc::default(); shard_count] }
+        // Room for an uneven share, so that none grows while the table is built.
+        let room = route_count / shard_count + route_count / shard_count / 4;
+        let shard = || Arc::new(TableMap::with_capacity_and_hasher(room, FixedState::default()));
+        Level { length, shards: (0..shard_count).map(|_| shard()).collect() }
     }
 
-    fn shard_of(&self, prefix: &IpNet) -> usize {
-        let hash = FixedState::with_seed(SHARD_SEED).hash_one(prefix);
-        // Another part of the hash than the maps begin with, or their buckets would fill unevenly.
-        (hash >> 32) as usize & (self.shards.len() - 1)
+    fn shard_of(&self, key: Key) -> usize {
+        // Any odd number mixes; the maps hash the key in their own way.
+        let folded = (key ^ key >> 64) as u64;
+        (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize & (self.shards.len() - 1)
     }
 
-    fn get(&self, prefix: &IpNet) -> Option<&Route> {
-        self.shards[self.shard_of(prefix)].get(prefix)
+    fn get(&self, key: Key) -> Option<&Route> {
+        self.shards[self.shard_of(key)].get(&key)
     }
 
-    fn map_mut(&mut self, prefix: &IpNet) -> &mut TableMap<IpNet, Route> {
-        let shard = self.shard_of(prefix);
+    fn map_mut(&mut self, key: Key) -> &mut TableMap<Key, Route> {
+        let shard = self.shard_of(key);
         Arc::make_mut(&mut self.shards[shard])
     }
 
@@ -64,9 +77,6 @@ impl Level {
         self.shards.iter().all(|shard| shard.is_empty())
     }
 }
-
-/// Any other number than the maps' own would do.
-const SHARD_SEED: u64 = 0x706f_7274;
 
 /// All routes of all uplinks, the uplinks' own subnets and default routes included.
 #[derive(Clone, Debug, Default)]
@@ -99,9 +109,9 @@ impl Routes {
     pub fn changed(&self, epoch: Epoch, gone: &[IpNet], new: &[Route]) -> Routes {
         let mut table = Routes { epoch, ..self.clone() };
         for prefix in gone {
-            let prefix = prefix.trunc();
+            let key = key_of(prefix);
             if let Ok(index) = table.level(prefix.prefix_len())
-                && table.levels[index].map_mut(&prefix).remove(&prefix).is_some()
+                && table.levels[index].map_mut(key).remove(&key).is_some()
             {
                 table.count -= 1;
             }
@@ -116,13 +126,12 @@ impl Routes {
     }
 
     fn add(&mut self, route: Route) {
-        let prefix = route.to.trunc();
-        let length = prefix.prefix_len();
+        let (key, length) = (key_of(&route.to), route.to.prefix_len());
         let index = self.level(length).unwrap_or_else(|index| {
             self.levels.insert(index, Level::new(length, 1));
             index
         });
-        if let Entry::Vacant(vacant) = self.levels[index].map_mut(&prefix).entry(prefix) {
+        if let Entry::Vacant(vacant) = self.levels[index].map_mut(key).entry(key) {
             vacant.insert(route);
             self.count += 1;
         }
@@ -131,15 +140,15 @@ impl Routes {
     /// The most specific route to an address.
     pub fn to(&self, address: IpAddr) -> Option<&Route> {
         self.levels.iter().find_map(|level| {
-            let prefix = IpNet::new(address, level.length).ok()?.trunc();
-            level.get(&prefix)
+            let prefix = IpNet::new(address, level.length).ok()?;
+            level.get(key_of(&prefix))
         })
     }
 
     /// The route to exactly this prefix.
     pub fn get(&self, prefix: IpNet) -> Option<&Route> {
         let index = self.level(prefix.prefix_len()).ok()?;
-        self.levels[index].get(&prefix.trunc())
+        self.levels[index].get(key_of(&prefix))
     }
 
     /// How many there are.
