@@ -63,6 +63,7 @@ pub(crate) fn namespace_tests() -> Result<Counts> {
 /// The wall-clock benches, for reading; nothing is compared.
 pub(crate) fn wall_clock_benches() -> Result<Counts> {
     run(cargo(&["bench", "--locked", "--package", "portolan-benches", "--bench", "packets"]))?;
+    run(cargo(&["bench", "--locked", "--package", "portolan-benches", "--bench", "reload"]))?;
     Ok(Counts::ONE)
 }
 

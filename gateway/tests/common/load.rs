@@ -68,7 +68,7 @@ pub(crate) fn device_counts(path: &Path, device: &str) -> (u64, u64, u64) {
     let (_, numbers) = devices.find(|(name, _)| name.trim() == device).unwrap();
     let numbers: Vec<u64> =
         numbers.split_ascii_whitespace().map(|number| number.parse().unwrap()).collect();
-    // [rx: bytes packets errs drop fifo frame compressed multicast | tx: bytes packets errs drop]
+    // rx: bytes packets errs drop fifo frame compressed multicast; tx: bytes packets errs drop
     (numbers[1], numbers[9], numbers[3] + numbers[11])
 }
 
