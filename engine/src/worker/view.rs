@@ -19,8 +19,9 @@ use crate::limits::Timeouts;
 use crate::port::PortSet;
 use crate::time::Tick;
 
-/// Places of a table that one piece looks at: of flows about 0.1 ms when none is in the cache.
-/// More would let packets wait; fewer cost more turns for the same walk.
+/// Places of a table that one piece looks at: of flows 20 us when none is in the cache, and below
+/// 0.4 ms where other work took the CPU meanwhile. More would let packets wait; fewer cost more
+/// turns for the same walk.
 pub const PLACES_PER_PIECE: u32 = 1_024;
 
 /// A flow as it is now.
