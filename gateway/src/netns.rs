@@ -53,7 +53,7 @@ impl Unnamed {
         Ok(Unnamed { file, cookie })
     }
 
-    /// What tells it from any other, see [`cookie_of`].
+    /// What tells it from any other, see `cookie_of`.
     pub fn cookie(&self) -> u64 {
         self.cookie
     }
