@@ -427,6 +427,10 @@ interface = "tap1"
 attach = { netns = "batch", create = true }
 [[endpoint.batch.network]]
 name = "lonely"
+[endpoint.other]
+attach = { netns = "other" }
+[[endpoint.other.network]]
+name = "none"
 [endpoint.agent]
 [[endpoint.agent.network]]
 name = "host"

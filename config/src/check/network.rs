@@ -63,11 +63,6 @@ pub(super) fn check(
             subnets = checker.subnets(claims);
         } else {
             checker.refuse_other_keys(driver);
-            if let Some(other) = drafts.iter().find(|draft| draft.driver == driver) {
-                let (word, _) = explained(driver);
-                let message = format!("there is a network of driver {word} already");
-                report.error(at, message).related(other.at, "it is here");
-            }
         }
         drafts.push(Draft { name, at, table, driver, subnets });
     }
