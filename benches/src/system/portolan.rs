@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -142,13 +142,7 @@ impl Portolan {
 impl Drop for Portolan {
     fn drop(&mut self) {
         self.end();
-        let _ = std::fs::remove_dir_all(state_folder());
     }
-}
-
-/// What it remembers lies here, not where a gateway of this machine keeps its own.
-pub(crate) fn state_folder() -> PathBuf {
-    PathBuf::from(format!("/run/portolan-bench-{}", std::process::id()))
 }
 
 fn config_file(config: &str) -> std::io::Result<NamedTempFile> {

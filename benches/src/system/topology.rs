@@ -18,11 +18,12 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use drivers::{Tap, TapOptions};
+use tempfile::TempDir;
 
 use super::copier::Copier;
 use super::error::Error;
 use super::namespace::Namespace;
-use super::portolan::{self, Portolan};
+use super::portolan::Portolan;
 use super::report::Leg;
 use super::traffic::{Ends, Rates, Traffic, Window, measure};
 
@@ -57,9 +58,16 @@ pub(super) struct Built {
 
 /// What lies between the ends.
 enum Middle {
-    Portolan(Portolan),
-    Kernel { _namespace: Namespace },
-    Copier { sides: [OwnedFd; 2], cpu: usize },
+    /// Dropped in this order: what it remembers and its socket lie in a folder of its own, not
+    /// where a gateway of this machine has them.
+    Portolan(Portolan, #[expect(dead_code, reason = "removed when dropped")] TempDir),
+    Kernel {
+        _namespace: Namespace,
+    },
+    Copier {
+        sides: [OwnedFd; 2],
+        cpu: usize,
+    },
 }
 
 impl Built {
@@ -71,12 +79,16 @@ impl Built {
         let server = end("server")?;
         let middle = match leg {
             Leg::BridgePortolan | Leg::MasqueradePortolan => {
+                let folder = tempfile::Builder::new().prefix("portolan-bench-").tempdir();
+                let folder = folder.map_err(Error::system("make a folder for Portolan"))?;
+                let gateway = gateway_config(placement, folder.path());
                 let config = match leg {
-                    Leg::BridgePortolan => bridge_config(placement, &client, &server),
-                    _ => masquerade_config(placement, &client, &server),
+                    Leg::BridgePortolan => gateway + &bridge_config(&client, &server),
+                    _ => gateway + &masquerade_config(&client, &server),
                 };
                 let binary = placement.binary.expect("Portolan's legs are built with a binary");
-                Middle::Portolan(Portolan::start(binary, &config, placement.interrupted)?)
+                let portolan = Portolan::start(binary, &config, placement.interrupted)?;
+                Middle::Portolan(portolan, folder)
             }
             Leg::BridgeKernel => {
                 let namespace = end("middle")?;
@@ -105,7 +117,7 @@ impl Built {
         };
         let ends = Ends { path: self.leg.name(), client, server, server_address, source_seen };
         match &self.middle {
-            Middle::Portolan(portolan) => {
+            Middle::Portolan(portolan, _) => {
                 let _awake = portolan.awake();
                 measure(traffic, &ends, window)
             }
@@ -173,9 +185,8 @@ fn veth(middle: &Namespace, port: &str, end: &Namespace, address: Ipv4Addr) -> R
     end.ip("link set eth0 up")
 }
 
-fn bridge_config(placement: &Placement, client: &Namespace, server: &Namespace) -> String {
+fn bridge_config(client: &Namespace, server: &Namespace) -> String {
     [
-        gateway_config(placement),
         network_config("internal = true\n"),
         endpoint_config("client", client, CLIENT),
         endpoint_config("server", server, SERVER),
@@ -183,7 +194,7 @@ fn bridge_config(placement: &Placement, client: &Namespace, server: &Namespace) 
     .concat()
 }
 
-fn masquerade_config(placement: &Placement, client: &Namespace, outside: &Namespace) -> String {
+fn masquerade_config(client: &Namespace, outside: &Namespace) -> String {
     let uplink = format!(
         "[uplink.wan]\n\
          driver = \"tap\"\n\
@@ -194,19 +205,17 @@ fn masquerade_config(placement: &Placement, client: &Namespace, outside: &Namesp
          gateway = \"{OUTSIDE_SERVER}\"\n",
         outside.name()
     );
-    [
-        gateway_config(placement),
-        uplink,
-        network_config("masquerade = true\n"),
-        endpoint_config("client", client, CLIENT),
-    ]
-    .concat()
+    [uplink, network_config("masquerade = true\n"), endpoint_config("client", client, CLIENT)]
+        .concat()
 }
 
-fn gateway_config(placement: &Placement) -> String {
+fn gateway_config(placement: &Placement, folder: &Path) -> String {
     let (workers, idle) = (&placement.worker_cpus, &placement.idle);
-    let state = portolan::state_folder();
-    format!("[gateway]\nworkers = {workers:?}\nidle = \"{idle}\"\nstate = {state:?}\n")
+    let (state, api) = (folder.join("state"), folder.join("api.sock"));
+    format!(
+        "[gateway]\nworkers = {workers:?}\nidle = \"{idle}\"\n\
+         state = {state:?}\napi = {api:?}\n"
+    )
 }
 
 fn network_config(more: &str) -> String {
