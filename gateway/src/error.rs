@@ -109,7 +109,9 @@ pub enum Error {
         alias: Option<String>,
     },
     /// The config file cannot be watched.
-    #[error("cannot watch the folder of {}: {source}; remove `watch` to do without", path.display())]
+    #[error(
+        "cannot watch the folder of {}: {source}; remove `watch` to do without", path.display()
+    )]
     Watch {
         /// The file.
         path: PathBuf,

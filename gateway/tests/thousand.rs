@@ -16,8 +16,8 @@ use rustix::process::Signal;
 use common::{Daemon, Scratch};
 
 const ENDPOINT_COUNT: usize = 1_000;
-/// The gateway announces each address three times to all of its network, at 2,000 frames per second:
-/// with 10 endpoints each that is over after 15 s, and idling begins.
+/// The gateway announces each address three times to all of its network, at 2,000 frames per
+/// second: with 10 endpoints each that is over after 15 s, and idling begins.
 const NETWORK_COUNT: usize = 100;
 
 /// The bound; the daemon under test is not optimised, so it has room.

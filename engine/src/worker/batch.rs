@@ -14,120 +14,17 @@ use std::ops::Range;
 use super::Worker;
 use super::core::Core;
 use super::flows::plain_key;
+use super::lookup::{Found, Lookup, Lookups, Ports, Way, mark_plain};
 use crate::counters::DropReason;
 use crate::execute::{Edit, execute_plain, fits_plain};
-use crate::flow::{ActionKind, FlowKey, FlowTable, Hasher, SideId, V4, V6};
+use crate::flow::{ActionKind, FlowKey, FlowTable, SideId, V4, V6};
 use crate::id::PortId;
 use crate::ingress::{Class, Glance, IngressRule};
-use crate::packet::{BATCH_LEN, Batch, Notes, Offload, Packet, WINDOW_BYTES};
+use crate::packet::{BATCH_LEN, Batch, Notes, Offload, Packet};
 use crate::parse::PLAIN_L3;
 use crate::port::PortSet;
 use crate::wire::tcp;
 use crate::worker::Event;
-
-/// How a packet goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Way {
-    /// A frame inside a network, whose port is known.
-    Bridged,
-    /// A plain packet that may have a flow.
-    V4,
-    /// The same with an offload or a tail.
-    SpecialV4,
-    /// A plain packet of IPv6; its key lies in [`Lookups::keys_v6`].
-    V6,
-    /// Anything else.
-    Long,
-}
-
-/// What the passes hand on to each other about one packet. Plain fields, each written where it is
-/// known: an enum would be put together and taken apart again for every packet.
-#[derive(Clone, Copy, Debug)]
-struct Lookup {
-    key_v4: FlowKey<u64>,
-    hash: u64,
-    side: SideId,
-    /// Where the packet leaves, once that is known.
-    egress: PortId,
-    /// Not written while all packets are [`Way::V4`].
-    way: Way,
-    /// Makes a look-up as long as a packet: one offset walks both, an instruction less per packet.
-    _stride: [u64; 2],
-}
-
-const _: () = assert!(size_of::<Lookup>() == size_of::<Packet>(), "one offset walks both");
-
-impl Lookup {
-    /// The packet has this part of its key; the rest stands in it.
-    #[inline(always)]
-    fn note_plain(&mut self, window: &[u8; WINDOW_BYTES], transport: u64, hasher: Hasher<V4>) {
-        let transport = transport | V4::ports_plain(window);
-        self.key_v4 = FlowKey { addresses: V4::read_plain(window), transport };
-        self.hash = hasher.hash(&self.key_v4);
-    }
-}
-
-/// The look-ups of a batch.
-#[derive(Debug)]
-pub(super) struct Lookups {
-    all: [Lookup; BATCH_LEN],
-    keys_v6: [FlowKey<[u128; 2]>; BATCH_LEN],
-}
-
-impl Default for Lookups {
-    fn default() -> Lookups {
-        let lookup = Lookup {
-            key_v4: FlowKey::default(),
-            hash: 0,
-            side: SideId(0),
-            egress: PortId::default(),
-            way: Way::Long,
-            _stride: [0; 2],
-        };
-        Lookups { all: [lookup; BATCH_LEN], keys_v6: [FlowKey::default(); BATCH_LEN] }
-    }
-}
-
-/// A set of ports, of which only matters whether it is one.
-#[derive(Clone, Copy, Debug)]
-struct Ports {
-    /// Bits set in the number of any of them, and in that of all.
-    in_some: u16,
-    in_all: u16,
-}
-
-impl Default for Ports {
-    fn default() -> Ports {
-        Ports { in_some: 0, in_all: u16::MAX }
-    }
-}
-
-impl Ports {
-    #[inline(always)]
-    fn add(&mut self, port: PortId) {
-        self.in_some |= port.0;
-        self.in_all &= port.0;
-    }
-
-    fn are_one(self) -> bool {
-        self.in_some == self.in_all
-    }
-}
-
-/// What the first pass found in a batch as a whole.
-#[derive(Clone, Copy, Debug, Default)]
-struct Found {
-    bytes: u64,
-    /// Some packet has an offload or a tail.
-    special: bool,
-    /// Some packet is no frame whose port is known.
-    routed: bool,
-    /// Every packet is [`Way::V4`].
-    all_plain_v4: bool,
-    /// The ports of those frames.
-    ports: Ports,
-}
 
 impl Worker {
     /// Receives one batch from a port and carries it through.
@@ -525,11 +422,6 @@ impl Worker {
             }
         }
     }
-}
-
-/// Says that packets are [`Way::V4`], where that is not true of all.
-fn mark_plain(lookups: &mut [Lookup]) {
-    lookups.iter_mut().for_each(|lookup| lookup.way = Way::V4);
 }
 
 /// Repeats the decision of a known flow for a plain packet that changes no TCP state. `None`: a

@@ -14,6 +14,7 @@ mod bridging;
 mod core;
 mod discovery;
 mod flows;
+mod lookup;
 mod upkeep;
 mod view;
 
@@ -24,9 +25,9 @@ use arrayvec::ArrayVec;
 
 pub use self::adoption::{Adoption, Retired};
 use self::announce::Announcements;
-use self::batch::Lookups;
 use self::core::{Core, TokenBucket};
 use self::flows::Flows;
+use self::lookup::Lookups;
 pub use self::view::{
     FlowFilter, FlowView, NeighbourState, NeighbourView, PLACES_PER_PIECE, StationView,
 };

@@ -1,4 +1,5 @@
-//! What a worker does without a packet: go over to new tables, ask for neighbours, end idle flows. Each piece is bounded, so a turn never takes long.
+//! What a worker does without a packet: go over to new tables, ask for neighbours, end idle flows.
+//! Each piece is bounded, so a turn never takes long.
 
 use std::sync::Arc;
 use std::time::Duration;

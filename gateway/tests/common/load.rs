@@ -73,8 +73,8 @@ pub(crate) fn device_counts(path: &Path, device: &str) -> (u64, u64, u64) {
 }
 
 /// TCP segments that a namespace has sent again, and of those the ones of which the receiver says
-/// that they had arrived the first time (RFC 2883; it does not always say it). A kernel that is kept
-/// waiting asks after its last segment by sending it again, although nothing is lost.
+/// that they had arrived the first time (RFC 2883; it does not always say it). A kernel that is
+/// kept waiting asks after its last segment by sending it again, although nothing is lost.
 fn resent(path: &Path) -> (u64, u64) {
     let again = kernel_count(path, "snmp", "Tcp:", "RetransSegs");
     (again, kernel_count(path, "netstat", "TcpExt:", "TCPDSACKRecvSegs"))
