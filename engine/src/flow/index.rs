@@ -1,9 +1,9 @@
 //! From a hash to a slot: fixed capacity, one cache line per look-up.
 //!
 //! A bucket is one line: eight tags of seven bits in a `u64`, compared at once (SWAR), and eight
-//! slot numbers. An entry lives in its first bucket or, when that was full, in a second one that follows
-//! from the first and the tag. The first bucket counts what it sent away, so a miss usually ends
-//! after one line. What a slot number means, and whether the key behind it is equal, is the
+//! slot numbers. An entry lives in its first bucket or, when that was full, in a second one that
+//! follows from the first and the tag. The first bucket counts what it sent away, so a miss usually
+//! ends after one line. What a slot number means, and whether the key behind it is equal, is the
 //! caller's; the index never looks at keys. It allocates once.
 
 /// Entries of one bucket.
