@@ -46,8 +46,9 @@ impl fmt::Display for Protocol {
 /// One published range of ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishEntry {
-    /// The address it is published on; `None`: every address of every uplink, of the target's
-    /// family.
+    /// The address it is published on. `None`: every address of every uplink, of the target's
+    /// family; `::`: every IPv6 address. A target of IPv4 may be published on IPv6 addresses: its
+    /// clients are translated (RFC 7915).
     pub host: Option<IpAddr>,
     /// Its protocol.
     pub protocol: Protocol,
@@ -67,11 +68,23 @@ pub struct PublishEntry {
 
 impl PublishEntry {
     fn takes(&self, address: IpAddr, protocol: u8, host_port: u16) -> bool {
+        let host = self.host.unwrap_or(self.target);
         self.protocol.number() == protocol
-            && self.target.is_ipv6() == address.is_ipv6()
-            && self.host.is_none_or(|host| host == address)
+            && host.is_ipv6() == address.is_ipv6()
+            && (!self.is_specific() || host == address)
             && host_port.wrapping_sub(self.host_port) < self.port_count
             && host_port >= self.host_port
+    }
+
+    /// True if it is published on one address, not on all of a family.
+    fn is_specific(&self) -> bool {
+        self.host.is_some_and(|host| !host.is_unspecified())
+    }
+
+    /// True if clients and endpoint are of one family: what the endpoint starts from its published
+    /// port can leave by the published number.
+    fn is_same_family(&self) -> bool {
+        self.host.is_none_or(|host| host.is_ipv6() == self.target.is_ipv6())
     }
 
     /// The port at the endpoint that a published port leads to.
@@ -82,6 +95,7 @@ impl PublishEntry {
     fn publishes(&self, target: IpAddr, protocol: u8, target_port: u16) -> bool {
         self.protocol.number() == protocol
             && self.target == target
+            && self.is_same_family()
             && target_port >= self.target_port
             && target_port - self.target_port < self.port_count
     }
@@ -162,7 +176,7 @@ impl Publish {
         let candidates = self.by_host[from..to].iter().map(|&i| &self.entries[i as usize]);
         candidates
             .filter(|entry| entry.takes(address, protocol, port))
-            .max_by_key(|entry| entry.host.is_some())
+            .max_by_key(|entry| entry.is_specific())
     }
 
     /// The entry that publishes this address, protocol and port of an endpoint.
@@ -251,6 +265,18 @@ mod tests {
         let publish = Publish::new(1, vec![entry(None, 80, 1, 80), specific]);
         assert_eq!(publish.by_host("192.0.2.10".parse().unwrap(), 6, 80).unwrap().target_port, 81);
         assert_eq!(publish.by_host("192.0.2.11".parse().unwrap(), 6, 80).unwrap().target_port, 80);
+    }
+
+    #[test]
+    fn a_target_of_ipv4_is_published_on_ipv6_addresses_and_leaves_by_none_of_them() {
+        let every = entry(Some("::"), 80, 1, 80);
+        let one = entry(Some("2001:db8::10"), 80, 1, 81);
+        let publish = Publish::new(1, vec![every, one]);
+        let found = |text: &str| publish.by_host(text.parse().unwrap(), 6, 80);
+        assert_eq!(found("2001:db8::10").unwrap().target_port, 81);
+        assert_eq!(found("2001:db8::11").unwrap().target_port, 80);
+        assert!(found("192.0.2.10").is_none());
+        assert!(publish.by_target("10.1.0.10".parse().unwrap(), 6, 80).is_none());
     }
 
     #[test]
