@@ -168,7 +168,7 @@ fn share_publish(entries: Vec<PublishEntry>, epoch: Epoch, running: &Arc<Publish
     if entries == running.entries() {
         running.clone()
     } else {
-        Arc::new(Publish::new(epoch, entries))
+        Arc::new(running.changed_to(epoch, entries))
     }
 }
 

@@ -462,6 +462,7 @@ mod tests {
         assert_eq!((new.generation, new.plan), (whole.generation, whole.plan));
         assert_eq!(new.publish.entries(), whole.publish.entries());
         assert_eq!(new.publish.epoch, whole.publish.epoch);
+        assert_eq!(new.publish.epochs(), whole.publish.epochs());
         assert_eq!(new.routes.epoch, whole.routes.epoch);
         assert!(new.routes.same_routes(&whole.routes) && whole.routes.same_routes(&new.routes));
         assert_eq!(new.nat, whole.nat);

@@ -35,5 +35,6 @@ fn epochs(tables: &Tables) -> Vec<u64> {
     let networks = tables.networks.iter().flatten().map(|part| part.epoch);
     let uplinks = tables.uplinks.iter().flatten().map(|part| part.epoch);
     let single = [tables.plan, tables.publish.epoch, tables.routes.epoch, tables.nat.epoch];
-    ports.chain(networks).chain(uplinks).chain(single).collect()
+    let published = tables.publish.epochs().iter().copied();
+    ports.chain(networks).chain(uplinks).chain(single).chain(published).collect()
 }

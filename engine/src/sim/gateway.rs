@@ -265,7 +265,7 @@ impl Gateway {
         tables.generation += 1;
         let (epoch, entries) = (tables.publish.epoch + 1, tables.publish.entries());
         let kept = entries.iter().filter(|entry| !host_ports.contains(&entry.host_port));
-        tables.publish = Arc::new(Publish::new(epoch, kept.cloned().collect()));
+        tables.publish = Arc::new(tables.publish.changed_to(epoch, kept.cloned().collect()));
         self.tables = Arc::new(tables);
         self.tables.clone()
     }

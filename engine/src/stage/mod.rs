@@ -26,7 +26,7 @@ pub(crate) use publish::Publish;
 pub(crate) use route::Route;
 
 use crate::counters::DropReason;
-use crate::flow::FlowInput;
+use crate::flow::{FlowInput, Path};
 use crate::id::{NetworkId, PortId, WorkerId};
 use crate::reply::ErrorKind;
 use crate::tables::{Epoch, Tables};
@@ -151,7 +151,10 @@ impl Decision {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Parts {
     plan: Epoch,
+    /// Of all published ports, and of those that the decision depends on: see
+    /// [`epochs_for`](crate::tables::Publish::epochs_for).
     publish: Epoch,
+    published: [Epoch; 2],
     routes: Epoch,
     nat: Epoch,
     ingress: Epoch,
@@ -164,13 +167,21 @@ impl Parts {
     /// The parts that a decision about this input used, as they are in these tables.
     pub(crate) fn of(input: &FlowInput, decision: &Decision, tables: &Tables) -> Parts {
         let egress = decision.forward.map(NextHop::port);
-        Parts::read(input, egress, decision.target, tables)
+        let published = published(input, tables);
+        Parts { published, ..Parts::read(input, egress, decision.target, tables) }
     }
 
-    /// True if none of the parts has changed in these tables.
-    pub(crate) fn hold(&self, input: &FlowInput, tables: &Tables) -> bool {
+    /// The same parts as they are in these tables, if none of them has changed. A published port
+    /// that the decision does not depend on may have.
+    pub(crate) fn hold(&self, input: &FlowInput, tables: &Tables) -> Option<Parts> {
         let (egress, target) = (self.egress.map(|part| part.0), self.target.map(|part| part.0));
-        *self == Parts::read(input, egress, target, tables)
+        let mut now =
+            Parts { published: self.published, ..Parts::read(input, egress, target, tables) };
+        if now.publish != self.publish {
+            now.published = published(input, tables);
+        }
+        let before = Parts { publish: now.publish, ..*self };
+        (now == before).then_some(now)
     }
 
     fn read(
@@ -185,6 +196,7 @@ impl Parts {
         Parts {
             plan: tables.plan,
             publish: tables.publish.epoch,
+            published: [0; 2],
             routes: tables.routes.epoch,
             nat: tables.nat.epoch,
             ingress: port(input.ingress),
@@ -193,4 +205,15 @@ impl Parts {
             target: target.map(|id| (id, network(id))),
         }
     }
+}
+
+/// The epochs of the published ports that a decision about this input may depend on.
+fn published(input: &FlowInput, tables: &Tables) -> [Epoch; 2] {
+    if input.path != Path::Routed || tables.publish.entries().is_empty() {
+        return [0; 2];
+    }
+    let is_own = tables.uplink_with_address(input.destination).is_some();
+    let destination = (input.destination, input.destination_port);
+    let source = (input.source, input.source_port);
+    tables.publish.epochs_for(input.protocol, destination, is_own, source)
 }

@@ -3,7 +3,13 @@
 //! A range is one entry: 10,000 published ports in a row cost as much as one. Look-ups go both
 //! ways: from the outside tuple to the endpoint, and from an endpoint's address and port to its
 //! outside tuple, because traffic that a published port *starts* keeps its published number.
+//!
+//! Each entry has an epoch of its own, which no other entry of this or an earlier table has: a
+//! flow notes the epochs of what its two look-ups found ([`Publish::epochs_for`]), and is decided
+//! again when they find another entry, one more, or one less. So a port that is published or
+//! withdrawn leaves the flows of all others alone.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -44,7 +50,7 @@ impl fmt::Display for Protocol {
 }
 
 /// One published range of ports.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PublishEntry {
     /// The address it is published on. `None`: every address of every uplink, of the target's
     /// family; `::`: every IPv6 address. A target of IPv4 may be published on IPv6 addresses: its
@@ -112,6 +118,8 @@ pub struct Publish {
     /// Moves when any entry does.
     pub epoch: Epoch,
     entries: Vec<PublishEntry>,
+    /// The epoch of each entry.
+    epochs: Vec<Epoch>,
     /// Entry indices by (protocol, first host port), with the longest range of that protocol.
     by_host: Vec<u32>,
     by_target: Vec<u32>,
@@ -120,24 +128,53 @@ pub struct Publish {
 
 impl Publish {
     /// Sorts the entries for look-up. Later entries win over earlier ones only where a specific
-    /// address meets "every address": the specific one is found first.
+    /// address meets "every address": the specific one is found first. All entries are new ones.
     pub fn new(epoch: Epoch, entries: Vec<PublishEntry>) -> Publish {
+        let epochs = (0..entries.len()).map(|index| epoch_of_new(epoch, index)).collect();
+        Publish::sorted(epoch, entries, epochs)
+    }
+
+    /// These entries instead; those that were there before keep their epochs.
+    pub fn changed_to(&self, epoch: Epoch, entries: Vec<PublishEntry>) -> Publish {
+        let epochs = self.epochs_of(0..self.entries.len(), epoch, 0, &entries);
+        Publish::sorted(epoch, entries, epochs)
+    }
+
+    fn sorted(epoch: Epoch, entries: Vec<PublishEntry>, epochs: Vec<Epoch>) -> Publish {
         let mut by_host: Vec<u32> = (0..entries.len() as u32).collect();
         let mut by_target = by_host.clone();
         by_host.sort_by_key(|&index| host_key(&entries, index));
         by_target.sort_by_key(|&index| target_key(&entries, index));
         let longest = entries.iter().map(|entry| entry.port_count).max().unwrap_or(0);
-        Publish { epoch, entries, by_host, by_target, longest }
+        Publish { epoch, entries, epochs, by_host, by_target, longest }
     }
 
-    /// The same entries but for a range of them, which others take the place of. Costs a copy: no
-    /// sorting, no hashing.
+    /// The epochs of entries that take the place of a range of ours and begin at `first`.
+    fn epochs_of(
+        &self,
+        range: Range<usize>,
+        epoch: Epoch,
+        first: usize,
+        entries: &[PublishEntry],
+    ) -> Vec<Epoch> {
+        let before = self.entries[range.clone()].iter().zip(self.epochs[range].iter().copied());
+        let before: HashMap<&PublishEntry, Epoch> = before.collect();
+        let new = |(index, entry): (usize, &PublishEntry)| {
+            before.get(entry).copied().unwrap_or_else(|| epoch_of_new(epoch, first + index))
+        };
+        entries.iter().enumerate().map(new).collect()
+    }
+
+    /// The same entries but for a range of them, which others take the place of. Costs a copy, and
+    /// nothing else of entries outside of the range.
     pub fn spliced(&self, epoch: Epoch, range: Range<usize>, with: Vec<PublishEntry>) -> Publish {
         let (start, shift) = (range.start as u32, with.len() as i64 - range.len() as i64);
         let mut entries = Vec::with_capacity(self.entries.len() + with.len() - range.len());
         entries.extend_from_slice(&self.entries[..range.start]);
         entries.extend(with.iter().cloned());
         entries.extend_from_slice(&self.entries[range.end..]);
+        let mut epochs = self.epochs.clone();
+        epochs.splice(range.clone(), self.epochs_of(range.clone(), epoch, range.start, &with));
         let keep = |&index: &u32| -> Option<u32> {
             match index as usize {
                 index if index < range.start => Some(index as u32),
@@ -154,6 +191,7 @@ impl Publish {
             by_host: merged(by_host, new.clone(), |index| host_key(&entries, index)),
             by_target: merged(by_target, new, |index| target_key(&entries, index)),
             entries,
+            epochs,
             longest,
         }
     }
@@ -163,9 +201,41 @@ impl Publish {
         &self.entries
     }
 
+    /// The epoch of each entry, in the same order.
+    pub fn epochs(&self) -> &[Epoch] {
+        &self.epochs
+    }
+
     /// The entry that a packet to this address, protocol and port meets. The address must be one
     /// of the gateway's own on an uplink: that is the caller's to check.
     pub fn by_host(&self, address: IpAddr, protocol: u8, port: u16) -> Option<&PublishEntry> {
+        self.index_by_host(address, protocol, port).map(|index| &self.entries[index])
+    }
+
+    /// The entry that publishes this address, protocol and port of an endpoint.
+    pub fn by_target(&self, target: IpAddr, protocol: u8, port: u16) -> Option<&PublishEntry> {
+        self.index_by_target(target, protocol, port).map(|index| &self.entries[index])
+    }
+
+    /// The epochs of the entries that a decision may depend on: the one that the destination
+    /// meets (as a published port if the address is the gateway's own, else as an endpoint's
+    /// port), and the one that publishes the source. 0 where there is none.
+    pub(crate) fn epochs_for(
+        &self,
+        protocol: u8,
+        destination: (IpAddr, u16),
+        is_own: bool,
+        source: (IpAddr, u16),
+    ) -> [Epoch; 2] {
+        let at_destination = match is_own {
+            true => self.index_by_host(destination.0, protocol, destination.1),
+            false => self.index_by_target(destination.0, protocol, destination.1),
+        };
+        let at_source = self.index_by_target(source.0, protocol, source.1);
+        [at_destination, at_source].map(|found| found.map_or(0, |index| self.epochs[index]))
+    }
+
+    fn index_by_host(&self, address: IpAddr, protocol: u8, port: u16) -> Option<usize> {
         let key = |index: &u32| {
             let entry = &self.entries[*index as usize];
             (entry.protocol.number(), entry.host_port)
@@ -173,14 +243,13 @@ impl Publish {
         let first = (protocol, port.saturating_sub(self.longest));
         let from = self.by_host.partition_point(|index| key(index) < first);
         let to = self.by_host.partition_point(|index| key(index) <= (protocol, port));
-        let candidates = self.by_host[from..to].iter().map(|&i| &self.entries[i as usize]);
+        let candidates = self.by_host[from..to].iter().map(|&index| index as usize);
         candidates
-            .filter(|entry| entry.takes(address, protocol, port))
-            .max_by_key(|entry| entry.is_specific())
+            .filter(|&index| self.entries[index].takes(address, protocol, port))
+            .max_by_key(|&index| self.entries[index].is_specific())
     }
 
-    /// The entry that publishes this address, protocol and port of an endpoint.
-    pub fn by_target(&self, target: IpAddr, protocol: u8, port: u16) -> Option<&PublishEntry> {
+    fn index_by_target(&self, target: IpAddr, protocol: u8, port: u16) -> Option<usize> {
         let key = |index: &u32| {
             let entry = &self.entries[*index as usize];
             (entry.target, entry.protocol.number(), entry.target_port)
@@ -188,9 +257,15 @@ impl Publish {
         let first = (target, protocol, port.saturating_sub(self.longest));
         let from = self.by_target.partition_point(|index| key(index) < first);
         let to = self.by_target.partition_point(|index| key(index) <= (target, protocol, port));
-        let mut candidates = self.by_target[from..to].iter().map(|&i| &self.entries[i as usize]);
-        candidates.find(|entry| entry.publishes(target, protocol, port))
+        let mut candidates = self.by_target[from..to].iter().map(|&index| index as usize);
+        candidates.find(|&index| self.entries[index].publishes(target, protocol, port))
     }
+}
+
+/// The epoch of an entry that is new in a table of this epoch, at this index: no two entries of
+/// one table have the same, or a flow could take one of them for the other.
+fn epoch_of_new(epoch: Epoch, index: usize) -> Epoch {
+    epoch << 32 | (index as u64 + 1)
 }
 
 fn host_key(entries: &[PublishEntry], index: u32) -> (u8, u16) {
@@ -287,6 +362,36 @@ mod tests {
         assert!(publish.by_host(own, 6, 0).is_none());
     }
 
+    #[test]
+    fn what_is_published_as_before_keeps_its_epoch_and_no_two_have_the_same() {
+        let (web, dns) = (entry(None, 80, 1, 80), entry(None, 53, 1, 53));
+        let first = Publish::new(1, vec![web.clone(), dns.clone()]);
+        let second = first.changed_to(2, vec![entry(None, 443, 1, 443), dns.clone(), web.clone()]);
+        assert_eq!(second.epochs()[1..], [first.epochs()[1], first.epochs()[0]]);
+        // Of the next table that is unlike both, an epoch that comes back would be a mistake.
+        let third = second.changed_to(3, vec![dns]).changed_to(4, vec![web]);
+        let all = [first.epochs(), second.epochs(), third.epochs()].concat();
+        let different: std::collections::HashSet<Epoch> = all.iter().copied().collect();
+        assert_eq!((different.len(), different.contains(&0)), (4, false));
+    }
+
+    #[test]
+    fn a_decision_depends_on_what_its_two_look_ups_find() {
+        let own: IpAddr = "192.0.2.10".parse().unwrap();
+        let target: IpAddr = "10.1.0.10".parse().unwrap();
+        let publish = Publish::new(1, vec![entry(None, 8080, 1, 80), entry(None, 53, 1, 53)]);
+        let [web, dns] = [publish.epochs()[0], publish.epochs()[1]];
+        let client = ("198.51.100.7".parse().unwrap(), 40_000);
+        assert_eq!(publish.epochs_for(6, (own, 8080), true, client), [web, 0]);
+        assert_eq!(publish.epochs_for(6, (target, 80), false, client), [web, 0]);
+        assert_eq!(publish.epochs_for(6, client, false, (target, 53)), [0, dns]);
+        // A strange server at a port that is published here has nothing to do with it.
+        assert_eq!(publish.epochs_for(6, (client.0, 8080), false, (target, 1)), [0, 0]);
+        let specific = entry(Some("192.0.2.10"), 8080, 1, 81);
+        let more = publish.changed_to(2, [publish.entries(), &[specific]].concat());
+        assert_eq!(more.epochs_for(6, (own, 8080), true, client), [more.epochs()[2], 0]);
+    }
+
     proptest! {
         #[test]
         fn a_spliced_table_is_the_one_that_is_built_anew(
@@ -294,17 +399,23 @@ mod tests {
             new in prop::collection::vec((0u16..20, 1u16..4), 0..10),
             cut in (0usize..30, 0usize..30),
         ) {
-            let build = |ports: &[(u16, u16)]| -> Vec<PublishEntry> {
-                ports.iter().map(|&(port, count)| entry(None, port, count, port / 2)).collect()
+            // No two entries are equal: the checker of the config sees to that.
+            let mut seen = std::collections::HashSet::new();
+            let mut build = |ports: &[(u16, u16)]| -> Vec<PublishEntry> {
+                let entries = ports.iter().map(|&(port, count)| entry(None, port, count, port / 2));
+                entries.filter(|entry| seen.insert(entry.clone())).collect()
             };
-            let (old, new) = (build(&old), build(&new));
+            let (old, mut new) = (build(&old), build(&new));
             let (from, to) = (cut.0.min(old.len()), cut.1.min(old.len()));
             let range = from.min(to)..from.max(to);
+            new.extend(old[range.clone()].iter().rev().step_by(2).cloned());
             let mut all = old.clone();
             all.splice(range.clone(), new.clone());
-            let spliced = Publish::new(1, old).spliced(2, range, new);
-            let whole = Publish::new(2, all);
+            let old = Publish::new(1, old);
+            let spliced = old.spliced(2, range, new);
+            let whole = old.changed_to(2, all);
             prop_assert_eq!(&spliced.entries, &whole.entries);
+            prop_assert_eq!(&spliced.epochs, &whole.epochs);
             prop_assert_eq!(&spliced.by_host, &whole.by_host);
             prop_assert_eq!(&spliced.by_target, &whole.by_target);
             prop_assert_eq!(spliced.longest, whole.longest);

@@ -262,8 +262,13 @@ impl<F: Edit> Flows<F> {
             return Revalidated::Kept;
         }
         let Some(cold) = self.table.cold(flow).copied() else { return Revalidated::Ended };
-        if core.cache && cold.parts.hold(&cold.input, &core.tables) {
+        if core.cache
+            && let Some(parts) = cold.parts.hold(&cold.input, &core.tables)
+        {
             self.restamp(flow, generation);
+            if let Some(cold) = self.table.cold_mut(flow) {
+                cold.parts = parts;
+            }
             return Revalidated::Kept;
         }
         core.counters.worker.revalidated.add(1);

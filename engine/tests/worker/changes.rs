@@ -9,8 +9,16 @@ use engine::{DropReason, NetworkId, PortId};
 use crate::common::*;
 use crate::gateway::each;
 
+/// Other published ports, all of them new ones.
 fn publish(tables: &mut Tables, entries: Vec<PublishEntry>) {
     tables.publish = Arc::new(Publish::new(tables.publish.epoch + 1, entries));
+}
+
+/// Other published ports, as the compiler makes them: what stays is what it was.
+fn republish(tables: &mut Tables, change: impl FnOnce(&mut Vec<PublishEntry>)) {
+    let mut entries = tables.publish.entries().to_vec();
+    change(&mut entries);
+    tables.publish = Arc::new(tables.publish.changed_to(tables.publish.epoch + 1, entries));
 }
 
 #[test]
@@ -67,10 +75,71 @@ fn a_change_that_does_not_concern_a_flow_does_not_ask_the_stages_again() {
 }
 
 #[test]
+fn a_published_port_that_changes_leaves_flows_of_others_alone() {
+    each(|mut gateway, v6| {
+        let datagram = udp(&CLIENT, 50_001, (own(v6), 5_300));
+        gateway.forward(&CLIENT, datagram.clone());
+        gateway.forward(&WEB, udp(&WEB, 5_001, (FAR.ip(v6), 53)));
+        gateway.forward(&WEB, udp(&WEB, 53, (FAR.ip(v6), 8_081)));
+        let masquerade = udp(&WEB, 40_001, (FAR.ip(v6), 8_081));
+        gateway.forward(&WEB, masquerade.clone());
+        let flows = gateway.flows().len();
+        let is_apps = |entry: &PublishEntry| entry.host_port == 8_081;
+        for round in 0..3 {
+            gateway.change(|tables| {
+                republish(tables, |entries| match round {
+                    0 => entries.retain(|entry| !is_apps(entry)),
+                    1 => entries.insert(0, published().into_iter().find(is_apps).unwrap()),
+                    _ => entries[0].target_port = 81,
+                });
+            });
+            gateway.forward(&CLIENT, datagram.clone());
+            gateway.forward(&WEB, udp(&WEB, 53, (CLIENT.ip(v6), 50_001)));
+            gateway.forward(&WEB, udp(&WEB, 5_001, (FAR.ip(v6), 53)));
+            gateway.forward(&WEB, udp(&WEB, 53, (FAR.ip(v6), 8_081)));
+            gateway.forward(&WEB, masquerade.clone());
+            assert_eq!((gateway.revalidated(), gateway.flows().len()), (0, flows), "{round}");
+        }
+        // And its own flows are asked about: from outside, and of what the server began.
+        gateway.change(|tables| {
+            republish(tables, |entries| entries.retain(|entry| entry.host_port != 5_300))
+        });
+        let error = gateway.forward(&CLIENT, datagram);
+        assert_eq!(error.icmp(), if v6 { (1, 4) } else { (3, 3) });
+        let sent = gateway.forward(&WEB, udp(&WEB, 53, (FAR.ip(v6), 8_081)));
+        assert_ne!(sent.source(), (own(v6), 5_300));
+        assert!(gateway.revalidated() > 0);
+    });
+}
+
+#[test]
+fn a_port_that_is_published_on_one_address_takes_flows_from_every_address() {
+    each(|mut gateway, v6| {
+        let datagram = udp(&CLIENT, 50_001, (own(v6), 5_300));
+        assert_eq!(gateway.forward(&CLIENT, datagram.clone()).port, WEB.port);
+        // Both are new at once: an epoch that the two shared would hide that the first one went.
+        let specific = |entries: &mut Vec<PublishEntry>| {
+            let is_web =
+                |entry: &&PublishEntry| entry.host_port == 5_300 && entry.target == WEB.ip(v6);
+            let web = entries.iter().find(is_web).unwrap().clone();
+            entries.retain(|entry| *entry != web);
+            entries.push(PublishEntry { target_port: 54, ..web.clone() });
+            let (host, target, port) = (Some(own(v6)), DB.ip(v6), DB.port);
+            entries.push(PublishEntry { host, target, port, ..web });
+        };
+        gateway.change(|tables| republish(tables, specific));
+        assert_eq!(gateway.forward(&CLIENT, datagram.clone()).port, DB.port);
+        gateway.change(|tables| republish(tables, |entries| entries.truncate(entries.len() - 1)));
+        let sent = gateway.forward(&CLIENT, datagram);
+        assert_eq!((sent.port, sent.destination()), (WEB.port, (WEB.ip(v6), 54)));
+    });
+}
+
+#[test]
 fn a_change_that_decides_as_before_keeps_the_flow_and_its_outside_port() {
     each(|mut gateway, v6| {
         let there = gateway.forward(&WEB, udp(&WEB, 5_001, (FAR.ip(v6), 53)));
-        gateway.change(|tables| publish(tables, published()));
+        gateway.change(|tables| Arc::make_mut(&mut tables.nat).epoch += 1);
         let again = gateway.forward(&WEB, udp(&WEB, 5_001, (FAR.ip(v6), 53)));
         assert_eq!(there.source(), again.source());
         let back = gateway.forward(&FAR, udp(&FAR, 53, there.source()));
