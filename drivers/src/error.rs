@@ -79,6 +79,66 @@ pub enum DriverError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A device that is to be there is not.
+    #[error(
+        "no device {device} in this network namespace: AF_XDP needs one that exists already; \
+         `ip link` lists them"
+    )]
+    NoDevice {
+        /// Its name.
+        device: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Another program is attached to the device, or its queue has another socket.
+    #[error(
+        "device {device} is in use by another XDP program or AF_XDP socket: end that program, or \
+         take it off with `ip link set {device} xdp off`"
+    )]
+    DeviceInUse {
+        /// Its name.
+        device: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Each receiving queue needs a worker.
+    #[error(
+        "device {device} receives on {queues} queues, and there are {workers} workers: set it to \
+         fewer with `ethtool -L {device} combined {workers}`, or run more workers"
+    )]
+    TooManyQueues {
+        /// Its name.
+        device: String,
+        /// Its queues.
+        queues: usize,
+        /// Our workers.
+        workers: usize,
+    },
+    /// AF_XDP needs rights.
+    #[error(
+        "no permission to use device {device} by AF_XDP ({operation}): run as root or give the \
+         capabilities CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF"
+    )]
+    NoXdpPermission {
+        /// Its name.
+        device: String,
+        /// What was refused.
+        operation: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A call for AF_XDP that should succeed did not.
+    #[error("device {device} by AF_XDP: {operation}: {source}; {hint}")]
+    Xdp {
+        /// Its name.
+        device: String,
+        /// Which call.
+        operation: &'static str,
+        /// What to do.
+        hint: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// Links cannot be followed.
     #[error("following links: {operation}: {source}; run as root or give CAP_NET_ADMIN")]
     Watch {

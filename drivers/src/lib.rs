@@ -16,6 +16,7 @@ mod sys;
 mod tap;
 mod vnet;
 mod watch;
+mod xdp;
 
 pub use error::DriverError;
 pub use sys::region::Region;
@@ -23,4 +24,8 @@ pub use tap::{QUEUE_LEN_DEFAULT, Tap, TapOptions, TapQueue};
 pub use vnet::VNET_HEADER_BYTES;
 pub use watch::{
     LinkChange, LinkState, LinkWatch, NamespaceNumber, NamespaceNumbers, namespace_cookie,
+};
+pub use xdp::{
+    XDP_CHUNK_FRAME_BYTES, XDP_QUEUE_FRAMES, Xdp, XdpMemory, XdpMode, XdpOptions, XdpPlace,
+    XdpQueue, XdpTake, offloads_command, switch_offloads_off, switch_offloads_on,
 };

@@ -25,6 +25,9 @@ pub const HEADROOM_BYTES: usize = 256;
 /// Bytes of a tail: the largest IP packet (65,535) and its Ethernet header and tags.
 pub const TAIL_BYTES: usize = 66 * 1024;
 
+/// Room of the balancer for blocks that are not full.
+const PARTIAL_BLOCKS: usize = 256;
+
 /// Frames that pools exchange at once.
 pub const BLOCK_FRAMES: usize = 64;
 
@@ -94,9 +97,21 @@ impl FrameBalancer {
     /// A balancer for at most this many frames of each size.
     pub fn new(chunk_count: usize, tail_count: usize) -> Arc<FrameBalancer> {
         Arc::new(FrameBalancer {
-            chunks: ArrayQueue::new(chunk_count.div_ceil(BLOCK_FRAMES) + 1),
+            // Besides whole blocks some may be there that a closed ring did not fill.
+            chunks: ArrayQueue::new(chunk_count.div_ceil(BLOCK_FRAMES) + PARTIAL_BLOCKS),
             tails: ArrayQueue::new(tail_count.div_ceil(BLOCK_FRAMES) + 1),
         })
+    }
+
+    /// Takes chunks that come from no pool: those that a driver's ring had when it was closed.
+    /// Allocates, so it is not for the packet path.
+    pub fn give_back(&self, chunks: Vec<Frame>) {
+        let mut chunks = chunks.into_iter().peekable();
+        while chunks.peek().is_some() {
+            let block: Block<Frame> = chunks.by_ref().take(BLOCK_FRAMES).collect();
+            let pushed = self.chunks.push(block);
+            debug_assert!(pushed.is_ok(), "the queue has room for every block that can be");
+        }
     }
 
     /// Frames that lie here now, chunks and tails. For conservation checks while workers rest.

@@ -3,6 +3,11 @@
 //! Each file wraps its unsafe calls in types and functions that cannot be misused from safe code,
 //! and says at each block who upholds what.
 
+pub(crate) mod bpf;
+pub(crate) mod ethtool;
 pub(crate) mod ioctl;
+pub(crate) mod lend;
 pub(crate) mod netlink;
 pub(crate) mod region;
+pub(crate) mod ring;
+pub(crate) mod xdp;

@@ -34,6 +34,7 @@ const _: () = assert!(PAGE_BYTES.is_multiple_of(CHUNK_BYTES), "no chunk crosses 
 pub struct Region {
     base: usize,
     region_bytes: usize,
+    chunk_count: usize,
     huge_pages: bool,
 }
 
@@ -64,12 +65,22 @@ impl Region {
         let tails: Vec<Tail> =
             rest.chunks_exact_mut(TAIL_BYTES).take(tail_count).map(Tail::new).collect();
         assert_eq!((chunks.len(), tails.len()), (chunk_count, tail_count), "all frames are cut");
-        Ok((Region { base, region_bytes, huge_pages }, chunks, tails))
+        Ok((Region { base, region_bytes, chunk_count, huge_pages }, chunks, tails))
     }
 
     /// Bytes mapped, whole pages.
     pub fn region_bytes(&self) -> usize {
         self.region_bytes
+    }
+
+    /// How many chunks there are; they lie at the front.
+    pub fn chunk_count(&self) -> usize {
+        self.chunk_count
+    }
+
+    /// Address of the first byte.
+    pub(crate) fn base(&self) -> usize {
+        self.base
     }
 
     /// True if the machine's set-aside huge pages are in use.
