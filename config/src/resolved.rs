@@ -229,6 +229,7 @@ impl Text {
             ("fragments", limits.fragments),
             ("floods_per_second", limits.floods_per_second),
             ("answers_per_second", limits.answers_per_second),
+            ("icmp_errors_per_second", limits.icmp_errors_per_second),
             ("hand_over", limits.hand_over),
         ] {
             self.set(key, i64::from(limit));

@@ -396,6 +396,11 @@ pub(crate) struct Limits {
     #[schemars(extend("minimum" = 1, "maximum" = limits::RATE_MAX,
                       "default" = defaults().answers_per_second))]
     pub(crate) answers_per_second: Field<Number>,
+    /// ICMP errors about packets of flows (port unreachable, too big, time exceeded) that are
+    /// carried through the gateway, per second. Beyond: dropped (icmp_error_limited).
+    #[schemars(extend("minimum" = 1, "maximum" = limits::RATE_MAX,
+                      "default" = defaults().icmp_errors_per_second))]
+    pub(crate) icmp_errors_per_second: Field<Number>,
     /// Packets in one ring from worker to worker. When full: dropped (hand_over_full).
     #[schemars(extend("minimum" = 1, "maximum" = limits::HAND_OVER_MAX,
                       "default" = defaults().hand_over))]

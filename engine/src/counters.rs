@@ -108,8 +108,12 @@ drop_reasons! {
     LocalUnhandled = "local_unhandled",
     /// ARP or ND that is not for us to answer.
     NeighbourUnhandled = "neighbour_unhandled",
-    /// An ICMP error to the gateway or through it: carrying it through NAT is not built yet.
+    /// An ICMP error that quotes no packet of a live flow, or of a kind that is not carried.
     IcmpError = "icmp_error",
+    /// An ICMP error with a wrong checksum, or whose quote is cut short or wrong in itself.
+    IcmpErrorMalformed = "icmp_error_malformed",
+    /// An ICMP error that would be carried, but `icmp_errors_per_second` is used up.
+    IcmpErrorLimited = "icmp_error_limited",
     /// An answer was due, but `answers_per_second` is used up.
     AnswerLimited = "answer_limited",
     /// The next hop does not answer ARP or ND.
@@ -203,6 +207,8 @@ counters! {
         floods,
         /// Answers built: ARP, ND, echo, ICMP errors, resets.
         answers,
+        /// ICMP errors carried to the sender of the packet that they quote.
+        icmp_errors,
         /// Packets handed over to another worker.
         handed_over,
         /// Super-frames cut.

@@ -38,14 +38,18 @@ pub(crate) fn complete_checksum(packet: &mut Packet) -> Result<(), DropReason> {
     if field + 2 > packet.head().len() {
         return Err(DropReason::MalformedOffload);
     }
-    let covered = &packet.head()[start..];
-    let total = join(sum(covered), covered.len(), sum(packet.tail()));
-    let checksum = !fold(total);
+    let checksum = !fold(sum_from(packet, start));
     // RFC 768: a UDP checksum of zero means none. UDP is known by the place of its checksum.
     let checksum = if offset == udp::CHECKSUM { udp_checksum(checksum) } else { checksum };
     write_u16(packet.head_mut(), field, checksum);
     packet.set_offload(Offload::None);
     Ok(())
+}
+
+/// The sum of a packet's bytes from an offset in its head to its end.
+pub(crate) fn sum_from(packet: &Packet, start: usize) -> u64 {
+    let covered = packet.head().get(start..).unwrap_or_default();
+    join(sum(covered), covered.len(), sum(packet.tail()))
 }
 
 /// Cuts a super-frame and gives each segment to `emit`, in order; returns how many there were.

@@ -25,6 +25,7 @@ pub mod packet;
 mod parse;
 mod pipeline;
 pub mod port;
+mod quote;
 mod reply;
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -31,6 +31,9 @@ pub struct Limits {
     /// ICMP errors and resets that we send, per second. Beyond: the packet is dropped without one
     /// (`answer_limited`).
     pub answers_per_second: u32,
+    /// ICMP errors about packets of flows that are carried through, per second. Beyond: dropped
+    /// (`icmp_error_limited`).
+    pub icmp_errors_per_second: u32,
     /// Packets in one hand-over ring. When full: dropped (`hand_over_full`).
     pub hand_over: u32,
 }
@@ -47,6 +50,7 @@ impl Default for Limits {
             fragments: 1_024,
             floods_per_second: 10_000,
             answers_per_second: 1_000,
+            icmp_errors_per_second: 1_000,
             hand_over: 1_024,
         }
     }

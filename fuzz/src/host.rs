@@ -147,6 +147,7 @@ fn limits() -> Limits {
         fragments: 4,
         floods_per_second: 40,
         answers_per_second: 40,
+        icmp_errors_per_second: 40,
         hand_over: 16,
     }
 }

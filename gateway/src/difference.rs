@@ -310,6 +310,7 @@ fn limit_facts(limits: &Limits) -> Vec<Fact> {
         ("fragments", limits.fragments),
         ("floods_per_second", limits.floods_per_second),
         ("answers_per_second", limits.answers_per_second),
+        ("icmp_errors_per_second", limits.icmp_errors_per_second),
         ("hand_over", limits.hand_over),
     ];
     all.map(|(name, limit)| (name, limit.to_string())).into()

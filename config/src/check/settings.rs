@@ -160,6 +160,11 @@ pub(super) fn limits(given: Option<&schema::Limits>, report: &mut Report) -> Lim
             most::RATE_MAX,
             default.answers_per_second,
         ),
+        icmp_errors_per_second: limit(
+            &given.icmp_errors_per_second,
+            most::RATE_MAX,
+            default.icmp_errors_per_second,
+        ),
         hand_over: limit(&given.hand_over, most::HAND_OVER_MAX, default.hand_over),
     };
     share_within(&given.flows_per_port, limits.flows_per_port, "flows", flows, report);

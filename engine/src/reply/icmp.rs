@@ -24,12 +24,6 @@ const V6_ERROR_BYTES_MAX: usize = 1_280;
 /// RFC 1812 section 4.3.2.5: errors go with precedence 6, "internetwork control".
 const V4_ERROR_SERVICE: u8 = 0xc0;
 
-/// ICMPv6 types of RFC 4443 that we send as errors.
-const V6_UNREACHABLE: u8 = 1;
-const V6_TOO_BIG: u8 = 2;
-const V6_TIME_EXCEEDED: u8 = 3;
-const V6_PARAMETER_PROBLEM: u8 = 4;
-
 /// What an ICMP error says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ErrorKind {
@@ -64,12 +58,12 @@ impl ErrorKind {
     /// The same in ICMPv6. `next_header` is where in the packet its last next-header field is.
     fn v6(self, next_header: u32) -> (u8, u8, u32) {
         match self {
-            ErrorKind::TtlExceeded => (V6_TIME_EXCEEDED, 0, 0),
-            ErrorKind::NetUnreachable => (V6_UNREACHABLE, 0, 0),
-            ErrorKind::HostUnreachable => (V6_UNREACHABLE, 3, 0),
-            ErrorKind::PortUnreachable => (V6_UNREACHABLE, 4, 0),
-            ErrorKind::TooBig(mtu) => (V6_TOO_BIG, 0, u32::from(mtu)),
-            ErrorKind::ProtocolUnreachable => (V6_PARAMETER_PROBLEM, 1, next_header),
+            ErrorKind::TtlExceeded => (icmp::V6_TIME_EXCEEDED, 0, 0),
+            ErrorKind::NetUnreachable => (icmp::V6_UNREACHABLE, 0, 0),
+            ErrorKind::HostUnreachable => (icmp::V6_UNREACHABLE, 3, 0),
+            ErrorKind::PortUnreachable => (icmp::V6_UNREACHABLE, 4, 0),
+            ErrorKind::TooBig(mtu) => (icmp::V6_TOO_BIG, 0, u32::from(mtu)),
+            ErrorKind::ProtocolUnreachable => (icmp::V6_PARAMETER_PROBLEM, 1, next_header),
         }
     }
 }

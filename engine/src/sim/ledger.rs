@@ -17,8 +17,7 @@ pub(super) enum Expect {
     Reply,
     /// RST or ICMP unreachable.
     Refused,
-    /// It reaches the server, where nothing listens; the error about it may come back.
-    /// LIMIT: it must, once ICMP errors are carried through NAT.
+    /// It reaches the server, where nothing listens, and the error about it comes back.
     Unserved,
     /// It reaches nobody; whether somebody says so does not matter.
     Denied,
@@ -276,11 +275,13 @@ impl Ledger {
                 outcomes.answered += 1;
             }
             (Expect::Refused, Some(Expect::Refused)) => outcomes.refused += 1,
-            (Expect::Unserved, Some(Expect::Refused) | None) => outcomes.refused += 1,
+            (Expect::Unserved, Some(Expect::Refused)) if record.reached => outcomes.refused += 1,
             (Expect::Denied, Some(Expect::Refused) | None) => outcomes.denied += 1,
             // What is refused by RST may be lost on the way, and is not repeated for ever.
-            (Expect::Refused, None) if !self.is_lossless => outcomes.lost += 1,
-            (Expect::Reply | Expect::Refused, Some(Expect::Refused) | None) if self.is_tight => {
+            (Expect::Refused | Expect::Unserved, None) if !self.is_lossless => outcomes.lost += 1,
+            (Expect::Reply | Expect::Refused | Expect::Unserved, Some(Expect::Refused) | None)
+                if self.is_tight =>
+            {
                 outcomes.lost += 1;
             }
             (_, Some(how)) => return Err(format!("{story}, but the end was {how:?}")),

@@ -91,6 +91,7 @@ fn limits(tight: bool) -> Limits {
         fragments: 2,
         floods_per_second: 20,
         answers_per_second: 10,
+        icmp_errors_per_second: 10,
         hand_over: 4,
     };
     if tight { narrow } else { wide }

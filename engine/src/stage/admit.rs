@@ -9,6 +9,7 @@ use super::{Cx, Decision, Stage, Verdict};
 use crate::counters::DropReason;
 use crate::flow::{FlowInput, Path};
 use crate::id::NetworkId;
+use crate::tables::Tables;
 
 /// Has no state.
 #[derive(Debug, Default)]
@@ -21,22 +22,26 @@ impl Stage for Admit {
         if matches!(input.path, Path::Bridged(_)) {
             return Verdict::Continue;
         }
-        if never_a_source(input.source) || never_a_destination(input.destination) {
+        if never_a_destination(input.destination) {
             return Verdict::Drop(DropReason::Martian);
         }
-        if is_group(input.destination) {
+        if is_group(input.destination) && !never_a_source(input.source) {
             return Verdict::Drop(DropReason::NotRoutable);
         }
-        let from_outside = input.network == NetworkId::NONE;
-        let claims_inside = || {
-            cx.tables.uplink_with_address(input.source).is_some()
-                || cx.tables.network_with_subnet_of(input.source).is_some()
-        };
-        if from_outside && claims_inside() {
-            return Verdict::Drop(DropReason::Martian);
+        match is_martian(input.source, input.network == NetworkId::NONE, cx.tables) {
+            true => Verdict::Drop(DropReason::Martian),
+            false => Verdict::Continue,
         }
-        Verdict::Continue
     }
+}
+
+/// True for a source that no wire should carry, and for one of inside that comes from outside.
+pub(crate) fn is_martian(source: IpAddr, from_outside: bool, tables: &Tables) -> bool {
+    let claims_inside = || {
+        tables.uplink_with_address(source).is_some()
+            || tables.network_with_subnet_of(source).is_some()
+    };
+    never_a_source(source) || (from_outside && claims_inside())
 }
 
 fn never_a_source(address: IpAddr) -> bool {

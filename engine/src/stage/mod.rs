@@ -17,7 +17,7 @@ mod sample;
 
 use std::net::IpAddr;
 
-pub(crate) use admit::Admit;
+pub(crate) use admit::{Admit, is_martian};
 pub(crate) use bridge::Bridge;
 pub(crate) use local::Local;
 pub(crate) use nat::Nat;

@@ -251,6 +251,14 @@ pub mod icmp {
     pub const TIME_EXCEEDED: u8 = 11;
     /// ICMP type: parameter problem.
     pub const PARAMETER_PROBLEM: u8 = 12;
+    /// ICMPv6 type: destination unreachable, the first of the errors that there are.
+    pub const V6_UNREACHABLE: u8 = 1;
+    /// ICMPv6 type: packet too big.
+    pub const V6_TOO_BIG: u8 = 2;
+    /// ICMPv6 type: time exceeded.
+    pub const V6_TIME_EXCEEDED: u8 = 3;
+    /// ICMPv6 type: parameter problem, the last of the errors that there are.
+    pub const V6_PARAMETER_PROBLEM: u8 = 4;
     /// ICMPv6 types below this one are errors.
     pub const V6_INFORMATION_MIN: u8 = 128;
     /// ICMPv6 type: echo request.

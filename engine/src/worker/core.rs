@@ -73,6 +73,8 @@ pub(super) struct Core {
     pub(super) floods: Vec<TokenBucket>,
     pub(super) moves: TokenBucket,
     pub(super) answers: TokenBucket,
+    /// Bounds the ICMP errors that are carried through.
+    pub(super) errors: TokenBucket,
     /// Flows that each port has started.
     pub(super) started: Vec<u32>,
     pub(super) flows_per_port_max: u32,

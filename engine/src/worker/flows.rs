@@ -27,7 +27,7 @@ pub(super) struct Flows<F: Edit> {
 }
 
 /// What became of a flow when it was looked at again.
-enum Revalidated {
+pub(super) enum Revalidated {
     /// It goes on, perhaps with another action.
     Kept,
     /// It has ended; the packet is decided anew.
@@ -64,7 +64,7 @@ pub(super) fn key_of<F: Edit>(packet: &Packet) -> Option<FlowKey<F::Addresses>> 
 }
 
 #[inline]
-fn ports_of(head: &[u8], l4: usize, protocol: u8) -> Option<u32> {
+pub(super) fn ports_of(head: &[u8], l4: usize, protocol: u8) -> Option<u32> {
     match protocol {
         protocol::TCP | protocol::UDP | protocol::SCTP => {
             Some(u32_at(header_at::<4>(head, l4)?, 0))
@@ -101,6 +101,9 @@ impl<F: Edit> Flows<F> {
         if packet.meta.notes.any(Notes::FIRST_FRAGMENT | Notes::LATER_FRAGMENT) {
             return self.route_fragment(core, packet, hops);
         }
+        if packet.meta.notes.any(Notes::ICMP_ERROR) {
+            return self.route_error(core, packet, hops);
+        }
         let Some(key) = key_of::<F>(&packet) else {
             return core.drop(packet, DropReason::Truncated);
         };
@@ -130,9 +133,6 @@ impl<F: Edit> Flows<F> {
     fn decide(&mut self, core: &mut Core, packet: Packet, key: FlowKey<F::Addresses>, hops: u8) {
         core.counters.worker.misses.add(1);
         let input = key.input::<F>(packet.meta.network);
-        if packet.meta.notes.any(Notes::ICMP_ERROR) {
-            return core.drop(packet, DropReason::IcmpError);
-        }
         let home = steer::home(&input, &core.tables, core.worker_count, core.seed);
         if home != core.id {
             self.install_stub(core, &input, key, home);
@@ -255,7 +255,7 @@ impl<F: Edit> Flows<F> {
     /// Asks whether a flow's decision still holds. Cheap when the tables are the same; when they
     /// are not but the parts used are, the flow is restamped; else the stages run again on the
     /// input of its first packet.
-    fn revalidate(&mut self, core: &mut Core, side: SideId) -> Revalidated {
+    pub(super) fn revalidate(&mut self, core: &mut Core, side: SideId) -> Revalidated {
         let flow = side.flow();
         let generation = core.tables.generation as u32;
         if self.table.side(side).generation == generation && core.cache {
@@ -379,6 +379,10 @@ impl<F: Edit> Flows<F> {
 
     /// Fragments meet at a worker by their datagram first, because later ones have no ports.
     fn route_fragment(&mut self, core: &mut Core, packet: Packet, hops: u8) {
+        // An error fits into every packet (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 c).
+        if packet.meta.notes.any(Notes::ICMP_ERROR) {
+            return core.drop(packet, DropReason::IcmpErrorMalformed);
+        }
         let Some(datagram) = datagram_of::<F>(&packet) else {
             return core.drop(packet, DropReason::Truncated);
         };

@@ -13,6 +13,7 @@ mod batch;
 mod bridging;
 mod core;
 mod discovery;
+mod errors;
 mod flows;
 mod lookup;
 mod upkeep;
@@ -145,6 +146,7 @@ impl Worker {
             floods: vec![TokenBucket::new(limits.floods_per_second); counted],
             moves: TokenBucket::new(limits.floods_per_second / 10),
             answers: TokenBucket::new((limits.answers_per_second / worker_count as u32).max(1)),
+            errors: TokenBucket::new((limits.icmp_errors_per_second / worker_count as u32).max(1)),
             started: vec![0; counted],
             flows_per_port_max: share(limits.flows_per_port) as u32,
             events: ArrayVec::new(),

@@ -14,6 +14,7 @@ mod common;
 mod answers;
 mod bridging;
 mod changes;
+mod errors;
 mod forwarding;
 mod fragments;
 mod gateway;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub(crate) mod beyond;
 pub(crate) mod load;
 
 use std::io::{BufRead, BufReader, Read, Write};
