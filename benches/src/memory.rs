@@ -17,7 +17,7 @@ use engine::hand_over::HandOverRings;
 use engine::limits::Limits;
 use engine::packet::BATCH_LEN;
 use engine::tables::{
-    Attachment, Network, PortKind, PortTable, Route, Routes, Subnet, TableMap, Uplink,
+    Attachment, GatewayMode, Network, PortKind, PortTable, Route, Routes, Subnet, TableMap, Uplink,
 };
 use engine::wire::checksum;
 use engine::worker::WorkerParts;
@@ -351,6 +351,7 @@ fn tables(flow_count: usize) -> Tables {
         }],
         internal: false,
         icc: true,
+        mode: GatewayMode::Nat,
         masquerade: true,
         mtu: 1500,
         uplink: Some(uplink),
@@ -379,6 +380,8 @@ fn tables(flow_count: usize) -> Tables {
             port: OUTSIDE,
             mac: UPLINK_MAC,
             addresses: vec![own],
+            trusted: false,
+            host: Vec::new(),
         }))],
         routes: Arc::new(Routes::new(1, routes)),
         limits: Arc::new(limits),

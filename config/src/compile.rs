@@ -12,14 +12,15 @@ use std::sync::Arc;
 
 use engine::limits::NatSettings;
 use engine::tables::{
-    Attachment, Epoch, Network, PortKind, PortTable, Publish, PublishEntry, Route, Routes, Subnet,
-    TableMap, Uplink,
+    Attachment, Epoch, Network, Policy, PortKind, PortTable, Protocol, Publish, PublishEntry,
+    Route, Routes, Rule, RulePorts, RuleSide, Subnet, TableMap, Uplink,
 };
 use engine::{NetworkId, Tables, UplinkId};
 use ipnet::IpNet;
 
 use crate::ids;
 use crate::model::{self, Config};
+use crate::policy;
 
 /// Compiles a config, sharing with the running tables whatever is equal.
 pub fn compile(config: &Config, previous: Option<&Tables>) -> Tables {
@@ -38,6 +39,7 @@ pub fn compile(config: &Config, previous: Option<&Tables>) -> Tables {
         networks: share(compiler.networks(), &previous.networks),
         uplinks: share(compiler.uplinks(), &previous.uplinks),
         publish: share_publish(compiler.publish(), generation, &previous.publish),
+        policy: share_policy(rules(&config, &compiler.network_ids), generation, &previous.policy),
         routes: share_routes(Routes::new(generation, compiler.routes()), &previous.routes),
         nat: share_one(nat_settings(&config.nat, generation), &previous.nat),
         limits: match config.limits == *previous.limits {
@@ -62,9 +64,12 @@ fn subnets(networks: &[Option<Arc<Network>>]) -> impl Iterator<Item = (NetworkId
     networks.iter().flatten().map(|network| (network.id, &*network.subnets))
 }
 
-/// The other half: all of the gateway's own addresses on uplinks.
-fn own_addresses(uplinks: &[Option<Arc<Uplink>>]) -> impl Iterator<Item = (UplinkId, &[IpNet])> {
-    uplinks.iter().flatten().map(|uplink| (uplink.id, &*uplink.addresses))
+/// The other half: all of the gateway's own addresses on uplinks, and who is behind them.
+fn own_addresses(
+    uplinks: &[Option<Arc<Uplink>>],
+) -> impl Iterator<Item = (UplinkId, &[IpNet], bool, &[IpAddr])> {
+    let uplinks = uplinks.iter().flatten();
+    uplinks.map(|uplink| (uplink.id, &*uplink.addresses, uplink.trusted, &*uplink.host))
 }
 
 /// A part of the tables that carries its epoch.
@@ -170,6 +175,10 @@ fn share_publish(entries: Vec<PublishEntry>, epoch: Epoch, running: &Arc<Publish
     } else {
         Arc::new(running.changed_to(epoch, entries))
     }
+}
+
+pub(crate) fn share_policy(rules: Vec<Rule>, epoch: Epoch, running: &Arc<Policy>) -> Arc<Policy> {
+    if rules == running.rules() { running.clone() } else { Arc::new(Policy::new(epoch, rules)) }
 }
 
 fn share_routes(new: Routes, running: &Arc<Routes>) -> Arc<Routes> {
@@ -301,6 +310,7 @@ pub(crate) fn network_table(
             .collect(),
         internal: network.internal,
         icc: network.icc,
+        mode: network.mode,
         masquerade: network.masquerade,
         mtu: network.mtu,
         uplink: uplink.and_then(|name| uplink_ids.get(name).copied()),
@@ -318,6 +328,12 @@ pub(crate) fn uplink_table(uplink: &model::Uplink, epoch: Epoch) -> Uplink {
         port: uplink.port,
         mac: uplink.mac,
         addresses: uplink.addresses.clone(),
+        trusted: uplink.trusted,
+        // Elsewhere the kernel's end is a neighbour like others.
+        host: match uplink.netns {
+            None => uplink.host_addresses.iter().map(IpNet::addr).collect(),
+            Some(_) => Vec::new(),
+        },
     }
 }
 
@@ -349,4 +365,61 @@ pub(crate) fn routes_of(uplink: &model::Uplink) -> impl Iterator<Item = Route> {
 
 pub(crate) fn nat_settings(nat: &NatSettings, epoch: Epoch) -> NatSettings {
     NatSettings { epoch, ..nat.clone() }
+}
+
+/// The rules by ids.
+pub(crate) fn rules(config: &Config, network_ids: &TableMap<&str, NetworkId>) -> Vec<Rule> {
+    let endpoints = config.endpoints.iter().map(|endpoint| (endpoint.name.as_str(), &**endpoint));
+    let endpoints: HashMap<&str, &model::Endpoint> = match config.policy.is_empty() {
+        true => HashMap::new(),
+        false => endpoints.collect(),
+    };
+    let side = |side: &policy::RuleSide| -> RuleSide {
+        let uplink = side.uplink.as_deref().and_then(|name| config.uplink(name));
+        let endpoint = side.endpoint.as_deref().and_then(|name| endpoints.get(name));
+        let behind = match (uplink, endpoint) {
+            (Some(uplink), _) => Some(vec![uplink.port]),
+            (None, Some(endpoint)) => {
+                Some(endpoint.attachments.iter().map(|own| own.port).collect())
+            }
+            (None, None) => None,
+        };
+        RuleSide {
+            behind,
+            network: side.network.as_deref().map(|name| network_id(network_ids, name)),
+            prefixes: Some(side.cidr.clone()).filter(|cidr| !cidr.is_empty()),
+        }
+    };
+    let rule = |rule: &policy::Rule| Rule {
+        action: rule.action,
+        from: side(&rule.from),
+        to: side(&rule.to),
+        from_ports: match rule.from.ports.is_empty() {
+            true => None,
+            false => Some(rule_ports(&rule.from.ports, &rule.protocols)),
+        },
+        to_ports: match rule.to.ports.is_empty() && rule.protocols.is_empty() {
+            true => None,
+            false => Some(rule_ports(&rule.to.ports, &rule.protocols)),
+        },
+    };
+    config.policy.iter().map(rule).collect()
+}
+
+/// Ports by protocol. Those of no protocol are of the rule's, or of each that has ports.
+fn rule_ports(ports: &[policy::Ports], protocols: &[u8]) -> Vec<RulePorts> {
+    let whole = [policy::Ports { first: 0, last: u16::MAX, protocol: None }];
+    let ports = if ports.is_empty() { &whole } else { ports };
+    let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(Protocol::number);
+    let of_rule = if protocols.is_empty() { &all } else { protocols };
+    let of = |ports: &policy::Ports| -> Vec<u8> {
+        ports.protocol.map_or_else(|| of_rule.to_vec(), |protocol| vec![protocol.number()])
+    };
+    let range = |ports: &policy::Ports, protocol| RulePorts {
+        protocol,
+        first: ports.first,
+        last: ports.last,
+    };
+    let ports = ports.iter();
+    ports.flat_map(|ports| of(ports).into_iter().map(|number| range(ports, number))).collect()
 }

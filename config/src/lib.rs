@@ -23,6 +23,7 @@ mod mac;
 mod model;
 mod names;
 mod nearest;
+mod policy;
 mod publish;
 mod reader;
 mod recompile;
@@ -50,6 +51,7 @@ pub use model::{
 };
 pub use names::{INTERFACE_NAME_BYTES_MAX, InterfaceName, NAME_BYTES_MAX, NetnsName};
 pub use nearest::nearest;
+pub use policy::{Ports, Rule, RuleSide};
 pub use recompile::{adopt_ids, recompile};
 pub use reference::{json_schema, markdown};
 pub use render::render;

@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::limits::{Limits, NatSettings};
-use engine::tables::Protocol;
+use engine::tables::{GatewayMode, Protocol};
 use engine::{MacAddress, NetworkId, PortId, UplinkId};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::diagnostic::Diagnostic;
 use crate::names::{InterfaceName, NetnsName};
+use crate::policy::Rule;
 
 /// A whole config.
 ///
@@ -34,6 +35,8 @@ pub struct Config {
     pub networks: Vec<Arc<Network>>,
     /// Endpoints, in the order of the file.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// Rules about who may talk to whom, in the order in which they are asked.
+    pub policy: Vec<Rule>,
     /// Behaviour of address translation; its epoch is for `compile` to set.
     pub nat: NatSettings,
     /// Sizes of everything that can fill up.
@@ -156,6 +159,8 @@ pub struct Uplink {
     pub addresses: Vec<IpNet>,
     /// Addresses of the kernel's end.
     pub host_addresses: Vec<IpNet>,
+    /// Who comes in by it may ask at endpoints' own addresses, for published ports.
+    pub trusted: bool,
     /// Default and static routes, without those to the uplink's own subnets.
     pub routes: Arc<Vec<Route>>,
     /// Largest IP packet, in bytes.
@@ -193,7 +198,9 @@ pub struct Network {
     pub internal: bool,
     /// Members reach each other at any port.
     pub icc: bool,
-    /// What leaves takes the uplink's address.
+    /// How members are reached from outside of it.
+    pub mode: GatewayMode,
+    /// What leaves takes the uplink's address; never in mode `routed`.
     pub masquerade: bool,
     /// Where members' MAC addresses come from.
     pub mac_policy: MacPolicy,
@@ -320,7 +327,7 @@ pub struct Publish {
     pub host: Option<IpAddr>,
     /// Its protocol.
     pub protocol: Protocol,
-    /// First published port.
+    /// First published port; 0: none, the endpoint's port is only opened (mode `routed`).
     pub host_port: u16,
     /// How many, at least 1.
     pub port_count: u16,

@@ -46,12 +46,7 @@ pub(crate) fn parse(spec: &str) -> Result<Mapping, Refused> {
         "" => None,
         text => Some(range(text).ok_or_else(|| format!("invalid hostPort: {text}"))?),
     };
-    let protocol = match protocol_text.to_ascii_lowercase().as_str() {
-        "tcp" => Protocol::Tcp,
-        "udp" => Protocol::Udp,
-        "sctp" => Protocol::Sctp,
-        _ => return Err(format!("invalid proto: {protocol_text}").into()),
-    };
+    let protocol = protocol(protocol_text)?;
     let Some((host_first, host_last)) = host_range.filter(|(first, _)| *first > 0) else {
         return Err(ephemeral("without a host port", target_ports));
     };
@@ -114,8 +109,18 @@ fn parse_host(host: &str) -> Result<IpAddr, Refused> {
     bare.unwrap_or(host).parse().map_err(|_| format!("invalid IP address: {host}").into())
 }
 
+/// A protocol that has ports, in letters of any size.
+pub(crate) fn protocol(text: &str) -> Result<Protocol, Refused> {
+    match text.to_ascii_lowercase().as_str() {
+        "tcp" => Ok(Protocol::Tcp),
+        "udp" => Ok(Protocol::Udp),
+        "sctp" => Ok(Protocol::Sctp),
+        _ => Err(format!("invalid proto: {text}").into()),
+    }
+}
+
 /// A port or a range of ports; the first is not above the last.
-fn range(text: &str) -> Option<(u16, u16)> {
+pub(crate) fn range(text: &str) -> Option<(u16, u16)> {
     let port = |text: &str| {
         // A sign is a number to Rust, and no port to anybody.
         text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()

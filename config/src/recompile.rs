@@ -18,8 +18,8 @@ use engine::{MacAddress, NetworkId, PortId, Tables, UplinkId, tables};
 use ipnet::IpNet;
 
 use crate::compile::{
-    address_plan_is_same, nat_settings, network_table, port_table, publish_entry, routes_of,
-    share_at, share_one, uplink_port_table, uplink_table,
+    address_plan_is_same, nat_settings, network_table, port_table, publish_entry, routes_of, rules,
+    share_at, share_one, share_policy, uplink_port_table, uplink_table,
 };
 use crate::ids::Numbers;
 use crate::model::{Attachment, Config, Endpoint, Network, Uplink};
@@ -42,6 +42,7 @@ pub fn recompile(running: &Config, tables: &Tables, next: &mut Config) -> Tables
         networks: step.networks(),
         uplinks: step.uplinks(),
         publish: step.publish(),
+        policy: step.policy(),
         routes: step.routes(),
         nat: share_one(nat_settings(&next.nat, epoch), &tables.nat),
         limits: match next.limits == *tables.limits {
@@ -263,6 +264,16 @@ impl<'c> Step<'c> {
             true => running.clone(),
             false => Arc::new(running.spliced(self.epoch, range, entries)),
         }
+    }
+
+    /// Rules are few and name few: they are written anew each time.
+    fn policy(&self) -> Arc<tables::Policy> {
+        let (running, next) = (&self.tables.policy, self.next);
+        if next.policy.is_empty() {
+            return share_policy(Vec::new(), self.epoch, running);
+        }
+        let names = next.networks.iter().map(|network| (network.name.as_str(), network.id));
+        share_policy(rules(next, &names.collect()), self.epoch, running)
     }
 
     fn routes(&self) -> Arc<Routes> {

@@ -40,7 +40,7 @@ struct Section {
     keys: &'static [&'static str],
 }
 
-fn sections() -> [Section; 11] {
+fn sections() -> [Section; 13] {
     let section = |heading, definition, keys| Section { heading, definition, keys };
     [
         section("[gateway]", "Gateway", keys::<schema::Gateway>()),
@@ -51,6 +51,8 @@ fn sections() -> [Section; 11] {
         section("[endpoint.NAME]", "Endpoint", keys::<schema::Endpoint>()),
         section("attach = { ... }", "Attach", keys::<schema::Attach>()),
         section("[[endpoint.NAME.network]]", "EndpointNetwork", keys::<schema::EndpointNetwork>()),
+        section("[[policy]]", "Rule", keys::<schema::Rule>()),
+        section("from = { ... }", "RuleSide", keys::<schema::RuleSide>()),
         section("[nat]", "Nat", keys::<schema::Nat>()),
         section("[nat.timeouts]", "Timeouts", keys::<schema::Timeouts>()),
         section("[limits]", "Limits", keys::<schema::Limits>()),

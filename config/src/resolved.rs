@@ -15,6 +15,7 @@ use crate::model::{
     Attach, Attachment, Config, Endpoint, Family, Gateway, Network, NetworkDriver, Publish, Uplink,
     Workers,
 };
+use crate::policy::{Rule, protocol_word};
 use crate::subnet_pool::family;
 use crate::values::written;
 use crate::words;
@@ -29,6 +30,7 @@ impl Config {
         self.uplinks.iter().for_each(|uplink| text.uplink(uplink));
         self.networks.iter().for_each(|network| text.network(network));
         self.endpoints.iter().for_each(|endpoint| text.endpoint(endpoint));
+        self.policy.iter().for_each(|rule| text.rule(rule));
         text.nat(self);
         text.limits(self);
         text.0
@@ -98,6 +100,7 @@ impl Text {
         self.set("create", uplink.create_netns);
         self.set_list("addresses", &uplink.addresses);
         self.set_list("host_addresses", &uplink.host_addresses);
+        self.set("trusted", uplink.trusted);
         self.set("mtu", i64::from(uplink.mtu));
         self.set_text("mac", uplink.mac);
         self.set_text("host_mac", uplink.host_mac);
@@ -149,7 +152,7 @@ impl Text {
         self.set_text("quarantine", written(network.quarantine));
         self.set("internal", network.internal);
         self.set("icc", network.icc);
-        self.set("mode", "nat");
+        self.set("mode", words::of(words::MODE, &network.mode));
         self.set("masquerade", network.masquerade);
         self.set("mac_policy", words::of(words::MAC_POLICY, &network.mac_policy));
         self.set("mtu", i64::from(network.mtu));
@@ -199,6 +202,27 @@ impl Text {
         let families = v4.into_iter().chain(v6);
         self.set_list("default_route", families.map(|one| words::of(words::FAMILY, &one)));
         self.set("anti_spoofing", attachment.anti_spoofing);
+    }
+
+    fn rule(&mut self, rule: &Rule) {
+        self.line("\n[[policy]]");
+        self.set("action", words::of(words::RULE_ACTION, &rule.action));
+        for (key, side) in [("from", &rule.from), ("to", &rule.to)] {
+            let named = [
+                ("uplink", &side.uplink),
+                ("network", &side.network),
+                ("endpoint", &side.endpoint),
+            ];
+            let named = named
+                .into_iter()
+                .filter_map(|(key, name)| Some((key.to_owned(), Value::from(name.clone()?))));
+            let cidr = (!side.cidr.is_empty()).then(|| ("cidr".to_owned(), list(&side.cidr)));
+            let ports = (!side.ports.is_empty()).then(|| ("ports".to_owned(), list(&side.ports)));
+            self.set(key, Value::Table(named.chain(cidr).chain(ports).collect()));
+        }
+        if let Some(protocol) = protocol_word(&rule.protocols) {
+            self.set("protocol", protocol);
+        }
     }
 
     fn nat(&mut self, config: &Config) {
@@ -254,10 +278,12 @@ fn spec(publish: &Publish) -> String {
         (None, false) => "0.0.0.0".to_owned(),
         (None, true) => "[::]".to_owned(),
     };
+    // Of an opened port nothing on the host counts.
+    let host_port = if publish.host_port == 0 { publish.target_port } else { publish.host_port };
     let range = |first: u16| match publish.port_count {
         1 => first.to_string(),
         count => format!("{first}-{}", first + (count - 1)),
     };
-    let (host_ports, target_ports) = (range(publish.host_port), range(publish.target_port));
+    let (host_ports, target_ports) = (range(host_port), range(publish.target_port));
     format!("{host}:{host_ports}:{target_ports}/{}", publish.protocol)
 }

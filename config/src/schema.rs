@@ -16,7 +16,8 @@ use crate::bounds::{self, limits};
 use crate::leases::QUARANTINE_MAX;
 use crate::reader::{Field, Named};
 use crate::values::{
-    Address, Addresses, Later, Mac, Number, Period, PortRange, Prefix, WordOrList, Workers, written,
+    Address, Addresses, Later, Mac, Number, Period, PortRange, Prefix, Texts, WordOrList, Workers,
+    written,
 };
 use crate::words::{self, known};
 
@@ -37,9 +38,9 @@ pub(crate) struct Document {
     pub(crate) nat: Field<Nat>,
     /// Sizes of everything that can fill up.
     pub(crate) limits: Field<Limits>,
-    /// Rules about who may talk to whom.
-    #[schemars(skip)]
-    pub(crate) policy: Field<Later>,
+    /// Rules about who may talk to whom, asked in this order before all others; the first that fits
+    /// decides.
+    pub(crate) policy: Field<Vec<Field<Rule>>>,
     /// Files in other dialects.
     #[schemars(skip)]
     pub(crate) import: Field<Later>,
@@ -124,6 +125,10 @@ pub(crate) struct Uplink {
     pub(crate) gateway: Field<Address>,
     /// Next hop of the IPv6 default route. Absent: there is none.
     pub(crate) gateway6: Field<Address>,
+    /// True: who comes in by it may ask at endpoints' own addresses, for published ports. Docker's
+    /// `trusted_host_interfaces`.
+    #[schemars(extend("default" = false))]
+    pub(crate) trusted: Field<bool>,
     /// Largest IP packet, in bytes; at least 1280 with IPv6 addresses.
     #[schemars(extend("minimum" = bounds::MTU_MIN, "maximum" = bounds::MTU_MAX, "default" = 1500))]
     pub(crate) mtu: Field<Number>,
@@ -197,10 +202,14 @@ pub(crate) struct Network {
     /// False: members reach each other only at published ports.
     #[schemars(extend("default" = true))]
     pub(crate) icc: Field<bool>,
-    /// Docker's gateway mode.
+    /// Docker's gateway mode: how members are reached from outside of the network. "nat": at
+    /// published ports of the gateway's addresses. "nat-unprotected": so, and at every port of
+    /// their own addresses. "routed": at published ports of their own addresses and by ICMP;
+    /// nothing is translated, and of what `publish` says of the gateway's side nothing counts.
+    /// "isolated", for internal networks: not at all, and the gateway has no address there either.
     #[schemars(extend("enum" = known(words::MODE), "default" = "nat"))]
     pub(crate) mode: Field<String>,
-    /// True: what leaves takes the uplink's address.
+    /// True: what leaves takes the uplink's address. In mode "routed" it never does.
     #[schemars(extend("default" = true))]
     pub(crate) masquerade: Field<bool>,
     /// MAC addresses that the file does not give: 02:42 and the IPv4 address, or random-looking,
@@ -304,6 +313,44 @@ pub(crate) struct EndpointNetwork {
     /// for the others. Behind `attach.tap`, each but the first needs one.
     #[schemars(extend("minLength" = 1, "maxLength" = crate::names::INTERFACE_NAME_BYTES_MAX))]
     pub(crate) interface: Field<String>,
+}
+
+/// A rule about what passes the gateway: the first packet of a connection is asked about, as it
+/// came, so its addresses and ports are the host's where they are published. It says nothing about
+/// frames inside one network, nor about what the gateway itself answers.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, extend("required" = ["action"]))]
+pub(crate) struct Rule {
+    /// "deny": it is dropped. "reject": its sender is told, by a TCP reset or an ICMP error.
+    /// "allow": it passes whatever `icc`, `mode` and `publish` say; an internal network stays
+    /// closed.
+    #[schemars(extend("enum" = known(words::RULE_ACTION)))]
+    pub(crate) action: Field<String>,
+    /// Who sends. Absent: anybody.
+    pub(crate) from: Field<RuleSide>,
+    /// To whom. Absent: to anybody.
+    pub(crate) to: Field<RuleSide>,
+    /// Of which protocol: tcp, udp, sctp, icmp (of both families) or a number, as text. Absent: of
+    /// any.
+    pub(crate) protocol: Field<String>,
+}
+
+/// One side of a rule; all that it says must fit.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
+pub(crate) struct RuleSide {
+    /// Behind this uplink.
+    pub(crate) uplink: Field<String>,
+    /// In this network.
+    pub(crate) network: Field<String>,
+    /// This endpoint, by its own or a published address.
+    pub(crate) endpoint: Field<String>,
+    /// An address or prefix, or several.
+    pub(crate) cidr: Field<Texts>,
+    /// Ports such as 80, 8000-8010 or 53/udp, or several; of a published port the host's.
+    pub(crate) ports: Field<Texts>,
 }
 
 /// Behaviour of address translation.

@@ -12,7 +12,7 @@ use crate::bounds;
 use crate::names::NAME_BYTES_MAX;
 use crate::reader::{Field, Named};
 use crate::values::{
-    Address, Addresses, Listed, Mac, Number, Period, PortRange, Prefix, WordOrList, Workers,
+    Address, Addresses, Listed, Mac, Number, Period, PortRange, Prefix, Texts, WordOrList, Workers,
 };
 
 /// Implements `JsonSchema` for a type whose schema stands where it is used.
@@ -53,6 +53,15 @@ inline!(
     text("duration", "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$")
 );
 inline!(PortRange, "PortRange", _, text("range of ports", "^[0-9]{1,5}-[0-9]{1,5}$"));
+inline!(
+    Texts,
+    "Texts",
+    _,
+    json_schema!({ "anyOf": [
+        { "type": "string" },
+        { "type": "array", "items": { "type": "string" } },
+    ] })
+);
 inline!(
     Workers,
     "Workers",

@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 
 use crate::reader::Field;
+use crate::report::PlaceId;
 use crate::schema::AddressPool;
 
 /// A whole number; its range is the checker's to know.
@@ -304,6 +305,55 @@ impl<'de, T: Deserialize<'de> + Listed> Visitor<'de> for WordOrListVisitor<T> {
             list.push(element);
         }
         Ok(WordOrList::List(list))
+    }
+}
+
+/// One text, or several in a list.
+#[derive(Clone, Debug)]
+pub(crate) enum Texts {
+    /// One.
+    One(String),
+    /// Several.
+    Several(Vec<Field<String>>),
+}
+
+impl Texts {
+    /// Each text with its place. `at`: the place of the whole.
+    pub(crate) fn each(&self, at: PlaceId) -> Vec<(PlaceId, &str)> {
+        match self {
+            Texts::One(text) => vec![(at, text)],
+            Texts::Several(all) => {
+                all.iter().filter_map(Field::given).map(|(at, text)| (at, text.as_str())).collect()
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Texts, D::Error> {
+        struct TextsVisitor;
+
+        impl<'de> Visitor<'de> for TextsVisitor {
+            type Value = Texts;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Texts, E> {
+                Ok(Texts::One(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Texts, A::Error> {
+                let mut all = Vec::new();
+                while let Some(element) = seq.next_element()? {
+                    all.push(element);
+                }
+                Ok(Texts::Several(all))
+            }
+        }
+
+        deserializer.deserialize_any(TextsVisitor)
     }
 }
 

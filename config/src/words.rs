@@ -3,6 +3,8 @@
 //! One table per key, read by the checker and by the JSON Schema alike, so that the two never
 //! disagree. A word without a meaning is of a later version: it is known, and refused as such.
 
+use engine::tables::{GatewayMode, RuleAction};
+
 use crate::model::{Family, Idle, LogFormat, MacPolicy, NetworkDriver};
 
 /// The words of one key.
@@ -28,8 +30,18 @@ pub(crate) const NETWORK_DRIVER: Words<NetworkDriver> = &[
     ("ipvlan", None),
 ];
 
-pub(crate) const MODE: Words<()> =
-    &[("nat", Some(())), ("nat-unprotected", None), ("routed", None), ("isolated", None)];
+pub(crate) const MODE: Words<GatewayMode> = &[
+    ("nat", Some(GatewayMode::Nat)),
+    ("nat-unprotected", Some(GatewayMode::NatUnprotected)),
+    ("routed", Some(GatewayMode::Routed)),
+    ("isolated", Some(GatewayMode::Isolated)),
+];
+
+pub(crate) const RULE_ACTION: Words<RuleAction> = &[
+    ("allow", Some(RuleAction::Allow)),
+    ("deny", Some(RuleAction::Deny)),
+    ("reject", Some(RuleAction::Reject)),
+];
 
 pub(crate) const MAC_POLICY: Words<MacPolicy> =
     &[("derived", Some(MacPolicy::Derived)), ("random", Some(MacPolicy::Random))];

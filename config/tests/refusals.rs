@@ -222,8 +222,10 @@ fn behaviour_of_networks() {
     );
     replacing(
         "\"10.2.0.0/24\"",
-        &with("mode = \"routed\""),
-        &["x.toml:10:8: network.back.mode: \"routed\" is not in this version"],
+        &with("mode = \"isolated\""),
+        &["x.toml:10:8: network.back.mode: gateway mode 'isolated' can only be used for an \
+             internal \
+             network"],
     );
     replacing(
         "\"10.2.0.0/24\"",
@@ -306,11 +308,8 @@ fn settings() {
         ],
     );
     adding(
-        "[[policy]]\naction = \"deny\"\n[[import]]\npath = 1979-05-27\n",
-        &[
-            "x.toml:22:1: policy: policy rules are not in this version",
-            "x.toml:24:1: import: imports from other dialects are not in this version",
-        ],
+        "[[import]]\npath = 1979-05-27\n",
+        &["x.toml:22:1: import: imports from other dialects are not in this version"],
     );
 }
 

@@ -86,6 +86,10 @@ drop_reasons! {
     Internal = "internal",
     /// Between members of a network with `icc = false`.
     IccOff = "icc_off",
+    /// A rule of the operator's says deny.
+    PolicyDenied = "policy_denied",
+    /// A rule of the operator's says reject: answered with RST or ICMP.
+    PolicyRejected = "policy_rejected",
     /// A protocol that NAT cannot carry.
     ProtocolNotTranslated = "protocol_not_translated",
     /// No outside address of the packet's family on the uplink.
@@ -398,7 +402,7 @@ impl Counters {
 mod tests {
     use super::*;
     use crate::id::MacAddress;
-    use crate::tables::{Attachment, Network, PortKind, PortTable, TableMap};
+    use crate::tables::{Attachment, GatewayMode, Network, PortKind, PortTable, TableMap};
     use crate::worker::Adoption;
 
     #[test]
@@ -422,6 +426,7 @@ mod tests {
             subnets: Vec::new(),
             internal: false,
             icc: true,
+            mode: GatewayMode::Nat,
             masquerade: true,
             mtu: 1500,
             uplink: None,

@@ -41,13 +41,20 @@ pub(crate) fn home(input: &FlowInput, tables: &Tables, worker_count: usize, seed
             return by_port(destination.port);
         }
     }
-    if publish.by_target(source.address, protocol, source.port).is_some() {
+    let keeps_port =
+        |inside: Socket| publish.outward(inside.address, protocol, inside.port).is_some();
+    if keeps_port(source) {
         return hash(destination);
     }
-    let leaves = input.network != NetworkId::NONE
-        && tables.network_with_subnet_of(destination.address).is_none();
+    let target = tables.network_with_subnet_of(destination.address);
+    let from_outside = input.network == NetworkId::NONE;
+    if from_outside && target.is_some_and(|network| network.masquerade) && !keeps_port(destination)
+    {
+        // Straight to an endpoint: its replies look like what it sends to the outside.
+        return by_port(destination.port);
+    }
     let masquerade = tables.network(input.network).is_some_and(|network| network.masquerade);
-    match leaves && masquerade && !to_own {
+    match target.is_none() && masquerade && !to_own {
         true => by_port(source.port),
         false => hash(destination),
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use engine::limits::{Limits, NatSettings};
 use engine::tables::{
-    Attachment, Network, PortKind, PortTable, Protocol, Publish, PublishEntry, Route, Routes,
-    Subnet, TableMap, Uplink,
+    Attachment, GatewayMode, Network, PortKind, PortTable, Protocol, Publish, PublishEntry, Route,
+    Routes, Subnet, TableMap, Uplink,
 };
 use engine::{Caps, MacAddress, NetworkId, PortId, Tables, UplinkId};
 
@@ -190,6 +190,7 @@ fn network(index: u16) -> Network {
         subnets: vec![subnet(TARGETS_V4[target].into(), 24), subnet(TARGETS_V6[target].into(), 64)],
         internal: false,
         icc: index == 0,
+        mode: GatewayMode::Nat,
         masquerade: true,
         mtu: 1_500,
         uplink: Some(UplinkId(0)),
@@ -208,6 +209,8 @@ fn uplink() -> Uplink {
         port: UPLINK,
         mac: UPLINK_MAC,
         addresses: vec![own(TARGETS_V4[8].into(), 24), own(TARGETS_V6[8].into(), 64)],
+        trusted: false,
+        host: Vec::new(),
     }
 }
 

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::{
-    Attach, Attachment, Config, Endpoint, Gateway, Network, Publish, Route, Uplink, Workers,
+    Attach, Attachment, Config, Endpoint, Gateway, Network, Publish, Route, Rule, Uplink, Workers,
 };
 use engine::limits::{Limits, NatSettings};
+use engine::tables::GatewayMode;
 
 /// Lines about parts of one kind. More are counted: nobody reads a thousand routes.
 const LINES_MAX: usize = 100;
@@ -28,6 +29,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<String> {
     lines.extend(of_uplinks(&old.uplinks, &new.uplinks));
     lines.extend(of_networks(&old.networks, &new.networks));
     lines.extend(of_endpoints(&old.endpoints, &new.endpoints));
+    lines.extend(of_policy(&old.policy, &new.policy));
     lines.extend(of_facts("nat", &nat_facts(&old.nat), &nat_facts(&new.nat)));
     lines
 }
@@ -123,6 +125,33 @@ fn of_endpoint(old: &Endpoint, new: &Endpoint) -> Vec<String> {
     lines
 }
 
+/// Rules have no names: what is new is told by what it says.
+fn of_policy(old: &[Rule], new: &[Rule]) -> Vec<String> {
+    if old == new {
+        return Vec::new();
+    }
+    let numbered = |rules: &[Rule], but: &[Rule], what: &str| -> Vec<String> {
+        let but: HashSet<&Rule> = but.iter().collect();
+        let rules = rules.iter().enumerate().filter(|(_, rule)| !but.contains(rule));
+        rules.map(|(index, rule)| format!("policy: rule {} {what}: {rule}", index + 1)).collect()
+    };
+    let lines = [numbered(old, new, "removed"), numbered(new, old, "added")].concat();
+    match lines.is_empty() {
+        true => vec!["policy: the same rules are asked in another order".to_owned()],
+        false => bounded(lines.into_iter(), "changes of rules"),
+    }
+}
+
+/// The word of the config for a gateway mode.
+pub(crate) fn mode(mode: GatewayMode) -> &'static str {
+    match mode {
+        GatewayMode::Nat => "nat",
+        GatewayMode::NatUnprotected => "nat-unprotected",
+        GatewayMode::Routed => "routed",
+        GatewayMode::Isolated => "isolated",
+    }
+}
+
 /// Parts of two lists, matched by name.
 struct Pairs<'a, T> {
     gone: Vec<&'a T>,
@@ -206,7 +235,11 @@ pub(crate) fn port_of(publish: &Publish) -> String {
         Some(host) => format!("{host}:"),
         None => String::new(),
     };
-    let (from, to) = (range(publish.host_port), range(publish.target_port));
+    let to = range(publish.target_port);
+    if publish.host_port == 0 {
+        return format!("{to}/{} of {}", publish.protocol, publish.target);
+    }
+    let from = range(publish.host_port);
     format!("{host}{from}:{to}/{} to {}", publish.protocol, publish.target)
 }
 
@@ -218,6 +251,7 @@ fn uplink_facts(uplink: &Uplink) -> Vec<Fact> {
         ("host_mac", uplink.host_mac.to_string()),
         ("addresses", joined(&uplink.addresses)),
         ("host_addresses", joined(&uplink.host_addresses)),
+        ("trusted", uplink.trusted.to_string()),
         ("mtu", uplink.mtu.to_string()),
     ]
 }
@@ -234,6 +268,7 @@ fn network_facts(network: &Network) -> Vec<Fact> {
         ("gateway_mac", network.gateway_mac.to_string()),
         ("internal", network.internal.to_string()),
         ("icc", network.icc.to_string()),
+        ("mode", mode(network.mode).to_owned()),
         ("masquerade", network.masquerade.to_string()),
         ("mac_policy", word(network.mac_policy)),
         ("mtu", network.mtu.to_string()),
@@ -391,6 +426,20 @@ mod tests {
         assert_eq!(lines[3], "endpoint web joins network back 10.2.0.10");
         assert!(lines[4].starts_with("endpoint web in network front changed: mac 02:42:0a"));
         assert!(lines[4].contains("-> 02:00:00:00:00:01"), "{lines:?}");
+    }
+
+    #[test]
+    fn rules_are_told_by_what_they_say() {
+        let rule =
+            |cidr: &str| format!("[[policy]]\naction = \"deny\"\nfrom = {{ cidr = \"{cidr}\" }}\n");
+        let (one, two) = (rule("203.0.113.0/24"), rule("198.51.100.0/24"));
+        let with = |rules: &[&str]| config(&format!("{OLD}\n{}", rules.concat()));
+        let lines = changes(&with(&[&one]), &with(&[&two, &one]));
+        assert_eq!(lines, ["policy: rule 1 added: deny from 198.51.100.0/24 to any"]);
+        let lines = changes(&with(&[&one]), &with(&[]));
+        assert_eq!(lines, ["policy: rule 1 removed: deny from 203.0.113.0/24 to any"]);
+        let lines = changes(&with(&[&one, &two]), &with(&[&two, &one]));
+        assert_eq!(lines, ["policy: the same rules are asked in another order"]);
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub(super) fn check(
         draft.allocate(&mut addresses, report);
     }
     let mut endpoints = Vec::with_capacity(drafts.len());
-    let mut publishing = publish::Checker::new(uplinks);
+    let mut publishing = publish::Checker::new(uplinks, networks);
     for draft in &drafts {
         let attachments = draft.attachments(networks, &mut macs, report);
         let publish = match draft.alone_in {

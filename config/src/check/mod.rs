@@ -11,6 +11,7 @@ mod macs;
 mod nat;
 mod network;
 mod plan;
+mod policy;
 mod publish;
 mod settings;
 mod subnet;
@@ -39,7 +40,6 @@ const ID_COUNT_MAX: usize = 32_767;
 
 /// Checks a document; what is wrong goes into the report. What has a lease keeps it if it can.
 pub(crate) fn check(document: &Document, leases: &Leases, report: &mut Report) -> Config {
-    not_in_this_version(&document.policy, "policy rules are", report);
     not_in_this_version(&document.import, "imports from other dialects are", report);
     let mut gateway = settings::gateway(document.gateway.value(), report);
     let limits = settings::limits(document.limits.value(), report);
@@ -55,12 +55,21 @@ pub(crate) fn check(document: &Document, leases: &Leases, report: &mut Report) -
     subnet::report_overlaps(&mut claims, report);
     let endpoints =
         endpoint::check(&document.endpoint, &networks, &uplinks, leases, &mut interfaces, report);
+    let all_endpoints = document.endpoint.value().into_iter().flat_map(|Named(all)| all);
+    let names = policy::Names {
+        uplinks: &uplinks,
+        networks: &networks,
+        endpoints: &endpoints,
+        all_endpoints: all_endpoints.filter_map(|(name, _)| Some(name.value()?.as_str())).collect(),
+    };
+    let policy = policy::check(&document.policy, &names, report);
 
     let mut config = Config {
         gateway,
         uplinks: uplinks.list,
         networks: networks.list.into_iter().map(Arc::new).collect(),
         endpoints: endpoints.into_iter().map(Arc::new).collect(),
+        policy,
         nat,
         limits,
         warnings: Vec::new(),

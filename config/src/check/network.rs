@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use engine::NetworkId;
+use engine::tables::GatewayMode;
 use ipnet::IpNet;
 
 use super::plan::{self, Subnets};
@@ -126,6 +127,7 @@ fn without_addresses(name: &str, driver: NetworkDriver) -> Network {
         gateway_mac: mac::hashed(&["network", name]),
         internal: false,
         icc: true,
+        mode: GatewayMode::Nat,
         masquerade: false,
         mac_policy: MacPolicy::Derived,
         mtu: uplink::MTU_DEFAULT,
@@ -162,6 +164,7 @@ impl<'d> Checker<'_, 'd> {
             })
             .collect();
         let internal = flag(&self.table.internal, false);
+        let mode = self.mode(internal);
         let uplink = self.uplink(internal);
         let v6 = subnets.iter().any(|subnet| subnet.gateway.is_ipv6());
         let mtu = mtu(&self.table.mtu, v6, self.report)
@@ -181,7 +184,8 @@ impl<'d> Checker<'_, 'd> {
             aux_addresses,
             internal,
             icc: flag(&self.table.icc, true),
-            masquerade: flag(&self.table.masquerade, true),
+            mode,
+            masquerade: flag(&self.table.masquerade, true) && mode != GatewayMode::Routed,
             mac_policy: mac_policy.unwrap_or(MacPolicy::Derived),
             mtu,
             uplink,
@@ -242,7 +246,6 @@ impl<'d> Checker<'_, 'd> {
     /// faulty, as too little is known then.
     fn subnets(&mut self, claims: &mut Vec<Claim>) -> Option<Subnets<'d>> {
         self.keys_of_later_versions();
-        word(&self.table.mode, words::MODE, self.report);
         let (subnet, subnets) = (&self.table.subnet, &self.table.subnets);
         let fields = self.one_or_several(subnet, subnets, ["subnet", "subnets"])?;
         if fields.is_empty()
@@ -450,6 +453,18 @@ impl<'d> Checker<'_, 'd> {
             self.report.error(at, "released addresses rest for whole seconds");
         }
         time
+    }
+
+    fn mode(&mut self, internal: bool) -> GatewayMode {
+        let mode = word(&self.table.mode, words::MODE, self.report).unwrap_or_default();
+        if let Some(at) = self.table.mode.place()
+            && mode == GatewayMode::Isolated
+            && !internal
+        {
+            let message = "gateway mode 'isolated' can only be used for an internal network";
+            self.report.error(at, message).hint("set internal = true");
+        }
+        mode
     }
 
     fn uplink(&mut self, internal: bool) -> Option<String> {

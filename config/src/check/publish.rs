@@ -6,9 +6,9 @@
 
 use std::net::IpAddr;
 
-use engine::tables::Protocol;
+use engine::tables::{GatewayMode, Protocol};
 
-use super::network;
+use super::network::{self, Networks};
 use super::uplink::Uplinks;
 use crate::model::{Attachment, Network, Publish};
 use crate::publish::{self, Mapping};
@@ -28,12 +28,13 @@ struct Claim {
 /// Checks the mappings of all endpoints, one endpoint after the other.
 pub(super) struct Checker<'u> {
     uplinks: &'u Uplinks,
+    networks: &'u Networks,
     claims: Vec<Claim>,
 }
 
 impl<'u> Checker<'u> {
-    pub(super) fn new(uplinks: &'u Uplinks) -> Checker<'u> {
-        Checker { uplinks, claims: Vec::new() }
+    pub(super) fn new(uplinks: &'u Uplinks, networks: &'u Networks) -> Checker<'u> {
+        Checker { uplinks, networks, claims: Vec::new() }
     }
 
     /// Checks the mappings of one endpoint.
@@ -58,14 +59,19 @@ impl<'u> Checker<'u> {
                     continue;
                 }
             };
-            if self.check_host(&mapping, at, report).is_none() {
-                continue;
-            }
-            self.claim(&mapping, at);
             let before = entries.len();
             for v6 in families(&mapping) {
                 entries.extend(entry(&mapping, v6, attachments));
             }
+            if entries[before..].iter().any(|entry| self.is_routed(&entry.network)) {
+                entries[before..].iter_mut().for_each(only_open);
+                continue;
+            }
+            if self.check_host(&mapping, at, report).is_none() {
+                entries.truncate(before);
+                continue;
+            }
+            self.claim(&mapping, at);
             if entries.len() == before && is_whole {
                 let family = mapping.host.map_or("", |host| family_name(host.is_ipv6()));
                 let message = format!(
@@ -75,6 +81,11 @@ impl<'u> Checker<'u> {
             }
         }
         entries
+    }
+
+    fn is_routed(&self, network: &str) -> bool {
+        let index = self.networks.by_name.get(network).copied().flatten();
+        index.is_some_and(|index| self.networks.list[index].mode == GatewayMode::Routed)
     }
 
     /// A host address is one of an uplink, or stands for all of a family.
@@ -140,6 +151,12 @@ impl<'u> Checker<'u> {
             problem.hint(format!("{path} has it, line {line}"));
         }
     }
+}
+
+/// In a routed network nothing is published on the gateway: the endpoint's port is opened, and what
+/// is said about the gateway's side is ignored, as Docker does.
+fn only_open(entry: &mut Publish) {
+    (entry.host, entry.host_port) = (None, 0);
 }
 
 /// Ports of an endpoint of a network without addresses: Docker drops them too, and says so.

@@ -126,6 +126,7 @@ impl Checker<'_> {
             host_mac,
             addresses: Some(addresses).filter(|addresses| !addresses.is_empty())?,
             host_addresses,
+            trusted: flag(&self.table.trusted, false),
             routes: Arc::new(routes),
             mtu,
         })

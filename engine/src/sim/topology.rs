@@ -170,6 +170,8 @@ impl Topology {
             port: UPLINK,
             mac,
             addresses: vec![net("192.0.2.10/24"), net("2001:db8::10/64")],
+            trusted: false,
+            host: Vec::new(),
         })));
         let route = |to: &str, via: Option<&str>| Route {
             to: net(to),
@@ -233,6 +235,7 @@ impl Topology {
             ],
             internal: index == NETWORK_COUNT - 1,
             icc: icc || index != 1,
+            mode: GatewayMode::Nat,
             masquerade: true,
             mtu: 1_500,
             uplink: Some(UplinkId(0)),

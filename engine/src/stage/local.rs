@@ -2,7 +2,8 @@
 //!
 //! Answers echo requests; says "closed" (RST or port unreachable) for anything else, because our
 //! own address is no secret. From an uplink a network's gateway address is a container address:
-//! silence. ARP and ND are no flows and are answered before the stages run.
+//! silence, but to the machine that the gateway runs on. ARP and ND are no flows and are answered
+//! before the stages run.
 
 use super::{Answer, Cx, Decision, Stage, Verdict};
 use crate::counters::DropReason;
@@ -31,6 +32,9 @@ impl Stage for Local {
             let on_other = other.is_some_and(|other| other.is_gateway(input.destination));
             if !on_uplink && !on_other {
                 return Verdict::Continue;
+            }
+            if from_outside && cx.tables.is_host(input.ingress, input.source) {
+                return answer(input);
             }
             if from_outside && on_other {
                 return Verdict::Drop(DropReason::Unpublished);

@@ -155,6 +155,7 @@ pub(crate) struct Parts {
     /// [`epochs_for`](crate::tables::Publish::epochs_for).
     publish: Epoch,
     published: [Epoch; 2],
+    policy: Epoch,
     routes: Epoch,
     nat: Epoch,
     ingress: Epoch,
@@ -197,6 +198,7 @@ impl Parts {
             plan: tables.plan,
             publish: tables.publish.epoch,
             published: [0; 2],
+            policy: tables.policy.epoch,
             routes: tables.routes.epoch,
             nat: tables.nat.epoch,
             ingress: port(input.ingress),

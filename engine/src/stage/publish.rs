@@ -3,6 +3,8 @@
 //! Looks at the destination only, whoever asks: outside clients, members of other networks and of
 //! the same one (hairpin) meet the same entries. Whether they may pass is `policy`'s.
 
+use std::net::IpAddr;
+
 use super::{Cx, Decision, Socket, Stage, Verdict};
 use crate::flow::{FlowInput, Path};
 
@@ -16,6 +18,10 @@ impl Stage for Publish {
     fn decide(&mut self, input: &FlowInput, decision: &mut Decision, cx: &Cx) -> Verdict {
         if input.path != Path::Routed || cx.tables.uplink_with_address(input.destination).is_none()
         {
+            return Verdict::Continue;
+        }
+        if matches!(input.source, IpAddr::V6(source) if source.is_unicast_link_local()) {
+            // Docker translates none of these either: such a source means nothing in the network.
             return Verdict::Continue;
         }
         let publish = &cx.tables.publish;
@@ -57,6 +63,7 @@ mod tests {
             udp(0, ("198.51.100.7", 1), ("192.0.2.11", 5_300)),
             udp(2, ("10.1.0.11", 1), ("10.1.0.1", 5_300)),
             udp(0, ("2001:db8::7", 1), ("2001:db8::10", 5_300)),
+            udp(0, ("fe80::7", 1), ("2001:db8::10", 5_300)),
             FlowInput { protocol: 6, ..udp(0, ("198.51.100.7", 1), ("192.0.2.10", 5_300)) },
             frame(2, mac(1)),
         ];

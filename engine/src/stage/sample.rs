@@ -16,8 +16,8 @@ use super::{Cx, Decision, Stage, Verdict};
 use crate::flow::{FlowInput, Path};
 use crate::id::{MacAddress, NetworkId, PortId, UplinkId, WorkerId};
 use crate::tables::{
-    Attachment, Network, PortKind, PortTable, Protocol, Publish, PublishEntry, Route, Routes,
-    Subnet, TableMap, Tables, Uplink,
+    Attachment, GatewayMode, Network, PortKind, PortTable, Protocol, Publish, PublishEntry, Route,
+    Routes, Subnet, TableMap, Tables, Uplink,
 };
 use crate::time::Tick;
 use crate::wire::protocol;
@@ -54,6 +54,7 @@ fn network(id: u16, ports: &[u16]) -> Network {
         ],
         internal: id == 2,
         icc: true,
+        mode: GatewayMode::Nat,
         masquerade: true,
         mtu: 1_500,
         uplink: Some(UplinkId(0)),
@@ -105,6 +106,8 @@ pub(super) fn tables() -> Tables {
             port: PortId(0),
             mac: MacAddress(0x0242_eeee_0000),
             addresses: addresses.map(|own| own.parse().expect("a prefix")).into(),
+            trusted: false,
+            host: Vec::new(),
         }))],
         routes: Arc::new(Routes::new(
             1,

@@ -7,6 +7,7 @@
 //!
 //! What a worker *learns* (stations, neighbours) is not here: that is its own mutable state.
 
+mod policy;
 mod publish;
 mod routes;
 
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use ipnet::IpNet;
 
+pub use policy::{GatewayMode, Policy, Question, Rule, RuleAction, RulePorts, RuleSide};
 pub use publish::{Protocol, Publish, PublishEntry};
 pub use routes::{Route, Routes};
 
@@ -44,6 +46,8 @@ pub struct Tables {
     pub uplinks: Vec<Option<Arc<Uplink>>>,
     /// Published ports.
     pub publish: Arc<Publish>,
+    /// The operator's rules.
+    pub policy: Arc<Policy>,
     /// Where other destinations go.
     pub routes: Arc<Routes>,
     /// Behaviour of NAT.
@@ -62,6 +66,7 @@ impl Tables {
             networks: Vec::new(),
             uplinks: Vec::new(),
             publish: Arc::new(Publish::new(0, Vec::new())),
+            policy: Arc::new(Policy::new(0, Vec::new())),
             routes: Arc::new(Routes::new(0, Vec::new())),
             nat: Arc::new(NatSettings::default()),
             limits: Arc::new(Limits::default()),
@@ -86,6 +91,16 @@ impl Tables {
     /// The uplink that has this address as its own.
     pub fn uplink_with_address(&self, address: IpAddr) -> Option<&Uplink> {
         self.uplinks.iter().flatten().map(|uplink| &**uplink).find(|uplink| uplink.owns(address))
+    }
+
+    /// True if the machine that the gateway runs on sent a packet with this source: it is behind
+    /// the uplink of the port that the packet came in by.
+    pub fn is_host(&self, ingress: PortId, source: IpAddr) -> bool {
+        let uplink = match self.port(ingress).map(|port| &port.kind) {
+            Some(PortKind::Uplink(uplink)) => self.uplink(*uplink),
+            _ => None,
+        };
+        uplink.is_some_and(|uplink| uplink.host.contains(&source))
     }
 
     /// The network one of whose subnets holds this address.
@@ -165,6 +180,8 @@ pub struct Network {
     pub internal: bool,
     /// Members reach each other at any port, not only at published ones.
     pub icc: bool,
+    /// How its members are reached from outside of it.
+    pub mode: GatewayMode,
     /// Traffic that leaves by an uplink takes the uplink's address.
     pub masquerade: bool,
     /// Largest IP packet in it, in bytes.
@@ -194,11 +211,17 @@ impl Network {
         self.subnets.iter().find(|subnet| subnet.prefix.contains(&address))
     }
 
+    /// True if the gateway itself can be talked to in this network.
+    pub fn has_gateway(&self) -> bool {
+        self.mode != GatewayMode::Isolated
+    }
+
     /// True if the address is the gateway's own in this network: a configured one, or its IPv6
     /// link-local address.
     pub fn is_gateway(&self, address: IpAddr) -> bool {
-        self.subnets.iter().any(|subnet| subnet.gateway == address)
-            || address == IpAddr::V6(self.gateway_mac.link_local())
+        self.has_gateway()
+            && (self.subnets.iter().any(|subnet| subnet.gateway == address)
+                || address == IpAddr::V6(self.gateway_mac.link_local()))
     }
 
     /// True if the port is a member's.
@@ -208,7 +231,8 @@ impl Network {
 
     /// The gateway's own address of a family.
     pub fn gateway_of(&self, v6: bool) -> Option<IpAddr> {
-        self.subnets.iter().map(|subnet| subnet.gateway).find(|gateway| gateway.is_ipv6() == v6)
+        let mut gateways = self.subnets.iter().map(|subnet| subnet.gateway);
+        gateways.find(|gateway| gateway.is_ipv6() == v6 && self.has_gateway())
     }
 }
 
@@ -228,6 +252,11 @@ pub struct Uplink {
     /// The gateway's own addresses on it, each with its subnet's length; the first of a family is
     /// the one that masqueraded traffic takes.
     pub addresses: Vec<IpNet>,
+    /// True: who comes in by it may ask at endpoints' own addresses, for published ports.
+    pub trusted: bool,
+    /// Addresses of the machine that the gateway runs on, if that is behind this uplink: it reaches
+    /// every endpoint.
+    pub host: Vec<IpAddr>,
 }
 
 impl Uplink {
@@ -263,6 +292,8 @@ mod tests {
             port: PortId(0),
             mac,
             addresses: vec!["192.0.2.10/24".parse().unwrap(), "2001:db8::10/64".parse().unwrap()],
+            trusted: false,
+            host: Vec::new(),
         };
         assert!(uplink.owns("192.0.2.10".parse().unwrap()));
         assert!(uplink.owns(mac.link_local().into()));

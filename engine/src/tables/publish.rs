@@ -58,7 +58,8 @@ pub struct PublishEntry {
     pub host: Option<IpAddr>,
     /// Its protocol.
     pub protocol: Protocol,
-    /// First published port.
+    /// First published port; 0: there is none, the endpoint's own port is opened only (a network in
+    /// mode `routed`).
     pub host_port: u16,
     /// How many ports, at least 1.
     pub port_count: u16,
@@ -75,7 +76,8 @@ pub struct PublishEntry {
 impl PublishEntry {
     fn takes(&self, address: IpAddr, protocol: u8, host_port: u16) -> bool {
         let host = self.host.unwrap_or(self.target);
-        self.protocol.number() == protocol
+        self.host_port != 0
+            && self.protocol.number() == protocol
             && host.is_ipv6() == address.is_ipv6()
             && (!self.is_specific() || host == address)
             && host_port.wrapping_sub(self.host_port) < self.port_count
@@ -87,10 +89,13 @@ impl PublishEntry {
         self.host.is_some_and(|host| !host.is_unspecified())
     }
 
-    /// True if clients and endpoint are of one family: what the endpoint starts from its published
-    /// port can leave by the published number.
-    fn is_same_family(&self) -> bool {
-        self.host.is_none_or(|host| host.is_ipv6() == self.target.is_ipv6())
+    /// True if what the endpoint starts from its published port can leave by the published number:
+    /// not where there is none, nor where it is published to the machine itself alone, nor where
+    /// clients are of the other family.
+    fn is_outward(&self) -> bool {
+        let is_same_family = self.host.is_none_or(|host| host.is_ipv6() == self.target.is_ipv6());
+        let is_local = self.host.is_some_and(|host| host.is_loopback());
+        self.host_port != 0 && is_same_family && !is_local
     }
 
     /// The port at the endpoint that a published port leads to.
@@ -101,7 +106,6 @@ impl PublishEntry {
     fn publishes(&self, target: IpAddr, protocol: u8, target_port: u16) -> bool {
         self.protocol.number() == protocol
             && self.target == target
-            && self.is_same_family()
             && target_port >= self.target_port
             && target_port - self.target_port < self.port_count
     }
@@ -214,7 +218,13 @@ impl Publish {
 
     /// The entry that publishes this address, protocol and port of an endpoint.
     pub fn by_target(&self, target: IpAddr, protocol: u8, port: u16) -> Option<&PublishEntry> {
-        self.index_by_target(target, protocol, port).map(|index| &self.entries[index])
+        self.publishing(target, protocol, port).next().map(|index| &self.entries[index])
+    }
+
+    /// As [`Publish::by_target`], for the outside tuple of what the endpoint sends itself.
+    pub fn outward(&self, target: IpAddr, protocol: u8, port: u16) -> Option<&PublishEntry> {
+        let mut entries = self.publishing(target, protocol, port).map(|index| &self.entries[index]);
+        entries.find(|entry| entry.is_outward())
     }
 
     /// The epochs of the entries that a decision may depend on: the one that the destination
@@ -227,12 +237,19 @@ impl Publish {
         is_own: bool,
         source: (IpAddr, u16),
     ) -> [Epoch; 2] {
-        let at_destination = match is_own {
-            true => self.index_by_host(destination.0, protocol, destination.1),
-            false => self.index_by_target(destination.0, protocol, destination.1),
+        // Of an endpoint's port any entry may be the one that counts: their sum stands for all.
+        let at_endpoint = |(address, port): (IpAddr, u16)| -> Epoch {
+            let found = self.publishing(address, protocol, port);
+            found.fold(0, |sum, index| sum.wrapping_add(self.epochs[index]))
         };
-        let at_source = self.index_by_target(source.0, protocol, source.1);
-        [at_destination, at_source].map(|found| found.map_or(0, |index| self.epochs[index]))
+        let at_destination = match is_own {
+            true => {
+                let found = self.index_by_host(destination.0, protocol, destination.1);
+                found.map_or(0, |index| self.epochs[index])
+            }
+            false => at_endpoint(destination),
+        };
+        [at_destination, at_endpoint(source)]
     }
 
     fn index_by_host(&self, address: IpAddr, protocol: u8, port: u16) -> Option<usize> {
@@ -249,7 +266,8 @@ impl Publish {
             .max_by_key(|&index| self.entries[index].is_specific())
     }
 
-    fn index_by_target(&self, target: IpAddr, protocol: u8, port: u16) -> Option<usize> {
+    /// Every entry that publishes this address, protocol and port of an endpoint, by its index.
+    fn publishing(&self, target: IpAddr, protocol: u8, port: u16) -> impl Iterator<Item = usize> {
         let key = |index: &u32| {
             let entry = &self.entries[*index as usize];
             (entry.target, entry.protocol.number(), entry.target_port)
@@ -257,8 +275,8 @@ impl Publish {
         let first = (target, protocol, port.saturating_sub(self.longest));
         let from = self.by_target.partition_point(|index| key(index) < first);
         let to = self.by_target.partition_point(|index| key(index) <= (target, protocol, port));
-        let mut candidates = self.by_target[from..to].iter().map(|&index| index as usize);
-        candidates.find(|&index| self.entries[index].publishes(target, protocol, port))
+        let candidates = self.by_target[from..to].iter().map(|&index| index as usize);
+        candidates.filter(move |&index| self.entries[index].publishes(target, protocol, port))
     }
 }
 
@@ -351,7 +369,20 @@ mod tests {
         assert_eq!(found("2001:db8::10").unwrap().target_port, 81);
         assert_eq!(found("2001:db8::11").unwrap().target_port, 80);
         assert!(found("192.0.2.10").is_none());
-        assert!(publish.by_target("10.1.0.10".parse().unwrap(), 6, 80).is_none());
+        assert!(publish.outward("10.1.0.10".parse().unwrap(), 6, 80).is_none());
+    }
+
+    #[test]
+    fn a_port_that_is_only_opened_or_the_machines_own_is_none_to_leave_by() {
+        let opened = entry(None, 0, 3, 9000);
+        let local = entry(Some("127.0.0.1"), 8080, 1, 80);
+        let publish = Publish::new(1, vec![opened, local, entry(None, 8081, 1, 80)]);
+        let (own, target) = ("192.0.2.10".parse().unwrap(), "10.1.0.10".parse().unwrap());
+        assert!(publish.by_host(own, 6, 0).is_none() && publish.by_host(own, 6, 1).is_none());
+        assert!(publish.by_host(own, 6, 8080).is_none());
+        assert_eq!(publish.by_target(target, 6, 9002).unwrap().host_port, 0);
+        assert!(publish.outward(target, 6, 9002).is_none());
+        assert_eq!(publish.outward(target, 6, 80).unwrap().host_port, 8081);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use engine::limits::Limits;
 use engine::tables::{
-    Attachment, Network, PortKind, PortTable, Protocol, Publish, PublishEntry, Route, Routes,
-    Subnet, TableMap, Uplink,
+    Attachment, GatewayMode, Network, PortKind, PortTable, Protocol, Publish, PublishEntry, Route,
+    Routes, Subnet, TableMap, Uplink,
 };
 use engine::{MacAddress, NetworkId, PortId, Tables, UplinkId};
 
@@ -131,6 +131,8 @@ pub(crate) fn tables() -> Tables {
             addresses: ["192.0.2.10/24", "2001:db8::10/64"]
                 .map(|own| own.parse().expect("a prefix"))
                 .into(),
+            trusted: false,
+            host: Vec::new(),
         }))],
         ports: vec![Some(Arc::new(PortTable {
             epoch: 1,
@@ -198,6 +200,7 @@ pub(crate) fn network(id: u16, name: &str, members: &[Host]) -> Network {
         ],
         internal: false,
         icc: true,
+        mode: GatewayMode::Nat,
         masquerade: true,
         mtu: 1_500,
         uplink: Some(UplinkId(0)),

@@ -21,6 +21,7 @@ mod gateway;
 mod lifetimes;
 mod masquerade;
 mod neighbours;
+mod policy;
 mod spoofing;
 mod super_frames;
 mod views;

@@ -61,6 +61,7 @@ pub(super) fn networks(state: &StateView, query: &Query) -> Result<Page<model::N
             gateway_mac: network.gateway_mac.to_string(),
             internal: network.internal,
             icc: network.icc,
+            mode: crate::difference::mode(network.mode).to_owned(),
             masquerade: network.masquerade,
             mtu_bytes: network.mtu,
             uplink: network.uplink.clone(),
@@ -213,6 +214,16 @@ pub(super) fn publish(state: &StateView, query: &Query) -> Result<Page<model::Pu
     })
 }
 
+/// The operator's rules, in the order in which they are asked.
+pub(super) fn policy(state: &StateView, query: &Query) -> Result<Page<model::Rule>, Refusal> {
+    let rules: Vec<(usize, &config::Rule)> = state.config.policy.iter().enumerate().collect();
+    query.page(state.tables.generation, &rules, |&(index, rule)| {
+        let text = rule.to_string();
+        let (action, about) = text.split_once(' ').expect("a rule begins with its action");
+        model::Rule { order: index as u64 + 1, action: action.to_owned(), about: about.to_owned() }
+    })
+}
+
 /// All uplinks.
 pub(super) fn uplinks(state: &StateView, query: &Query) -> Result<Page<model::Uplink>, Refusal> {
     query.page(state.tables.generation, &state.config.uplinks, |uplink| {
@@ -225,6 +236,7 @@ pub(super) fn uplinks(state: &StateView, query: &Query) -> Result<Page<model::Up
             addresses: uplink.addresses.iter().map(ToString::to_string).collect(),
             gateways: defaults.filter_map(|route| text(route.via)).collect(),
             routes: uplink.routes.len() as u64,
+            trusted: uplink.trusted,
             up: is_up(state, uplink.port),
             mtu_bytes: uplink.mtu,
             traffic: sums::of_port(state, uplink.port),

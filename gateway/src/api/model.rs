@@ -138,6 +138,8 @@ pub struct Network {
     pub internal: bool,
     /// Members reach each other at any port.
     pub icc: bool,
+    /// How members are reached from outside of it.
+    pub mode: String,
     /// What leaves takes the uplink's address.
     pub masquerade: bool,
     /// Largest IP packet.
@@ -320,7 +322,7 @@ pub struct Route {
 pub struct Publish {
     /// The address that it is published on; `None`: every uplink address of the family.
     pub host: Option<String>,
-    /// First published port.
+    /// First published port; 0: the endpoint's own port is opened, nothing is published.
     pub host_port: u16,
     /// How many.
     pub port_count: u16,
@@ -334,6 +336,17 @@ pub struct Publish {
     pub target_port: u16,
     /// The network by which it is reached.
     pub network: String,
+}
+
+/// A rule about who may talk to whom.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Rule {
+    /// Its place in the order in which rules are asked, from 1.
+    pub order: u64,
+    /// `allow`, `deny` or `reject`.
+    pub action: String,
+    /// What it is about.
+    pub about: String,
 }
 
 /// An uplink.
@@ -353,6 +366,8 @@ pub struct Uplink {
     pub gateways: Vec<String>,
     /// Routes by it, default routes included, its own subnets not.
     pub routes: u64,
+    /// Who comes in by it may ask at endpoints' own addresses.
+    pub trusted: bool,
     /// False: the device is gone.
     pub up: bool,
     /// Largest IP packet.

@@ -48,7 +48,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 const RELOAD_WITHIN: Duration = Duration::from_secs(300);
 
 /// Lists, by the last part of their path.
-const LISTS: [&str; 11] = [
+const LISTS: [&str; 12] = [
     "networks",
     "endpoints",
     "ports",
@@ -57,6 +57,7 @@ const LISTS: [&str; 11] = [
     "neighbours",
     "routes",
     "publish",
+    "policy",
     "uplinks",
     "workers",
     "drops",
@@ -231,6 +232,7 @@ async fn list(
                 "ports" => respond(lists::ports(&state, &query)),
                 "routes" => respond(lists::routes(&state, &query)),
                 "publish" => respond(lists::publish(&state, &query)),
+                "policy" => respond(lists::policy(&state, &query)),
                 "uplinks" => respond(lists::uplinks(&state, &query)),
                 "drops" => respond(lists::drops(&state, &query)),
                 "fdb" => respond(tables::fdb(&state, turnstile, &query).await),

@@ -36,6 +36,8 @@ pub enum What {
     Routes,
     /// Published ports
     Publish,
+    /// Rules about who may talk to whom
+    Policy,
     /// Uplinks, their addresses and traffic
     Uplinks,
     /// Workers and how busy they are
@@ -57,6 +59,7 @@ impl What {
             What::Neighbours => "neighbours",
             What::Routes => "routes",
             What::Publish => "publish",
+            What::Policy => "policy",
             What::Uplinks => "uplinks",
             What::Workers => "workers",
             What::Drops => "drops",

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::table::{Table, bytes, duration};
 use super::{ShowError, What};
 use crate::api::model::{
-    Drop, Endpoint, Flow, Neighbour, Network, Port, Publish, Route, Station, Status, Traffic,
+    Drop, Endpoint, Flow, Neighbour, Network, Port, Publish, Route, Rule, Station, Status, Traffic,
     Tuple, Uplink, Worker,
 };
 
@@ -30,6 +30,7 @@ pub(super) fn list(what: What, items: Vec<Value>, out: &mut impl Write) -> Resul
         What::Neighbours => table(NEIGHBOURS, items, neighbour)?,
         What::Routes => table(ROUTES, items, route)?,
         What::Publish => table(PUBLISH, items, publish)?,
+        What::Policy => table(POLICY, items, rule)?,
         What::Uplinks => table(UPLINKS, items, uplink)?,
         What::Workers => table(WORKERS, items, worker)?,
         What::Drops => table(DROPS, items, drop_reason)?,
@@ -303,8 +304,18 @@ fn publish(publish: Publish) -> Vec<String> {
         true => format!("[{address}]:{}", ports(first)),
         false => format!("{address}:{}", ports(first)),
     };
-    let (from, to) = (at(&host, publish.host_port), at(&publish.target, publish.target_port));
+    let from = match publish.host_port {
+        0 => "opened only".to_owned(),
+        port => at(&host, port),
+    };
+    let to = at(&publish.target, publish.target_port);
     vec![from, publish.protocol, publish.endpoint, to, publish.network]
+}
+
+const POLICY: &[&str] = &[">order", "action", "about"];
+
+fn rule(rule: Rule) -> Vec<String> {
+    vec![rule.order.to_string(), rule.action, rule.about]
 }
 
 const UPLINKS: &[&str] = &[

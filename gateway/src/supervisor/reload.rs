@@ -225,6 +225,7 @@ fn same_parts(new: &Tables, old: &Tables) -> bool {
         && same(&new.networks, &old.networks)
         && same(&new.uplinks, &old.uplinks)
         && Arc::ptr_eq(&new.publish, &old.publish)
+        && Arc::ptr_eq(&new.policy, &old.policy)
         && Arc::ptr_eq(&new.routes, &old.routes)
         && Arc::ptr_eq(&new.nat, &old.nat)
         && Arc::ptr_eq(&new.limits, &old.limits)

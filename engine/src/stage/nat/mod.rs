@@ -84,7 +84,7 @@ impl Nat {
             return Verdict::Drop(DropReason::ProtocolNotTranslated);
         }
         let publish = &cx.tables.publish;
-        let own = publish.by_target(input.source, input.protocol, input.source_port);
+        let own = publish.outward(input.source, input.protocol, input.source_port);
         if let Some(entry) = own {
             let port = entry.host_port_of(input.source_port);
             decision.source = Some(Socket { address: entry.host.unwrap_or(outside), port });
