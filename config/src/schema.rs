@@ -429,10 +429,15 @@ pub(crate) struct Limits {
                       "default" = defaults().held_per_neighbour))]
     pub(crate) held_per_neighbour: Field<Number>,
     /// Fragmented datagrams of each address family whose first fragment was seen. When full: the
-    /// oldest goes.
+    /// oldest goes. Beyond a quarter of it per source: dropped (fragment_limited).
     #[schemars(extend("minimum" = 1, "maximum" = limits::FRAGMENTS_MAX,
                       "default" = defaults().fragments))]
     pub(crate) fragments: Field<Number>,
+    /// Fragments that came before the first one of their datagram and wait for it, four seconds at
+    /// most. When full, or beyond a quarter of it per source: dropped (fragment_limited).
+    #[schemars(extend("minimum" = 1, "maximum" = limits::FRAGMENTS_MAX,
+                      "default" = defaults().fragments_held))]
+    pub(crate) fragments_held: Field<Number>,
     /// Broadcast, multicast and unknown frames that one port may have flooded, per second and
     /// worker. Beyond: dropped (flood_limited).
     #[schemars(extend("minimum" = 1, "maximum" = limits::RATE_MAX,

@@ -100,8 +100,14 @@ drop_reasons! {
     FlowTableFull = "flow_table_full",
     /// The port has used up its share of the flow table.
     FlowShareFull = "flow_share_full",
-    /// Later fragment whose first one was not seen.
+    /// Later fragment whose first one did not come, or went nowhere.
     FragmentUnattached = "fragment_unattached",
+    /// A fragment that would hide a part of the transport header (RFC 1858, RFC 3128).
+    FragmentTiny = "fragment_tiny",
+    /// A fragment of bytes that have passed already, or of a datagram with such ones (RFC 5722).
+    FragmentOverlap = "fragment_overlap",
+    /// Too many fragments wait, in all or of this source, or a datagram with too many gaps.
+    FragmentLimited = "fragment_limited",
     /// TTL or hop limit used up.
     TtlExceeded = "ttl_exceeded",
     /// Larger than the egress MTU.
@@ -213,6 +219,8 @@ counters! {
         answers,
         /// ICMP errors carried to the sender of the packet that they quote.
         icmp_errors,
+        /// Fragments that came before their first one and were held.
+        fragments_held,
         /// Packets handed over to another worker.
         handed_over,
         /// Super-frames cut.

@@ -13,6 +13,7 @@ mod egress;
 mod execute;
 mod fdb;
 pub mod flow;
+mod fragmentation;
 pub mod frame;
 pub mod hand_over;
 pub mod id;

@@ -23,8 +23,12 @@ pub struct Limits {
     pub neighbours: u32,
     /// Packets that wait for one neighbour. When full: the packet is dropped (`hold_full`).
     pub held_per_neighbour: u32,
-    /// Fragmented datagrams whose first fragment was seen. When full: the oldest goes.
+    /// Fragmented datagrams that are under way; one source may have a quarter. When full: the
+    /// oldest goes. Beyond the quarter: the fragment is dropped (`fragment_limited`).
     pub fragments: u32,
+    /// Fragments that wait for the first one of their datagram; one source may have a quarter, 45
+    /// at least. When full: the fragment is dropped (`fragment_limited`).
+    pub fragments_held: u32,
     /// Broadcast, multicast and unknown frames that one port may have flooded, per second and
     /// worker. Beyond: dropped (`flood_limited`).
     pub floods_per_second: u32,
@@ -48,6 +52,7 @@ impl Default for Limits {
             neighbours: 4_096,
             held_per_neighbour: 8,
             fragments: 1_024,
+            fragments_held: 512,
             floods_per_second: 10_000,
             answers_per_second: 1_000,
             icmp_errors_per_second: 1_000,

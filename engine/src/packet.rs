@@ -138,6 +138,9 @@ impl Notes {
     /// To a group MAC address.
     pub const GROUP: u16 = 1024;
 
+    /// A fragment that was checked at its datagram's home.
+    pub const FRAGMENT_CHECKED: u16 = 1 << 15;
+
     /// True if any of `bits` is set.
     #[inline(always)]
     pub fn any(self, bits: u16) -> bool {

@@ -251,7 +251,17 @@ pub(crate) fn ipv4(packet: &mut Packet) -> Result<(), DropReason> {
     packet.meta.l4 = (l3 + header_bytes) as u16;
     packet.meta.protocol = protocol;
     packet.meta.notes = Notes(notes);
-    transport(packet, total_bytes - header_bytes)
+    transport(packet, total_bytes - header_bytes).map_err(|reason| refused(packet, reason))
+}
+
+/// Why a packet is dropped whose transport header is not right: of a first fragment, it hides a
+/// part of it (RFC 1858 section 3.2.1, RFC 7112).
+#[cold]
+fn refused(packet: &Packet, reason: DropReason) -> DropReason {
+    match packet.meta.notes.any(Notes::FIRST_FRAGMENT) {
+        true => DropReason::FragmentTiny,
+        false => reason,
+    }
 }
 
 /// True if the checksum of a header without options is right.
@@ -325,7 +335,7 @@ pub(crate) fn ipv6(packet: &mut Packet) -> Result<(), DropReason> {
         extension_headers(packet, l3 + total_bytes)?;
     }
     let transport_bytes = l3 + total_bytes - usize::from(packet.meta.l4);
-    transport(packet, transport_bytes)
+    transport(packet, transport_bytes).map_err(|reason| refused(packet, reason))
 }
 
 /// Follows extension headers up to the transport header or what cannot be followed.

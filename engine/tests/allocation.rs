@@ -411,6 +411,8 @@ fn fragments_allocate_nothing() {
         let frame = ethernet(WEB.gateway_mac, WEB.mac, header.ethertype(), &unattached);
         engine.prepare(&WEB, frame);
         engine.settle("a later fragment alone");
+        // It waits, and is given up.
+        engine.turn("a later fragment in vain", 60, Duration::from_millis(100));
         assert_eq!(engine.dropped(DropReason::FragmentUnattached), 1);
     }
 }

@@ -145,6 +145,7 @@ fn limits() -> Limits {
         neighbours: 8,
         held_per_neighbour: 4,
         fragments: 4,
+        fragments_held: 6,
         floods_per_second: 40,
         answers_per_second: 40,
         icmp_errors_per_second: 40,

@@ -343,6 +343,7 @@ fn limit_facts(limits: &Limits) -> Vec<Fact> {
         ("neighbours", limits.neighbours),
         ("held_per_neighbour", limits.held_per_neighbour),
         ("fragments", limits.fragments),
+        ("fragments_held", limits.fragments_held),
         ("floods_per_second", limits.floods_per_second),
         ("answers_per_second", limits.answers_per_second),
         ("icmp_errors_per_second", limits.icmp_errors_per_second),

@@ -150,6 +150,7 @@ pub(super) fn limits(given: Option<&schema::Limits>, report: &mut Report) -> Lim
             default.held_per_neighbour,
         ),
         fragments: limit(&given.fragments, most::FRAGMENTS_MAX, default.fragments),
+        fragments_held: limit(&given.fragments_held, most::FRAGMENTS_MAX, default.fragments_held),
         floods_per_second: limit(
             &given.floods_per_second,
             most::RATE_MAX,

@@ -178,6 +178,11 @@ impl IpHeader {
         payload.chunks(step).enumerate().map(part).collect()
     }
 
+    /// One fragment, of whatever shape.
+    pub fn piece(&self, payload: &[u8], offset: usize, more: bool) -> Vec<u8> {
+        self.part(payload, offset, more)
+    }
+
     fn part(&self, payload: &[u8], offset: usize, more: bool) -> Vec<u8> {
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {

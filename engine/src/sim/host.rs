@@ -140,7 +140,7 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub(super) fn new(plan: HostPlan, mut rng: Rng) -> Host {
+    pub(super) fn new(plan: HostPlan, rng: Rng) -> Host {
         Host {
             sent: Vec::new(),
             reports: Vec::new(),
@@ -151,7 +151,9 @@ impl Host {
             connections: BTreeMap::new(),
             assembly: Assembly::default(),
             path_mtu: BTreeMap::new(),
-            identification: rng.number() as u16,
+            // All hosts count from the same number: a gateway that mixes up datagrams of two
+            // of them is found.
+            identification: 0,
             rng,
             plan,
         }

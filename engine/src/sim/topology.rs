@@ -89,6 +89,7 @@ fn limits(tight: bool) -> Limits {
         neighbours: 2,
         held_per_neighbour: 2,
         fragments: 2,
+        fragments_held: 3,
         floods_per_second: 20,
         answers_per_second: 10,
         icmp_errors_per_second: 10,

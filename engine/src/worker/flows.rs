@@ -7,8 +7,8 @@ use super::core::Core;
 use crate::counters::DropReason;
 use crate::execute::{Edit, TTL_DELTA, execute, fits};
 use crate::flow::{
-    ActionKind, AdjacencyId, Cold, Datagram, FlowAction, FlowId, FlowInput, FlowKey, FlowTable,
-    Fragments, NewSide, SideId, TcpState, echo_answer, pack_ingress, pack_transport,
+    ActionKind, AdjacencyId, Cold, FlowAction, FlowId, FlowInput, FlowKey, FlowTable, Fragments,
+    NewSide, SideId, TcpState, echo_answer, pack_ingress, pack_transport,
 };
 use crate::id::{NetworkId, WorkerId};
 use crate::ingress::IngressRule;
@@ -18,7 +18,7 @@ use crate::reply::ErrorKind;
 use crate::stage::{Answer, Decision, NextHop, Parts, Verdict};
 use crate::steer;
 use crate::time::Tick;
-use crate::wire::{header_at, icmp, ipv4, ipv6, protocol, raw_u32_at, u16_at, u32_at};
+use crate::wire::{header_at, icmp, ipv4, protocol, raw_u32_at, u16_at, u32_at};
 
 /// The flows of one address family.
 pub(super) struct Flows<F: Edit> {
@@ -89,11 +89,8 @@ pub(super) fn ports_of(head: &[u8], l4: usize, protocol: u8) -> Option<u32> {
 }
 
 impl<F: Edit> Flows<F> {
-    pub(super) fn new(capacity: usize, fragments: usize, seed: u64, now: Tick) -> Flows<F> {
-        Flows {
-            table: FlowTable::new(capacity, seed, now),
-            fragments: Fragments::new(fragments, seed),
-        }
+    pub(super) fn new(table: FlowTable<F>, fragments: Fragments<F>) -> Flows<F> {
+        Flows { table, fragments }
     }
 
     /// A routed packet that the short way did not take. `hops`: how often it was handed over.
@@ -110,7 +107,13 @@ impl<F: Edit> Flows<F> {
         self.route_key(core, packet, key, hops);
     }
 
-    fn route_key(&mut self, core: &mut Core, packet: Packet, key: FlowKey<F::Addresses>, hops: u8) {
+    pub(super) fn route_key(
+        &mut self,
+        core: &mut Core,
+        packet: Packet,
+        key: FlowKey<F::Addresses>,
+        hops: u8,
+    ) {
         // A flow that ends while it is looked at is decided anew, once: a second round finds it
         // fresh.
         for _ in 0..2 {
@@ -364,49 +367,17 @@ impl<F: Edit> Flows<F> {
             let timeout = after.timeout(packet.meta.protocol, &core.tables.nat.timeouts);
             table.wheel.set(flow.0, core.tick, Tick::count(timeout));
         }
-        if packet.meta.notes.any(Notes::FIRST_FRAGMENT)
-            && let Some(datagram) = datagram_of::<F>(&packet)
+        if packet.meta.notes.any(Notes::FIRST_FRAGMENT | Notes::LATER_FRAGMENT)
+            && !self.renumber(core, &mut packet, action.addresses)
         {
-            self.fragments.note(datagram, table.side(side).key(), core.tick);
+            return core.drop(packet, DropReason::FragmentUnattached);
         }
-        let entry = table.side_mut(side);
+        let entry = self.table.side_mut(side);
         entry.last_seen = core.tick;
         entry.packets = entry.packets.wrapping_add(1);
         entry.bytes += packet.len() as u64;
         execute::<F>(&mut packet, &action, &adjacency, !later);
         core.send(adjacency.port, packet);
-    }
-
-    /// Fragments meet at a worker by their datagram first, because later ones have no ports.
-    fn route_fragment(&mut self, core: &mut Core, packet: Packet, hops: u8) {
-        // An error fits into every packet (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 c).
-        if packet.meta.notes.any(Notes::ICMP_ERROR) {
-            return core.drop(packet, DropReason::IcmpErrorMalformed);
-        }
-        let Some(datagram) = datagram_of::<F>(&packet) else {
-            return core.drop(packet, DropReason::Truncated);
-        };
-        if hops == 0 && core.worker_count > 1 {
-            let hash = self.fragments.steering_hash(&datagram) >> 32;
-            let to = WorkerId(((hash * core.worker_count as u64) >> 32) as u8);
-            if to != core.id {
-                return core.hand_over(to, packet, hops);
-            }
-        }
-        if packet.meta.notes.any(Notes::FIRST_FRAGMENT) {
-            let Some(key) = key_of::<F>(&packet) else {
-                return core.drop(packet, DropReason::Truncated);
-            };
-            // Noted before the flow is known to exist: if it hands over, the rest follows it.
-            self.fragments.note(datagram, key, core.tick);
-            return self.route_key(core, packet, key, hops);
-        }
-        match self.fragments.flow_of(&datagram, core.tick) {
-            Some(key) if self.table.find(&key).is_some() => {
-                self.route_key(core, packet, key, hops);
-            }
-            _ => core.drop(packet, DropReason::FragmentUnattached),
-        }
     }
 
     /// Ends idle flows, at most `budget` looks. Returns true if there may be more.
@@ -431,38 +402,6 @@ impl<F: Edit> Flows<F> {
         }
         true
     }
-}
-
-/// What tells the datagram of a fragment.
-fn datagram_of<F: Edit>(packet: &Packet) -> Option<Datagram<F::Addresses>> {
-    let (l3, meta) = (usize::from(packet.meta.l3), &packet.meta);
-    let identification = if meta.notes.any(Notes::V6) {
-        // The fragment header ends where the next one begins; it is the last one that parsing
-        // followed in a later fragment, and nearly always in a first one.
-        let fragment = fragment_header(packet.head(), l3)?;
-        u32_at(header_at::<4>(packet.head(), fragment + 4)?, 0)
-    } else {
-        u32::from(u16_at(header_at::<2>(packet.head(), l3 + ipv4::IDENTIFICATION)?, 0))
-    };
-    Some(Datagram {
-        addresses: F::read(packet.head(), l3)?,
-        identification,
-        protocol: meta.protocol,
-        ingress: meta.ingress.0,
-    })
-}
-
-/// Where the fragment header of an IPv6 packet starts.
-fn fragment_header(head: &[u8], l3: usize) -> Option<usize> {
-    let mut next = *head.get(l3 + ipv6::NEXT_HEADER)?;
-    let mut offset = l3 + ipv6::HEADER_BYTES;
-    while next != ipv6::FRAGMENT {
-        let header = header_at::<2>(head, offset)?;
-        let unit = if next == ipv6::AUTHENTICATION { (4, 2) } else { (8, 1) };
-        next = header[0];
-        offset += (usize::from(header[1]) + unit.1) * unit.0;
-    }
-    Some(offset)
 }
 
 /// Compiles a decision to both directions.

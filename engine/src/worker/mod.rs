@@ -15,6 +15,7 @@ mod core;
 mod discovery;
 mod errors;
 mod flows;
+mod fragments;
 mod lookup;
 mod upkeep;
 mod view;
@@ -35,7 +36,7 @@ pub use self::view::{
 use crate::counters::Counters;
 use crate::egress::Egress;
 use crate::fdb::Fdb;
-use crate::flow::{V4, V6};
+use crate::flow::{FlowTable, Fragments, V4, V6};
 use crate::frame::FramePool;
 use crate::hand_over::{HandOverRings, Message};
 use crate::id::{PortId, WorkerId};
@@ -157,11 +158,18 @@ impl Worker {
             generation: tables.generation as u32,
             tables,
         };
-        let fragments = share(limits.fragments);
+        let (fragments, held) = (share(limits.fragments), share(limits.fragments_held));
+        let place = (id.index(), worker_count);
         let mut worker = Worker {
             core,
-            v4: Flows::new(flows, fragments, seed, tick),
-            v6: Flows::new(flows, fragments, seed, tick),
+            v4: Flows::new(
+                FlowTable::new(flows, seed, tick),
+                Fragments::new(fragments, held, place, seed),
+            ),
+            v6: Flows::new(
+                FlowTable::new(flows, seed, tick),
+                Fragments::new(fragments, held, place, seed),
+            ),
             announcements: Announcements::default(),
             adoption: adoption.clone(),
             batch: Some(Box::new(Batch::new())),
@@ -254,6 +262,8 @@ impl Worker {
         let busy = !self.v4.table.wheel.is_empty()
             || !self.v6.table.wheel.is_empty()
             || self.core.neighbours.has_timers()
+            || self.v4.fragments.waiting()
+            || self.v6.fragments.waiting()
             || self.announcements.pending()
             || self.core.stages.bridge.fdb.count() > 0;
         busy.then_some(self.upkeep_at)
@@ -281,6 +291,8 @@ impl Worker {
         let pool = self.core.frames.count();
         let egress = self.core.egress.held_frames();
         let held = self.core.neighbours.held_frames();
-        (pool.0 + egress.0 + held.0, pool.1 + egress.1 + held.1)
+        let counts =
+            [pool, egress, held, self.v4.fragments.held_frames(), self.v6.fragments.held_frames()];
+        counts.iter().fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1))
     }
 }

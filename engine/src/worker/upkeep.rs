@@ -83,6 +83,8 @@ impl Worker {
         self.upkeep_at = now + UPKEEP_EVERY;
         self.v4.expire(&mut self.core, EXPIRE_BUDGET);
         self.v6.expire(&mut self.core, EXPIRE_BUDGET);
+        self.v4.sweep_fragments(&mut self.core);
+        self.v6.sweep_fragments(&mut self.core);
         self.ask_neighbours();
         self.announce(now);
         let core = &mut self.core;

@@ -1,10 +1,11 @@
 //! Fragments: the first one has the ports, the others follow it through NAT.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use engine::DropReason;
 use engine::sim::datagram::Datagram;
-use engine::sim::frames::{UDP, be16, ethernet};
+use engine::sim::frames::{TCP, UDP, be16, ethernet};
 
 use crate::common::*;
 use crate::gateway::{Gateway, Seen, each};
@@ -80,14 +81,137 @@ fn fragments_reach_a_published_port() {
 }
 
 #[test]
-fn a_later_fragment_whose_first_one_was_not_seen_is_dropped() {
+fn rfc_4787_req_14_a_later_fragment_that_overtakes_the_first_waits_for_it() {
+    each(|mut gateway, v6| {
+        for (round, source_port) in [(0, 40_001), (1, 40_003), (2, 40_001)] {
+            let mut frames = fragments(&WEB, source_port, (FAR.ip(v6), 53), 77 + round);
+            let first = frames.remove(0);
+            for later in frames.into_iter().rev() {
+                assert!(gateway.send(&WEB, later).is_empty(), "it waits");
+            }
+            let seen = gateway.send(&WEB, first);
+            assert_eq!(seen.len(), 3, "all leave: {:?}", gateway.drops());
+            assert_eq!(seen[0].ip().fragment.unwrap().offset, 0, "the first one first");
+            let mut parts: Vec<_> = seen.iter().map(Seen::ip).collect();
+            parts.sort_by_key(|part| part.fragment.unwrap().offset);
+            let joined: Vec<u8> = parts.iter().flat_map(|part| part.payload.to_vec()).collect();
+            check_whole(&seen[0], &joined);
+        }
+        assert_eq!(gateway.sum(|counters| counters.worker.fragments_held.get()), 6);
+    });
+}
+
+#[test]
+fn rfc_4787_req_14_fragments_that_wait_in_vain_are_dropped_in_time() {
     each(|mut gateway, v6| {
         let mut late = fragments(&WEB, 40_001, (FAR.ip(v6), 53), 77);
         for fragment in late.split_off(1) {
+            assert!(gateway.send(&WEB, fragment).is_empty());
+        }
+        assert_eq!(gateway.dropped(DropReason::FragmentUnattached), 0);
+        assert!(gateway.pass(Duration::from_secs(6)).is_empty());
+        assert_eq!(gateway.dropped(DropReason::FragmentUnattached), 2);
+        // What comes after that is another datagram.
+        let seen = gateway.forward(&WEB, late.remove(0));
+        assert_eq!(seen.port, WAN);
+    });
+}
+
+#[test]
+fn a_later_fragment_goes_nowhere_if_its_first_one_does() {
+    each(|mut gateway, v6| {
+        let mut refused = fragments(&WEB, 40_001, (APP.ip(v6), 53), 77);
+        let later = refused.split_off(1);
+        gateway.refuse(&WEB, refused.remove(0), DropReason::OtherNetwork);
+        for fragment in later {
             gateway.refuse(&WEB, fragment, DropReason::FragmentUnattached);
         }
-        let mut others = fragments(&WEB, 40_001, (FAR.ip(v6), 53), 78);
-        gateway.forward(&WEB, late.remove(0));
-        gateway.refuse(&WEB, others.remove(1), DropReason::FragmentUnattached);
+    });
+}
+
+#[test]
+fn equal_identifications_of_two_hosts_are_told_apart_outside() {
+    each(|mut gateway, v6| {
+        let both = [(&WEB, 40_001), (&DB, 40_005)];
+        let sent = both.map(|(host, port)| (host, fragments(host, port, (FAR.ip(v6), 53), 77)));
+        // One fragment of each in turn: who mixes them up gets neither whole.
+        let mut numbers = Vec::new();
+        for index in 0..3 {
+            for (host, frames) in &sent {
+                let seen = gateway.forward(host, frames[index].clone());
+                assert_eq!(seen.ip().source, own(v6));
+                numbers.push(seen.ip().fragment.unwrap().identification);
+            }
+        }
+        assert_ne!(numbers[0], numbers[1], "two datagrams");
+        assert_eq!(numbers[..2], numbers[2..4], "one number each");
+        assert_eq!(numbers[..2], numbers[4..]);
+    });
+}
+
+#[test]
+fn a_number_may_be_used_again_once_its_datagram_is_whole() {
+    each(|mut gateway, v6| {
+        for _ in 0..3 {
+            let frames = fragments(&WEB, 40_001, (FAR.ip(v6), 53), 77);
+            let (seen, joined) = pass_through(&mut gateway, &WEB, frames);
+            check_whole(&seen[0], &joined);
+        }
+    });
+}
+
+/// A fragment from web to far of these bytes at an offset.
+fn piece(v6: bool, protocol: u8, offset: usize, bytes: &[u8], more: bool) -> Vec<u8> {
+    let mut header = header(&WEB, FAR.ip(v6), protocol);
+    header.identification = 99;
+    let packet = header.piece(bytes, offset, more);
+    ethernet(WEB.gateway_mac, WEB.mac, header.ethertype(), &packet)
+}
+
+#[test]
+fn rfc_1858_and_rfc_3128_tiny_fragments_are_refused() {
+    each(|mut gateway, v6| {
+        let segment = [0x9c, 0x41, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0, 1, 0, 0, 0, 0];
+        for bytes in [8, 16] {
+            let first = piece(v6, TCP, 0, &segment[..bytes], true);
+            gateway.refuse(&WEB, first, DropReason::FragmentTiny);
+        }
+        for offset in [8, 16] {
+            let later = piece(v6, TCP, offset, &[0; 64], false);
+            gateway.refuse(&WEB, later, DropReason::FragmentTiny);
+        }
+        // Not a multiple of eight although others follow; nothing at all; beyond all datagrams.
+        gateway.refuse(&WEB, piece(v6, UDP, 64, &[0; 9], true), DropReason::MalformedIp);
+        gateway.refuse(&WEB, piece(v6, UDP, 64, &[], false), DropReason::MalformedIp);
+        gateway.refuse(&WEB, piece(v6, UDP, 65_528, &[0; 64], false), DropReason::MalformedIp);
+    });
+}
+
+#[test]
+fn rfc_5722_overlapping_fragments_are_refused_and_all_that_follows() {
+    each(|mut gateway, v6| {
+        let first = [&[0x9c, 0x41, 0, 53, 0, 200, 0, 0][..], &[7; 56]].concat();
+        gateway.forward(&WEB, piece(v6, UDP, 0, &first, true));
+        // The same again: only that one goes.
+        gateway.refuse(&WEB, piece(v6, UDP, 0, &first, true), DropReason::FragmentOverlap);
+        gateway.forward(&WEB, piece(v6, UDP, 64, &[8; 64], true));
+        gateway.refuse(&WEB, piece(v6, UDP, 120, &[9; 64], true), DropReason::FragmentOverlap);
+        gateway.refuse(&WEB, piece(v6, UDP, 128, &[9; 72], false), DropReason::FragmentOverlap);
+    });
+}
+
+#[test]
+fn one_source_that_floods_fragments_leaves_others_their_room() {
+    each(|mut gateway, v6| {
+        for number in 0..300u16 {
+            let mut frames = fragments(&WEB, 40_001, (FAR.ip(v6), 53), 1_000 + number);
+            gateway.send(&WEB, frames.remove(2));
+        }
+        assert!(gateway.dropped(DropReason::FragmentLimited) > 100);
+        let mut frames = fragments(&DB, 40_005, (FAR.ip(v6), 53), 77);
+        let first = frames.remove(0);
+        frames.into_iter().for_each(|frame| assert!(gateway.send(&DB, frame).is_empty()));
+        assert_eq!(gateway.send(&DB, first).len(), 3, "{:?}", gateway.drops());
+        gateway.forward(&WEB, udp(&WEB, 40_009, (FAR.ip(v6), 53)));
     });
 }

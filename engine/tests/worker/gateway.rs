@@ -245,7 +245,7 @@ impl Gateway {
     /// A host sends a frame; returns the only IP packet that leaves because of it.
     pub(crate) fn forward(&mut self, from: &Host, bytes: Vec<u8>) -> Seen {
         let mut seen = self.send(from, bytes);
-        assert_eq!(seen.len(), 1, "one packet leaves: {seen:?}; drops: {:?}", self.drops());
+        assert_eq!(seen.len(), 1, "one packet leaves; drops: {:?}", self.drops());
         seen.pop().unwrap()
     }
 
@@ -352,7 +352,7 @@ impl Gateway {
         self.sum(|counters| counters.worker.revalidated.get())
     }
 
-    fn drops(&self) -> Vec<(DropReason, u64)> {
+    pub(crate) fn drops(&self) -> Vec<(DropReason, u64)> {
         self.counters.iter().flat_map(|counters| counters.drops()).collect()
     }
 
