@@ -47,7 +47,7 @@ pub use diagnostic::{Diagnostic, Excerpt, Related, Severity};
 pub use leases::{Lease, Leases, QUARANTINE_MAX, Released};
 pub use model::{
     AddressPool, Attach, Attachment, Config, Endpoint, Family, Gateway, Idle, LogFormat, MacPolicy,
-    Network, NetworkDriver, Publish, Route, Subnet, Uplink, Workers,
+    Network, NetworkDriver, Publish, Route, Subnet, Uplink, UplinkDriver, Workers,
 };
 pub use names::{INTERFACE_NAME_BYTES_MAX, InterfaceName, NAME_BYTES_MAX, NetnsName};
 pub use nearest::nearest;

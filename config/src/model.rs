@@ -135,7 +135,16 @@ pub enum Idle {
     Interrupt,
 }
 
-/// A way out: a TAP device whose kernel's end is a neighbour of the gateway.
+/// How an uplink's packets go in and out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UplinkDriver {
+    /// By a TAP device whose kernel's end is a neighbour of the gateway.
+    Tap,
+    /// By AF_XDP on a device that exists already.
+    Xdp,
+}
+
+/// A way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Uplink {
@@ -145,9 +154,12 @@ pub struct Uplink {
     pub id: UplinkId,
     /// Its port in the tables.
     pub port: PortId,
-    /// The device, to be created.
+    /// How packets go in and out.
+    pub driver: UplinkDriver,
+    /// The device: to be created for a TAP, existing for AF_XDP.
     pub interface: InterfaceName,
-    /// The namespace of the kernel's end; `None`: the gateway's own.
+    /// The namespace of a TAP's kernel's end, or of the device of AF_XDP; `None`: the gateway's
+    /// own.
     pub netns: Option<NetnsName>,
     /// True: that namespace is ours to make and remove.
     pub create_netns: bool,
@@ -165,6 +177,8 @@ pub struct Uplink {
     pub routes: Arc<Vec<Route>>,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
+    /// The file gives no MTU: that of a device which exists already is taken.
+    pub follows_mtu: bool,
 }
 
 /// A route by an uplink.
@@ -273,6 +287,9 @@ pub enum Attach {
     /// By TAP devices that are left in the gateway's own namespace, for a VM. They have the
     /// endpoint's MAC addresses and no IP addresses: those are for whoever is behind them to set.
     Tap,
+    /// By AF_XDP on devices of the gateway's own namespace that exist already: a veth, whose other
+    /// end is the endpoint's.
+    Xdp,
     /// Not at all: it has the host's own network.
     Host,
 }

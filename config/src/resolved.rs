@@ -13,7 +13,7 @@ use toml::Value;
 use crate::check::explained;
 use crate::model::{
     Attach, Attachment, Config, Endpoint, Family, Gateway, Network, NetworkDriver, Publish, Uplink,
-    Workers,
+    UplinkDriver, Workers,
 };
 use crate::policy::{Rule, protocol_word};
 use crate::subnet_pool::family;
@@ -92,18 +92,22 @@ impl Text {
 
     fn uplink(&mut self, uplink: &Uplink) {
         self.section("uplink", &uplink.name);
-        self.set("driver", "tap");
+        self.set("driver", words::of(words::UPLINK_DRIVER, &uplink.driver));
         self.set_text("interface", &uplink.interface);
         if let Some(netns) = &uplink.netns {
             self.set_text("netns", netns);
         }
-        self.set("create", uplink.create_netns);
+        if uplink.driver == UplinkDriver::Tap {
+            self.set("create", uplink.create_netns);
+            self.set_list("host_addresses", &uplink.host_addresses);
+            self.set_text("host_mac", uplink.host_mac);
+        }
         self.set_list("addresses", &uplink.addresses);
-        self.set_list("host_addresses", &uplink.host_addresses);
         self.set("trusted", uplink.trusted);
-        self.set("mtu", i64::from(uplink.mtu));
+        if !uplink.follows_mtu {
+            self.set("mtu", i64::from(uplink.mtu));
+        }
         self.set_text("mac", uplink.mac);
-        self.set_text("host_mac", uplink.host_mac);
         let is_default = |to: IpNet| to.prefix_len() == 0;
         for route in uplink.routes.iter().filter(|route| is_default(route.to)) {
             let (Some(via), key) = (
@@ -172,7 +176,11 @@ impl Text {
                 let tap = Value::from(first.interface.to_string());
                 self.line(format_args!("attach = {{ tap = {tap} }}"));
             }
-            (Attach::Tap | Attach::Host, _) => {}
+            (Attach::Xdp, Some(first)) => {
+                let xdp = Value::from(first.interface.to_string());
+                self.line(format_args!("attach = {{ xdp = {xdp} }}"));
+            }
+            (Attach::Tap | Attach::Xdp | Attach::Host, _) => {}
         }
         self.set_list("publish", endpoint.publish.iter().map(spec));
         for attachment in &endpoint.attachments {

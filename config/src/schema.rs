@@ -103,14 +103,16 @@ pub(crate) struct AddressPool {
 #[schemars(deny_unknown_fields, extend("required" = ["driver", "interface", "addresses"]))]
 pub(crate) struct Uplink {
     /// How packets go in and out: "tap" is a TAP device whose kernel's end is a neighbour of the
-    /// gateway.
+    /// gateway; "xdp" is AF_XDP on a device that exists, such as a network card or the end of a
+    /// veth. IPv4, ARP and IPv6 on that device are the gateway's then, and the host has no part in
+    /// them; what its link is like (state, MTU) stays the host's to set.
     #[schemars(extend("enum" = known(words::UPLINK_DRIVER)))]
     pub(crate) driver: Field<String>,
-    /// Name of the device, which is created.
+    /// Name of the device, which is created for a TAP and exists already for AF_XDP.
     #[schemars(extend("minLength" = 1, "maxLength" = crate::names::INTERFACE_NAME_BYTES_MAX))]
     pub(crate) interface: Field<String>,
-    /// The namespace that the kernel's end is put into, by its name below /run/netns. Absent: the
-    /// gateway's own.
+    /// The namespace that a TAP's kernel's end is put into, or that the device of AF_XDP is in, by
+    /// its name below /run/netns. Absent: the gateway's own.
     pub(crate) netns: Field<String>,
     /// True: that namespace is made at start and removed at exit.
     #[schemars(extend("default" = false))]
@@ -129,7 +131,8 @@ pub(crate) struct Uplink {
     /// `trusted_host_interfaces`.
     #[schemars(extend("default" = false))]
     pub(crate) trusted: Field<bool>,
-    /// Largest IP packet, in bytes; at least 1280 with IPv6 addresses.
+    /// Largest IP packet, in bytes; at least 1280 with IPv6 addresses. By AF_XDP at most what the
+    /// device has, which is also what an absent key means.
     #[schemars(extend("minimum" = bounds::MTU_MIN, "maximum" = bounds::MTU_MAX, "default" = 1500))]
     pub(crate) mtu: Field<Number>,
     /// Static routes, besides those to the uplink's own subnets.
@@ -257,7 +260,7 @@ pub(crate) struct Endpoint {
     pub(crate) network: Field<Vec<Field<EndpointNetwork>>>,
 }
 
-/// How an endpoint is connected: by `netns` or by `tap`.
+/// How an endpoint is connected: by `netns`, by `tap` or by `xdp`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields)]
@@ -275,9 +278,13 @@ pub(crate) struct Attach {
     /// the endpoint's MAC address and no IP address: that is for the VM to set.
     #[schemars(extend("minLength" = 1, "maxLength" = crate::names::INTERFACE_NAME_BYTES_MAX))]
     pub(crate) tap: Field<String>,
-    /// AF_XDP on an existing device.
-    #[schemars(skip)]
-    pub(crate) xdp: Field<Later>,
+    /// Name of an existing device in the gateway's own namespace that is used by AF_XDP, as a rule
+    /// the end of a veth whose other end is the endpoint's. That other end is found by its
+    /// namespace, if that has a name or a process; then it gets the endpoint's MAC address, IP
+    /// addresses and routes, its offloads are switched off, and all that is undone at the end. One
+    /// that is not found is for the operator to set; the log has the commands.
+    #[schemars(extend("minLength" = 1, "maxLength" = crate::names::INTERFACE_NAME_BYTES_MAX))]
+    pub(crate) xdp: Field<String>,
 }
 
 /// An endpoint in one network.

@@ -5,7 +5,7 @@
 
 use engine::tables::{GatewayMode, RuleAction};
 
-use crate::model::{Family, Idle, LogFormat, MacPolicy, NetworkDriver};
+use crate::model::{Family, Idle, LogFormat, MacPolicy, NetworkDriver, UplinkDriver};
 
 /// The words of one key.
 pub(crate) type Words<T> = &'static [(&'static str, Option<T>)];
@@ -19,7 +19,8 @@ pub(crate) const IDLE: Words<Idle> = &[
 pub(crate) const LOG: Words<LogFormat> =
     &[("text", Some(LogFormat::Text)), ("json", Some(LogFormat::Json))];
 
-pub(crate) const UPLINK_DRIVER: Words<()> = &[("tap", Some(())), ("xdp", None)];
+pub(crate) const UPLINK_DRIVER: Words<UplinkDriver> =
+    &[("tap", Some(UplinkDriver::Tap)), ("xdp", Some(UplinkDriver::Xdp))];
 
 pub(crate) const NETWORK_DRIVER: Words<NetworkDriver> = &[
     ("bridge", Some(NetworkDriver::Bridge)),

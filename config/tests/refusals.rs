@@ -29,13 +29,16 @@ fn drivers_interfaces_and_addresses_of_uplinks() {
     replacing("driver = \"tap\"\n", "", &["x.toml:1:9: uplink.wan: driver is missing"]);
     replacing(
         "\"tap\"",
-        "\"xdp\"",
-        &["x.toml:2:10: uplink.wan.driver: \"xdp\" is not in this version"],
+        "\"xdp\"\nhost_addresses = [\"192.0.2.1/24\"]\nnetns = \"x\"\ncreate = true",
+        &[
+            "x.toml:3:18: uplink.wan.host_addresses: host_addresses is for uplinks of driver tap",
+            "x.toml:5:10: uplink.wan.create: create is for uplinks of driver tap",
+        ],
     );
     replacing(
         "\"tap\"",
         "\"tapp\"",
-        &["x.toml:2:10: uplink.wan.driver: unknown word \"tapp\", expected tap"],
+        &["x.toml:2:10: uplink.wan.driver: unknown word \"tapp\", expected tap, xdp"],
     );
     replacing(
         "\"wan0\"",

@@ -41,9 +41,8 @@ fn attaching_of_endpoints() {
     );
     replacing(
         "{ netns = \"db\" }",
-        "{ xdp = \"veth0\" }",
-        &["x.toml:19:18: endpoint.db.attach.xdp: AF_XDP on an existing device is not in this \
-             version"],
+        "{ xdp = \"veth0\", create = true }",
+        &["x.toml:19:36: endpoint.db.attach.create: create is for endpoints in a namespace"],
     );
     replacing(
         "{ netns = \"db\" }",

@@ -27,5 +27,5 @@ pub use watch::{
 };
 pub use xdp::{
     XDP_CHUNK_FRAME_BYTES, XDP_QUEUE_FRAMES, Xdp, XdpMemory, XdpMode, XdpOptions, XdpPlace,
-    XdpQueue, XdpTake, offloads_command, switch_offloads_off, switch_offloads_on,
+    XdpQueue, XdpTake, offloads_command, offloads_in_use, set_offloads,
 };

@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use common::{LIMIT, Namespace, udp_frame, wait_for};
 use drivers::{
-    DriverError, Region, Xdp, XdpMemory, XdpOptions, XdpPlace, XdpQueue, switch_offloads_off,
-    switch_offloads_on,
+    DriverError, Region, Xdp, XdpMemory, XdpOptions, XdpPlace, XdpQueue, offloads_in_use,
+    set_offloads,
 };
 use engine::frame::{FrameBalancer, FramePool};
 use engine::packet::BATCH_LEN;
@@ -299,23 +299,24 @@ fn an_unfinished_checksum_is_seen_and_gone_once_the_peers_offloads_are_off() {
     assert_eq!(packet.offload(), Offload::NeedsChecksum { start: 34, offset: 6 });
     packet.recycle(&mut world.frames);
 
-    let off = world.there.enter(|| switch_offloads_off("eth0")).unwrap();
+    let off = world.there.enter(|| offloads_in_use("eth0")).unwrap();
+    world.there.enter(|| set_offloads("eth0", &off, false)).unwrap();
     for name in ["tx-checksum-ip-generic", "tx-checksum-sctp", "tx-tcp-segmentation"] {
         assert!(off.iter().any(|off| off == name), "{name} is missing in {off:?}");
     }
-    assert!(world.there.enter(|| switch_offloads_off("eth0")).unwrap().is_empty(), "all are off");
+    assert!(world.there.enter(|| offloads_in_use("eth0")).unwrap().is_empty(), "all are off");
     socket.send_to(b"finished", to).unwrap();
     let packet = world.receive(&mut queues[0]);
     assert_eq!(packet.offload(), Offload::None);
     assert_ne!(packet.head()[40..42], [0, 0]);
     packet.recycle(&mut world.frames);
 
-    world.there.enter(|| switch_offloads_on("eth0", &off)).unwrap();
+    world.there.enter(|| set_offloads("eth0", &off, true)).unwrap();
     socket.send_to(b"unfinished", to).unwrap();
     let packet = world.receive(&mut queues[0]);
     assert_eq!(packet.offload(), Offload::NeedsChecksum { start: 34, offset: 6 });
     packet.recycle(&mut world.frames);
-    assert_eq!(world.there.enter(|| switch_offloads_off("eth0")).unwrap(), off);
+    assert_eq!(world.there.enter(|| offloads_in_use("eth0")).unwrap(), off);
 }
 
 #[test]

@@ -282,7 +282,7 @@ fn attach_facts(attach: &Attach) -> Vec<Fact> {
         Attach::Netns { netns, create } => {
             vec![("netns", netns.to_string()), ("create", create.to_string())]
         }
-        Attach::Tap | Attach::Host => {
+        Attach::Tap | Attach::Xdp | Attach::Host => {
             vec![("netns", "none".to_owned()), ("create", "false".to_owned())]
         }
     }

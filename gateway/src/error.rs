@@ -95,6 +95,17 @@ pub enum Error {
         /// What the kernel said.
         reason: String,
     },
+    /// More devices by AF_XDP than there is memory for.
+    #[error(
+        "{count} devices used by AF_XDP are more than the {room} that memory was taken for at the \
+         start: restart the gateway to take them"
+    )]
+    XdpRoom {
+        /// Devices of the config.
+        count: usize,
+        /// Devices that there is memory for.
+        room: usize,
+    },
     /// A device of this name is there already.
     #[error(
         "device {device} exists already in {place} and is not ours{}: remove it there with `ip \

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
 };
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
 use netlink_packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
@@ -118,6 +118,35 @@ impl Netlink {
         let links = self.runtime.block_on(links);
         let links = links.map_err(|error| self.refused("list links".into(), "all", &error))?;
         Ok(links.into_iter().map(read_link).collect())
+    }
+
+    /// Where the other end of a veth is: its index, and the number of its namespace, `None` for our
+    /// own. Of a device that is no veth, or is not there, there is none.
+    ///
+    /// # Errors
+    /// The kernel refuses the question.
+    pub(crate) fn veth_peer(&self, device: &str) -> Result<Option<(u32, Option<i32>)>, Error> {
+        let mut found = self.handle.link().get().match_name(device.to_owned()).execute();
+        let link = match self.runtime.block_on(found.try_next()) {
+            Ok(Some(link)) => link,
+            Ok(None) => return Ok(None),
+            Err(error) if is_errno(&error, Errno::NODEV) => return Ok(None),
+            Err(error) => return Err(self.refused("look for the link".into(), device, &error)),
+        };
+        let (mut is_veth, mut index, mut number) = (false, None, None);
+        for attribute in &link.attributes {
+            match attribute {
+                LinkAttribute::LinkInfo(infos) => {
+                    is_veth = infos.iter().any(
+                        |info| matches!(info, LinkInfo::Kind(kind) if *kind == InfoKind::Veth),
+                    );
+                }
+                LinkAttribute::Link(other) => index = Some(*other),
+                LinkAttribute::LinkNetNsId(other) => number = Some(*other),
+                _ => {}
+            }
+        }
+        Ok(index.filter(|_| is_veth).map(|index| (index, number)))
     }
 
     /// Names of all links.

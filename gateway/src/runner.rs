@@ -18,7 +18,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
-use drivers::TapQueue;
+use drivers::{TapQueue, XdpQueue};
 use engine::worker::{Adoption, Event, Retired, WorkerParts};
 use engine::{Counters, Instant, Port, PortId, PortSet, Worker, WorkerId};
 use rustix::event::{Timespec, epoll};
@@ -51,7 +51,7 @@ pub enum Command {
     /// Go over to a new snapshot; what is used no more comes back in [`Report::Adopted`].
     Adopt(Arc<Adoption>),
     /// Take over a queue of a port.
-    Attach(PortId, TapQueue),
+    Attach(PortId, PortQueue),
     /// Let go of a port; its queue comes back in [`Report::Detached`].
     Detach(PortId),
     /// Show a piece of a table to who asks; see [`View`].
@@ -63,6 +63,15 @@ pub enum Command {
     Panic,
     /// End.
     Stop,
+}
+
+/// A queue of a port, of whichever driver.
+#[derive(Debug)]
+pub enum PortQueue {
+    /// Of a TAP.
+    Tap(TapQueue),
+    /// Of an existing device.
+    Xdp(Box<XdpQueue>),
 }
 
 /// What a worker tells the supervisor.
@@ -128,7 +137,7 @@ pub struct RunnerParts {
     /// The worker.
     pub worker: WorkerParts,
     /// Its queues of the ports that are there at start.
-    pub queues: Vec<(PortId, TapQueue)>,
+    pub queues: Vec<(PortId, PortQueue)>,
     /// CPU to pin the thread to.
     pub cpu: usize,
     /// How it waits.
@@ -222,7 +231,7 @@ impl Runner {
             reports: parts.reports,
         };
         for (port, queue) in parts.queues {
-            runner.attach(port, queue).map_err(failed("watch a port"))?;
+            runner.attach_any(port, queue).map_err(failed("watch a port"))?;
         }
         Ok(runner)
     }
@@ -323,7 +332,7 @@ impl Runner {
                     self.report(Report::Adopted(self.id, old));
                 }
                 Ok(Command::Attach(port, queue)) => {
-                    if let Err(errno) = self.attach(port, queue) {
+                    if let Err(errno) = self.attach_any(port, queue) {
                         self.report(Report::AttachFailed(self.id, port, errno.into()));
                     }
                 }
@@ -341,6 +350,13 @@ impl Runner {
             }
         }
         true
+    }
+
+    fn attach_any(&mut self, port: PortId, queue: PortQueue) -> rustix::io::Result<()> {
+        match queue {
+            PortQueue::Tap(queue) => self.attach(port, queue),
+            PortQueue::Xdp(queue) => self.attach(port, *queue),
+        }
     }
 
     fn attach<Q>(&mut self, port: PortId, queue: Q) -> rustix::io::Result<()>

@@ -17,7 +17,7 @@ use super::macs::{self, Macs};
 use super::network::{self, Networks};
 use super::publish;
 use super::uplink::Uplinks;
-use super::{entries, flag, not_in_this_version, number, unknown_name, word};
+use super::{entries, flag, number, unknown_name, word};
 use crate::default_route::{Candidate, choose};
 use crate::leases::Leases;
 use crate::model::{Attach, Attachment, Endpoint, Family, Network, NetworkDriver};
@@ -161,32 +161,41 @@ impl<'d> Draft<'d> {
             problem.hint("such as attach = { netns = \"web\", create = true }");
         }
         let Some((at, attach)) = self.table.attach.given() else { return };
-        not_in_this_version(&attach.xdp, "AF_XDP on an existing device is", report);
         let kinds = [attach.netns.place(), attach.tap.place(), attach.xdp.place()];
         match kinds.iter().flatten().count() {
             1 => {}
             0 => {
-                let problem = report.error(at, "neither netns nor tap is given");
-                problem.hint("name the endpoint's network namespace, or a TAP device for a VM");
+                let problem = report.error(at, "neither netns nor tap nor xdp is given");
+                problem.hint(
+                    "name the endpoint's network namespace, a TAP device for a VM, or an existing \
+                     device",
+                );
             }
             _ => {
                 report.error(at, "netns, tap and xdp exclude each other");
             }
         }
-        if attach.netns.is_absent() && !attach.tap.is_absent() {
+        let (existing, is_xdp) = match (attach.tap.place(), attach.xdp.place()) {
+            (tap @ Some(_), _) => (tap, false),
+            (None, xdp) => (xdp, true),
+        };
+        if attach.netns.is_absent() && existing.is_some() {
             for (key, place) in
                 [("interface", attach.interface.place()), ("create", attach.create.place())]
             {
                 let Some(at) = place else { continue };
                 let problem = report.error(at, format!("{key} is for endpoints in a namespace"));
-                problem.hint("the key tap names the device, which is always created");
+                problem.hint(match is_xdp {
+                    true => "the key xdp names the device, which exists already",
+                    false => "the key tap names the device, which is always created",
+                });
             }
-            if let (Some(network), Some(at)) = (self.alone_in, attach.tap.place()) {
+            if let (Some(network), Some(at)) = (self.alone_in, existing) {
                 let message =
                     format!("network {} has no devices: the endpoint needs a netns", network.name);
                 report.error(at, message);
             }
-            self.attach = Some(Attach::Tap);
+            self.attach = Some(if is_xdp { Attach::Xdp } else { Attach::Tap });
         }
         if let (Some(network), Some(at)) = (self.alone_in, attach.interface.place()) {
             report.error(at, format!("network {} has no devices to name", network.name));
@@ -242,8 +251,13 @@ impl<'d> Draft<'d> {
     ) -> Option<InterfaceName> {
         let attach = self.table.attach.value();
         let is_tap = attach.is_some_and(|attach| !attach.tap.is_absent());
+        let is_xdp = attach.is_some_and(|attach| !attach.xdp.is_absent());
         let first = attach.filter(|_| index == 0);
-        let first = first.map(|attach| if is_tap { &attach.tap } else { &attach.interface });
+        let first = first.map(|attach| match (is_tap, is_xdp) {
+            (true, _) => &attach.tap,
+            (false, true) => &attach.xdp,
+            (false, false) => &attach.interface,
+        });
         if !table.interface.is_absent() {
             if let (Some(at), Some(Field::Given(_, other))) = (table.interface.place(), first)
                 && table.interface.value() != Some(other)
@@ -254,9 +268,9 @@ impl<'d> Draft<'d> {
         }
         match first {
             Some(field @ (Field::Given(..) | Field::Wrong(_))) => interface::name(field, report),
-            _ if is_tap => {
+            _ if is_tap || is_xdp => {
                 let problem = report.error(at, "interface is missing");
-                problem.hint("attach.tap names the TAP device of the first network alone");
+                problem.hint("attach names the device of the first network alone");
                 None
             }
             _ if index == 0 => InterfaceName::new(INTERFACE_DEFAULT).ok(),
@@ -267,7 +281,7 @@ impl<'d> Draft<'d> {
     fn claim_interfaces(&self, interfaces: &mut Interfaces, report: &mut Report) {
         let netns = match &self.attach {
             Some(Attach::Netns { netns, .. }) => Some(netns),
-            Some(Attach::Tap) => None,
+            Some(Attach::Tap | Attach::Xdp) => None,
             Some(Attach::Host) | None => return,
         };
         for member in &self.members {

@@ -12,7 +12,7 @@ use super::macs;
 use super::subnet::{self, Claim};
 use super::{entries, flag, mtu, word};
 use crate::mac;
-use crate::model::{Route, Uplink};
+use crate::model::{Route, Uplink, UplinkDriver};
 use crate::names::InterfaceName;
 use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
@@ -91,11 +91,14 @@ struct Checker<'c> {
 
 impl Checker<'_> {
     fn check(&mut self, interfaces: &mut Interfaces, claims: &mut Vec<Claim>) -> Option<Uplink> {
-        self.driver();
+        let driver = self.driver();
         let netns = interface::netns(&self.table.netns, self.report);
         let interface = self.interface();
         if let (Some(interface), Some(at)) = (&interface, self.table.interface.place()) {
             interfaces.claim(netns.as_ref(), interface, at, self.report);
+        }
+        if driver == Some(UplinkDriver::Xdp) {
+            self.refuse_keys_of_taps();
         }
         let create_netns = flag(&self.table.create, false);
         if create_netns && self.table.netns.is_absent() {
@@ -119,6 +122,7 @@ impl Checker<'_> {
             name: self.name.to_owned(),
             id: UplinkId(0),
             port: PortId(0),
+            driver: driver?,
             interface: interface?,
             netns,
             create_netns,
@@ -129,6 +133,7 @@ impl Checker<'_> {
             trusted: flag(&self.table.trusted, false),
             routes: Arc::new(routes),
             mtu,
+            follows_mtu: driver == Some(UplinkDriver::Xdp) && self.table.mtu.is_absent(),
         })
     }
 
@@ -148,11 +153,26 @@ impl Checker<'_> {
         [own, host]
     }
 
-    fn driver(&mut self) {
+    fn driver(&mut self) -> Option<UplinkDriver> {
         if self.table.driver.is_absent() {
-            self.report.error(self.at, "driver is missing").hint("write driver = \"tap\"");
+            let problem = self.report.error(self.at, "driver is missing");
+            problem.hint("write driver = \"tap\", or \"xdp\" for a device that exists");
         }
-        word(&self.table.driver, words::UPLINK_DRIVER, self.report);
+        word(&self.table.driver, words::UPLINK_DRIVER, self.report)
+    }
+
+    /// With AF_XDP there is no kernel's end, and nothing is created.
+    fn refuse_keys_of_taps(&mut self) {
+        let keys = [
+            ("create", self.table.create.place()),
+            ("host_addresses", self.table.host_addresses.place()),
+            ("host_mac", self.table.host_mac.place()),
+        ];
+        for (key, at) in keys {
+            let Some(at) = at else { continue };
+            let problem = self.report.error(at, format!("{key} is for uplinks of driver tap"));
+            problem.hint("by AF_XDP a device is used that exists already, with its own link");
+        }
     }
 
     fn interface(&mut self) -> Option<InterfaceName> {

@@ -49,7 +49,7 @@ use crate::sys::region::Region;
 use crate::sys::ring::{Consumer, MappedRing, Producer};
 use crate::sys::{bpf, ethtool, xdp as options};
 
-pub use offloads::{offloads_command, switch_offloads_off, switch_offloads_on};
+pub use offloads::{offloads_command, offloads_in_use, set_offloads};
 pub use program::XdpTake;
 pub use queue::XdpQueue;
 use queue::{RxSide, Shared};

@@ -25,13 +25,13 @@ pub fn offloads_command(device: &str) -> String {
     format!("ethtool -K {device} {COMMAND}")
 }
 
-/// Switches off what leaves a frame unfinished. The device is one of the calling thread's
-/// namespace. Returns the names of the features that were on.
+/// Names of the features that leave a frame unfinished, are on and can be switched. The device is
+/// one of the calling thread's namespace.
 ///
 /// # Errors
-/// There is no such device, or no permission.
-pub fn switch_offloads_off(device: &str) -> Result<Vec<String>, DriverError> {
-    let switch = || {
+/// There is no such device.
+pub fn offloads_in_use(device: &str) -> Result<Vec<String>, DriverError> {
+    let look = || {
         let socket = socket()?;
         let names = ethtool::feature_names(fd(&socket), device)?;
         let states = ethtool::features(fd(&socket), device, names.len())?;
@@ -41,40 +41,27 @@ pub fn switch_offloads_off(device: &str) -> Result<Vec<String>, DriverError> {
         };
         let on = names.iter().zip(states);
         let on = on.filter(|(name, (on, changes))| is_meant(name) && *on && *changes);
-        let on: Vec<String> = on.map(|(name, _)| name.clone()).collect();
-        set(&names, &socket, device, &on, false)?;
-        Ok(on)
+        Ok(on.map(|(name, _)| name.clone()).collect())
     };
-    switch().map_err(|errno| refused(device, "switching its offloads off", errno))
+    look().map_err(|errno| refused(device, "asking for its offloads", errno))
 }
 
-/// Switches features on again that [`switch_offloads_off`] named; those that the device has no more
-/// are passed over.
+/// Switches features on or off, by the names that [`offloads_in_use`] gave. Those that the device
+/// has no more are passed over.
 ///
 /// # Errors
-/// As there.
-pub fn switch_offloads_on(device: &str, features: &[String]) -> Result<(), DriverError> {
-    let switch = || {
-        let socket = socket()?;
-        let names = ethtool::feature_names(fd(&socket), device)?;
-        set(&names, &socket, device, features, true)
-    };
-    switch().map_err(|errno| refused(device, "switching its offloads on", errno))
-}
-
-fn set(
-    names: &[String],
-    socket: &std::os::fd::OwnedFd,
-    device: &str,
-    features: &[String],
-    on: bool,
-) -> Result<(), Errno> {
+/// There is no such device, or no permission.
+pub fn set_offloads(device: &str, features: &[String], on: bool) -> Result<(), DriverError> {
     if features.is_empty() {
         return Ok(());
     }
-    let wanted: Vec<Option<bool>> =
-        names.iter().map(|name| features.contains(name).then_some(on)).collect();
-    ethtool::set_features(fd(socket), device, &wanted)
+    let switch = || {
+        let socket = socket()?;
+        let names = ethtool::feature_names(fd(&socket), device)?;
+        let wanted = names.iter().map(|name| features.contains(name).then_some(on));
+        ethtool::set_features(fd(&socket), device, &wanted.collect::<Vec<_>>())
+    };
+    switch().map_err(|errno| refused(device, "switching its offloads", errno))
 }
 
 /// Any socket of the namespace will do.

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use config::{Attach, Attachment, Config, Endpoint, NetworkDriver, Uplink};
+use config::{Attach, Attachment, Config, Endpoint, NetworkDriver, Uplink, UplinkDriver};
 use engine::PortId;
 use engine::tables::{PortKind, PublishEntry, Route};
 
@@ -35,7 +35,7 @@ fn is_up(state: &StateView, port: PortId) -> bool {
 fn netns_of(endpoint: &Endpoint) -> Option<String> {
     match &endpoint.attach {
         Attach::Netns { netns, .. } => Some(netns.as_str().to_owned()),
-        Attach::Tap | Attach::Host => None,
+        Attach::Tap | Attach::Xdp | Attach::Host => None,
     }
 }
 
@@ -80,6 +80,7 @@ pub(super) fn endpoints(
         let attach = match endpoint.attach {
             Attach::Netns { .. } => "netns",
             Attach::Tap => "tap",
+            Attach::Xdp => "xdp",
             Attach::Host => "host",
         };
         let networks = endpoint.attachments.iter();
@@ -127,6 +128,15 @@ impl Behind<'_> {
     }
 }
 
+/// The driver of a port.
+pub(crate) fn driver_of(behind: &Behind<'_>) -> &'static str {
+    let is_xdp = match behind {
+        Behind::Uplink(uplink) => uplink.driver == UplinkDriver::Xdp,
+        Behind::Endpoint(endpoint, _) => endpoint.attach == Attach::Xdp,
+    };
+    if is_xdp { "xdp" } else { "tap" }
+}
+
 /// All ports of a config, uplinks first.
 pub(crate) fn behind_ports(config: &Config) -> Vec<Behind<'_>> {
     let uplinks = config.uplinks.iter().map(Behind::Uplink);
@@ -146,6 +156,7 @@ pub(super) fn ports(state: &StateView, query: &Query) -> Result<Page<model::Port
             (port_name(state, port), is_up(state, port), sums::of_port(state, port));
         let seen = live.get(&port);
         let link_up = seen.is_some_and(|seen| seen.is_up);
+        let mode = seen.and_then(|seen| seen.mode).map(|mode| mode.to_string());
         // Others may have given it another name or size.
         let name_or = |wanted: &str| seen.map_or(wanted, |seen| &seen.name).to_owned();
         let mtu_or = |wanted| seen.and_then(|seen| seen.mtu.try_into().ok()).unwrap_or(wanted);
@@ -153,6 +164,8 @@ pub(super) fn ports(state: &StateView, query: &Query) -> Result<Page<model::Port
             Behind::Uplink(uplink) => model::Port {
                 name,
                 kind: "uplink".to_owned(),
+                driver: driver_of(behind).to_owned(),
+                mode,
                 endpoint: None,
                 network: None,
                 device: name_or(uplink.interface.as_str()),
@@ -165,6 +178,8 @@ pub(super) fn ports(state: &StateView, query: &Query) -> Result<Page<model::Port
             Behind::Endpoint(endpoint, attachment) => model::Port {
                 name,
                 kind: "endpoint".to_owned(),
+                driver: driver_of(behind).to_owned(),
+                mode,
                 endpoint: Some(endpoint.name.clone()),
                 network: Some(attachment.network.clone()),
                 device: name_or(attachment.interface.as_str()),

@@ -27,7 +27,7 @@ use config::Gateway;
 use futures_util::future;
 use tokio::sync::oneshot;
 
-pub(crate) use self::lists::{Behind, behind_ports};
+pub(crate) use self::lists::{Behind, behind_ports, driver_of};
 use self::router::Shared;
 use self::socket::SocketFile;
 pub(crate) use self::sums::{of_network, of_port};

@@ -207,6 +207,11 @@ pub struct Port {
     pub name: String,
     /// `endpoint` or `uplink`.
     pub kind: String,
+    /// `tap` or `xdp`.
+    pub driver: String,
+    /// How AF_XDP uses the device, such as `generic copy`; `None`: the driver is another one, or
+    /// the device is gone.
+    pub mode: Option<String>,
     /// The endpoint behind it.
     pub endpoint: Option<String>,
     /// The endpoint's network.

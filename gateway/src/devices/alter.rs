@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::Devices;
 use super::make;
+use super::peer;
 use super::place::Opened;
 use super::plan::{DeviceKey, Plan, Wanted};
 use super::record::{DeviceRecord, alias_of, device_key};
@@ -50,7 +51,7 @@ impl Devices {
         late: &BTreeSet<DeviceKey>,
         problems: &mut Vec<String>,
     ) {
-        let jobs = self.jobs(plan, late);
+        let jobs = self.jobs(plan, late, problems);
         if jobs.is_empty() {
             return;
         }
@@ -66,7 +67,12 @@ impl Devices {
         self.journal(&jobs, false, problems);
     }
 
-    fn jobs(&mut self, plan: &Plan, late: &BTreeSet<DeviceKey>) -> Vec<Job> {
+    fn jobs(
+        &mut self,
+        plan: &Plan,
+        late: &BTreeSet<DeviceKey>,
+        problems: &mut Vec<String>,
+    ) -> Vec<Job> {
         let mut jobs: BTreeMap<Option<PathBuf>, Job> = BTreeMap::new();
         for (key, device) in &mut self.devices {
             let Some(place) = self.places.get(&key.place) else { continue };
@@ -74,6 +80,18 @@ impl Devices {
             let before = self.journaled.get(key).cloned();
             let is_same = next.is_some_and(|next| device.wanted.is_set_as(next));
             let is_late = late.contains(key);
+            if let (Some(xdp), Some(next)) = (&device.wanted.xdp, next) {
+                // Nothing is set on the device itself, only on the other end of a veth.
+                let peer = next.xdp.as_ref().and_then(|xdp| xdp.peer.as_ref());
+                if device.index.is_some()
+                    && peer != xdp.peer.as_ref()
+                    && let Err(error) = peer::alter(&self.store, key, peer)
+                {
+                    problems.push(error.to_string());
+                }
+                device.wanted = next.clone();
+                continue;
+            }
             if let Some(next) = next {
                 if device.wanted.mtu != next.mtu {
                     device.mtu = None;

@@ -11,10 +11,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use config::Config;
-use drivers::TapQueue;
 use engine::PortId;
 
 use super::make::{self, Made, Maker, Task};
+use super::peer;
 use super::place::{self, Opened, Opening, Places};
 use super::plan::{DeviceKey, Plan};
 use super::record::{self, DeviceRecord, NamespaceRecord, alias_of, device_key, namespace_key};
@@ -22,6 +22,7 @@ use super::{Device, Devices, Seen};
 use crate::error::{Error, Place};
 use crate::netlink::Netlink;
 use crate::netns;
+use crate::runner::PortQueue;
 use crate::store::{Changes, Store};
 
 /// Devices and namespaces that are made and belong to nobody yet. Dropped without a commit, they
@@ -51,7 +52,7 @@ impl fmt::Debug for Change {
 #[derive(Debug, Default)]
 pub struct Changed {
     /// Queues to attach, by worker. A port that is attached already gets another queue.
-    pub attach: Vec<Vec<(PortId, TapQueue)>>,
+    pub attach: Vec<Vec<(PortId, PortQueue)>>,
     /// Ports to let go of.
     pub detach: Vec<PortId>,
     /// What the kernel refused, one line each; everything else was done.
@@ -129,6 +130,8 @@ impl Drop for Leftovers {
             }
         }
         self.namespaces.iter().for_each(|path| netns::unmount_name(path));
+        let all = devices.iter().map(|(key, _)| key).chain(&keys);
+        all.for_each(|key| peer::put_back(&store, key));
         keys.extend(devices.into_iter().map(|(key, _)| key));
         record::forget(&store, &keys, &self.namespaces);
     }
@@ -144,6 +147,10 @@ impl Devices {
     }
 
     pub(super) fn prepare_plan(&self, plan: Plan) -> Result<Change, Error> {
+        let xdp_count = plan.devices.values().filter(|wanted| wanted.xdp.is_some()).count();
+        if xdp_count > self.xdp_room {
+            return Err(Error::XdpRoom { count: xdp_count, room: self.xdp_room });
+        }
         let mut change = Change {
             made: Vec::new(),
             places: Places::new(),
@@ -260,7 +267,7 @@ impl Devices {
         };
         let jobs: Vec<(Arc<Opened>, Vec<Task>)> =
             tasks.into_iter().map(|(path, tasks)| (place_of(&path), tasks)).collect();
-        let maker = Maker { id: &self.id, queue_count: self.worker_count };
+        let maker = Maker { id: &self.id, queue_count: self.worker_count, memory: &self.memory };
         let work = |(place, tasks): &(Arc<Opened>, Vec<Task>)| {
             if place.is_made {
                 make::raise_loopback(place)?;
@@ -310,10 +317,23 @@ impl Devices {
             let wanted = plan.devices[&made.key].clone();
             attached.push(wanted.port);
             deal(&mut changed.attach, wanted.port, made.queues);
-            let (port, mtu) = (wanted.port, wanted.mtu.into());
-            let seen = Seen { port, name: made.key.interface.clone(), mtu, is_up: true };
+            let used = made.used.as_ref();
+            let seen = Seen {
+                port: wanted.port,
+                name: made.key.interface.clone(),
+                mtu: used.map_or(wanted.mtu, |used| used.mtu).into(),
+                is_up: used.is_none_or(|used| used.is_up),
+                mode: used.map(|used| used.mode),
+            };
             self.follower.add_device(&made.key.place, made.index, seen);
-            let device = Device { wanted, index: Some(made.index), mtu: None };
+            if let Some(found) = used.and_then(|used| used.peer.as_ref()) {
+                let of_peer = wanted.xdp.as_ref().and_then(|xdp| xdp.peer.as_ref());
+                if let Err(error) = peer::set_up(&self.store, &made.key, found, of_peer) {
+                    changed.problems.push(error.to_string());
+                }
+            }
+            let mtu = used.map(|used| used.mtu);
+            let device = Device { wanted, index: Some(made.index), mtu };
             if let Some(before) = self.devices.insert(made.key, device) {
                 let_go.push(before.wanted.port);
             }
@@ -366,7 +386,7 @@ impl Devices {
 }
 
 /// Deals a port's queues out: the first to worker 0, and so on.
-fn deal(attach: &mut Vec<Vec<(PortId, TapQueue)>>, port: PortId, queues: Vec<TapQueue>) {
+fn deal(attach: &mut Vec<Vec<(PortId, PortQueue)>>, port: PortId, queues: Vec<PortQueue>) {
     attach.resize_with(attach.len().max(queues.len()), Vec::new);
     for (of_worker, queue) in attach.iter_mut().zip(queues) {
         of_worker.push((port, queue));

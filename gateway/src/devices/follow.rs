@@ -24,7 +24,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use drivers::{LinkChange, LinkState, LinkWatch, NamespaceNumber, NamespaceNumbers};
+use drivers::{LinkChange, LinkState, LinkWatch, NamespaceNumber, NamespaceNumbers, XdpMode};
 use engine::PortId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -64,6 +64,8 @@ pub struct Seen {
     pub mtu: u32,
     /// True if it is up, as an administrator says.
     pub is_up: bool,
+    /// How AF_XDP uses it; `None`: it is a TAP.
+    pub mode: Option<XdpMode>,
 }
 
 /// Devices as they are. Cheap to clone; it is read when it is asked.
@@ -235,7 +237,8 @@ impl Watched {
             events.push(DeviceEvent::Mtu(seen.port, mtu));
         }
         let port = seen.port;
-        *seen = Seen { port, name: link.name.clone(), mtu: link.mtu, is_up: link.is_up };
+        let (name, mode) = (link.name.clone(), seen.mode);
+        *seen = Seen { port, name, mtu: link.mtu, is_up: link.is_up, mode };
         events
     }
 
@@ -324,7 +327,8 @@ mod tests {
     /// One device, of port 4, with index 7 in the namespace of number 3.
     fn watched() -> Watched {
         let place = Some(PathBuf::from("/run/netns/web"));
-        let seen = Seen { port: PortId(4), name: "eth0".into(), mtu: 1500, is_up: true };
+        let (port, mode) = (PortId(4), None);
+        let seen = Seen { port, name: "eth0".into(), mtu: 1500, is_up: true, mode };
         let mut watched = Watched::default();
         watched.numbers.insert(Some(3), place.clone());
         watched.devices.insert((place, 7), seen);

@@ -8,15 +8,17 @@
 use std::io;
 use std::net::IpAddr;
 
-use drivers::{LinkState, Tap, TapQueue};
+use drivers::{LinkState, Tap, XdpMemory};
 use engine::MacAddress;
 use ipnet::IpNet;
 
+use super::existing::{self, Used};
 use super::place::Opened;
 use super::plan::{DeviceKey, Wanted};
 use super::record::{DeviceRecord, alias_of};
 use crate::error::{Error, Place};
 use crate::netlink::{LinkSettings, Netlink};
+use crate::runner::PortQueue;
 
 /// Per-interface IPv6 settings, written before the link goes up. The gateway sends no router
 /// advertisements and gives each address out once, so soliciting and probing would only delay the
@@ -37,7 +39,9 @@ pub(super) struct Made {
     pub(super) index: u32,
     /// False: it was there already, and its queues are opened anew.
     pub(super) is_new: bool,
-    pub(super) queues: Vec<TapQueue>,
+    pub(super) queues: Vec<PortQueue>,
+    /// Of an existing device: what was found out about it.
+    pub(super) used: Option<Used>,
 }
 
 /// A device that is to be made or joined.
@@ -56,6 +60,7 @@ pub(super) struct Task {
 pub(super) struct Maker<'a> {
     pub(super) id: &'a str,
     pub(super) queue_count: usize,
+    pub(super) memory: &'a XdpMemory,
 }
 
 impl Maker<'_> {
@@ -80,6 +85,9 @@ impl Maker<'_> {
     }
 
     fn make(&self, netlink: &Netlink, links: &[LinkState], task: &Task) -> Result<Made, Error> {
+        if let Some(wanted) = &task.wanted.xdp {
+            return existing::open(netlink, links, task, wanted, self.queue_count, self.memory);
+        }
         let device = task.key.interface.as_str();
         let alias = alias_of(self.id, device);
         let named = links.iter().find(|link| link.name == device);
@@ -126,7 +134,7 @@ impl Maker<'_> {
             Ok(index) => {
                 tracing::debug!(port = task.wanted.port_name, device = %task.key, ?caps, "made");
                 let (key, index) = (task.key.clone(), index.unwrap_or(0));
-                Ok(Made { key, index, is_new: true, queues: tap.into_queues() })
+                Ok(Made { key, index, is_new: true, queues: queues_of(tap), used: None })
             }
             Err(error) => {
                 drop(tap);
@@ -151,10 +159,15 @@ impl Maker<'_> {
         }
         let tap = Tap::join(&options, index).map_err(|source| refused(task, source))?;
         set_ipv6(device);
-        set_addresses(netlink, device, &task.wanted, task.before.as_ref())?;
+        set_wanted(netlink, device, &task.wanted, task.before.as_ref())?;
         tracing::info!(port = task.wanted.port_name, device = %task.key, "device re-attached");
-        Ok(Made { key: task.key.clone(), index, is_new: false, queues: tap.into_queues() })
+        let key = task.key.clone();
+        Ok(Made { key, index, is_new: false, queues: queues_of(tap), used: None })
     }
+}
+
+fn queues_of(tap: Tap) -> Vec<PortQueue> {
+    tap.into_queues().into_iter().map(PortQueue::Tap).collect()
 }
 
 fn refused(task: &Task, source: drivers::DriverError) -> Error {
@@ -173,36 +186,63 @@ pub(super) fn alter(
     let mac = Some(wanted.mac).filter(|_| mac != Some(wanted.mac));
     let mtu = Some(wanted.mtu);
     netlink.set_link(device, LinkSettings { mac, mtu, ..LinkSettings::default() })?;
-    set_addresses(netlink, device, wanted, Some(before))
+    set_wanted(netlink, device, wanted, Some(before))
 }
 
-/// Takes the link up and sets its addresses and routes, whatever is there of them.
-fn set_addresses(
+/// What is on a device, or is to be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Settings<'a> {
+    addresses: &'a [IpNet],
+    routes: &'a [(IpNet, IpAddr)],
+}
+
+impl<'a> Settings<'a> {
+    pub(super) fn of(addresses: &'a [IpNet], routes: &'a [(IpNet, IpAddr)]) -> Settings<'a> {
+        Settings { addresses, routes }
+    }
+}
+
+fn set_wanted(
     netlink: &Netlink,
     device: &str,
     wanted: &Wanted,
     before: Option<&DeviceRecord>,
 ) -> Result<(), Error> {
+    let before = before.map(|before| Settings::of(&before.addresses, &before.routes));
+    let settings = Settings::of(&wanted.addresses, &wanted.routes);
+    set_addresses(netlink, device, settings, before.unwrap_or_default())
+}
+
+/// Takes the link up and sets its addresses and routes, whatever is there of them.
+pub(super) fn set_addresses(
+    netlink: &Netlink,
+    device: &str,
+    Settings { addresses, routes }: Settings<'_>,
+    before: Settings<'_>,
+) -> Result<(), Error> {
     netlink.set_link(device, LinkSettings { up: true, ..LinkSettings::default() })?;
-    if let Some(before) = before {
-        remove_routes(netlink, device, &wanted.routes, before)?;
+    for &(to, via) in before.routes.iter().filter(|route| !routes.contains(route)) {
+        netlink.remove_route(device, to, Some(via))?;
     }
     let mut expected = netlink.addresses(device)?;
-    for &address in before.into_iter().flat_map(|before| &before.addresses) {
-        if !wanted.addresses.contains(&address) && expected.contains(&address) {
+    for &address in before.addresses {
+        if !addresses.contains(&address) && expected.contains(&address) {
             netlink.remove_address(device, address)?;
             expected.retain(|other| *other != address);
         }
     }
     // The kernel takes all addresses of a subnet away with the first one, others' too.
     let present = netlink.addresses(device)?;
-    expected.extend(wanted.addresses.iter().filter(|address| !present.contains(address)));
+    expected.extend(addresses.iter().filter(|address| !present.contains(address)));
     expected.sort();
     expected.dedup();
     for address in expected.into_iter().filter(|address| !present.contains(address)) {
         netlink.add_address(device, address)?;
     }
-    add_routes(netlink, device, wanted)
+    for &(to, via) in routes {
+        netlink.ensure_route(device, to, Some(via))?;
+    }
+    Ok(())
 }
 
 /// Takes away the routes that we may have set and that are not in `wanted`.

@@ -15,8 +15,10 @@
 
 mod alter;
 mod change;
+mod existing;
 mod follow;
 mod make;
+mod peer;
 mod place;
 mod plan;
 mod record;
@@ -25,14 +27,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use config::{Attachment, Config};
+use config::{Attach, Attachment, Config, UplinkDriver};
 use crossbeam::channel::Receiver;
-use drivers::TapQueue;
+use drivers::XdpMemory;
 use engine::PortId;
 
 use crate::error::{Error, Place};
 use crate::netlink::Netlink;
 use crate::netns;
+use crate::runner::PortQueue;
 use crate::store::Store;
 
 pub use change::{Change, Changed, Leftovers};
@@ -49,6 +52,9 @@ pub struct Devices {
     /// The random id of our state, which our devices carry in their alias.
     id: String,
     worker_count: usize,
+    memory: XdpMemory,
+    /// Devices used by AF_XDP for which there is memory.
+    xdp_room: usize,
     plan: Plan,
     devices: BTreeMap<DeviceKey, Device>,
     places: Places,
@@ -57,7 +63,7 @@ pub struct Devices {
     namespaces: BTreeMap<PathBuf, NamespaceRecord>,
     follower: Follower,
     /// From the start until they are taken.
-    queues: Vec<Vec<(PortId, TapQueue)>>,
+    queues: Vec<Vec<(PortId, PortQueue)>>,
 }
 
 /// A device that is, or was until somebody took it away.
@@ -73,7 +79,7 @@ struct Device {
 impl Device {
     /// True if it is there for this port, though perhaps with other settings.
     fn serves(&self, wanted: &Wanted) -> bool {
-        let of = |wanted: &Wanted| (wanted.port, wanted.port_name.clone());
+        let of = |wanted: &Wanted| (wanted.port, wanted.port_name.clone(), wanted.xdp.is_some());
         self.index.is_some() && of(&self.wanted) == of(wanted)
     }
 }
@@ -89,12 +95,15 @@ impl Devices {
         config: &Config,
         worker_count: usize,
         store: &Arc<Store>,
+        memory: XdpMemory,
     ) -> Result<Devices, Error> {
         let Journaled { id, devices: journaled, namespaces } = Journaled::load(store)?;
         let mut devices = Devices {
             store: store.clone(),
             id,
             worker_count,
+            memory,
+            xdp_room: xdp_room(config),
             plan: Plan::default(),
             devices: BTreeMap::new(),
             places: Places::new(),
@@ -150,7 +159,7 @@ impl Devices {
     }
 
     /// Hands the queues over that the start opened: those of worker 0, of worker 1, and so on.
-    pub fn take_queues(&mut self) -> Vec<Vec<(PortId, TapQueue)>> {
+    pub fn take_queues(&mut self) -> Vec<Vec<(PortId, PortQueue)>> {
         std::mem::take(&mut self.queues)
     }
 
@@ -180,7 +189,10 @@ impl Devices {
                 tracing::info!(port = self.name_of(port), mtu, "mtu changed");
                 let device = self.devices.values_mut().find(|own| own.wanted.port == port);
                 if let Some(device) = device {
-                    device.mtu = (device.wanted.mtu != mtu).then_some(mtu);
+                    device.mtu = match &device.wanted.xdp {
+                        Some(wanted) => Some(existing::usable_mtu(wanted, mtu.into())),
+                        None => (device.wanted.mtu != mtu).then_some(mtu),
+                    };
                 }
             }
             DeviceEvent::Gone(port) => {
@@ -203,12 +215,13 @@ impl Devices {
         changed
     }
 
-    /// Sets the MTU of each port to what its device has, where others have changed it.
-    pub fn adopt_mtus(&self, config: &mut Config) {
+    /// Sets the MTU of each port to what its device has, where that is another. True if it is for
+    /// some.
+    pub fn adopt_mtus(&self, config: &mut Config) -> bool {
         let changed = self.devices.values().filter_map(|own| Some((own.wanted.port, own.mtu?)));
         let changed: HashMap<PortId, u16> = changed.collect();
         if changed.is_empty() {
-            return;
+            return false;
         }
         for uplink in &mut config.uplinks {
             uplink.mtu = changed.get(&uplink.port).copied().unwrap_or(uplink.mtu);
@@ -221,6 +234,7 @@ impl Devices {
                 }
             }
         }
+        true
     }
 
     fn name_of(&self, port: PortId) -> &str {
@@ -290,6 +304,22 @@ impl Drop for Devices {
                 leftovers.add_namespace(path);
             }
         }
+    }
+}
+
+/// Devices used by AF_XDP that a gateway of this config takes memory for: those that it has, and
+/// some more if it has any, as each takes some MiB per worker.
+pub(crate) fn xdp_room(config: &Config) -> usize {
+    /// Devices that a reload may add.
+    const SPARE: usize = 4;
+
+    let uplinks = config.uplinks.iter();
+    let uplinks = uplinks.filter(|uplink| uplink.driver == UplinkDriver::Xdp).count();
+    let endpoints = config.endpoints.iter().filter(|endpoint| endpoint.attach == Attach::Xdp);
+    let endpoints: usize = endpoints.map(|endpoint| endpoint.attachments.len()).sum();
+    match uplinks + endpoints {
+        0 => 0,
+        count => count + SPARE,
     }
 }
 

@@ -9,8 +9,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use config::{Attach, Attachment, Config, Uplink};
-use drivers::TapOptions;
+use config::{Attach, Attachment, Config, Uplink, UplinkDriver};
+use drivers::{TapOptions, XdpTake};
 use engine::{MacAddress, PortId};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -47,6 +47,30 @@ pub(super) struct Wanted {
     pub(super) addresses: Vec<IpNet>,
     /// Destinations and next hops.
     pub(super) routes: Vec<(IpNet, IpAddr)>,
+    /// It exists already and is used by AF_XDP; `None`: it is a TAP, to be made.
+    pub(super) xdp: Option<XdpWanted>,
+}
+
+/// What an existing device is to be used for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct XdpWanted {
+    /// Which of its packets are ours.
+    pub(super) take: XdpTake,
+    /// Largest IP packet to use, in bytes; `None`: what the device has.
+    pub(super) mtu_max: Option<u16>,
+    /// What the other end of a veth gets; `None`: it is a neighbour's.
+    pub(super) peer: Option<PeerWanted>,
+}
+
+/// What the endpoint's end of a veth is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PeerWanted {
+    /// Its MAC address.
+    pub(super) mac: MacAddress,
+    /// Its addresses.
+    pub(super) addresses: Vec<IpNet>,
+    /// Destinations and next hops.
+    pub(super) routes: Vec<(IpNet, IpAddr)>,
 }
 
 impl Wanted {
@@ -64,7 +88,7 @@ impl Wanted {
 
     /// True if nothing about the device itself differs.
     pub(super) fn is_set_as(&self, other: &Wanted) -> bool {
-        let of = |wanted: &Wanted| (wanted.mac, wanted.mtu);
+        let of = |wanted: &Wanted| (wanted.mac, wanted.mtu, wanted.xdp.clone());
         of(self) == of(other) && self.addresses == other.addresses && self.routes == other.routes
     }
 }
@@ -88,7 +112,7 @@ impl Plan {
         for endpoint in &config.endpoints {
             let netns = match &endpoint.attach {
                 Attach::Netns { netns, create } => Some((netns.as_str(), *create)),
-                Attach::Tap | Attach::Host => None,
+                Attach::Tap | Attach::Xdp | Attach::Host => None,
             };
             if endpoint.alone_in.is_some()
                 && let Some((name, create)) = netns
@@ -97,7 +121,9 @@ impl Plan {
             }
             for attachment in &endpoint.attachments {
                 let mut wanted = of_attachment(&endpoint.name, attachment);
-                if netns.is_none() {
+                if endpoint.attach == Attach::Xdp {
+                    wanted = at_the_other_end(wanted);
+                } else if netns.is_none() {
                     // The addresses are of the VM behind the device, not of the host.
                     wanted.addresses.clear();
                     wanted.routes.clear();
@@ -128,7 +154,20 @@ fn of_uplink(uplink: &Uplink) -> Wanted {
         mtu: uplink.mtu,
         addresses: uplink.host_addresses.clone(),
         routes: Vec::new(),
+        xdp: (uplink.driver == UplinkDriver::Xdp).then(|| XdpWanted {
+            take: XdpTake::Ip,
+            mtu_max: (!uplink.follows_mtu).then_some(uplink.mtu),
+            peer: None,
+        }),
     }
+}
+
+/// Of an existing device the endpoint has the other end.
+fn at_the_other_end(wanted: Wanted) -> Wanted {
+    let Wanted { addresses, routes, .. } = wanted;
+    let peer = Some(PeerWanted { mac: wanted.mac, addresses, routes });
+    let xdp = Some(XdpWanted { take: XdpTake::All, mtu_max: Some(wanted.mtu), peer });
+    Wanted { addresses: Vec::new(), routes: Vec::new(), xdp, ..wanted }
 }
 
 fn of_attachment(endpoint: &str, attachment: &Attachment) -> Wanted {
@@ -145,5 +184,6 @@ fn of_attachment(endpoint: &str, attachment: &Attachment) -> Wanted {
         mtu: attachment.mtu,
         addresses: ipv4.into_iter().chain(ipv6).collect(),
         routes: routes.into_iter().filter_map(|(to, via)| Some((to, via?))).collect(),
+        xdp: None,
     }
 }

@@ -189,6 +189,7 @@ mod tests {
             mtu: 1500,
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
             routes: Vec::new(),
+            xdp: None,
         }
     }
 

@@ -9,7 +9,7 @@ use engine::DropReason;
 use super::Kind::{Counter, Gauge};
 use super::{Kind, Metric, Samples};
 use crate::api::model::Traffic;
-use crate::api::{Behind, behind_ports, of_network, of_port};
+use crate::api::{Behind, behind_ports, driver_of, of_network, of_port};
 use crate::control::StateView;
 use crate::view::Link;
 
@@ -98,6 +98,21 @@ pub const METRICS: &[Metric] = &[
         |state, out| {
             ports(state, |labels, behind| {
                 out.count(labels, u64::from(!state.ports_down.contains(&behind.port())));
+            });
+        },
+    ),
+    metric(
+        "portolan_port_info",
+        Gauge,
+        &["port", "driver", "mode"],
+        "1: how packets go in and out: `tap`, or `xdp` with `native` or `generic` and `copy` or \
+         `zero-copy`.",
+        |state, out| {
+            let live = state.devices.by_port();
+            ports(state, |[port, ..], behind| {
+                let mode = live.get(&behind.port()).and_then(|seen| seen.mode);
+                let mode = mode.map(|mode| mode.to_string()).unwrap_or_default();
+                out.count([port, driver_of(behind), &mode], 1);
             });
         },
     ),

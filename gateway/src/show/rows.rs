@@ -188,6 +188,7 @@ fn endpoints(items: Vec<Value>) -> Result<Table, ShowError> {
 const PORTS: &[&str] = &[
     "port",
     "state",
+    "driver",
     "device",
     "netns",
     ">mtu",
@@ -202,7 +203,8 @@ const PORTS: &[&str] = &[
 fn port(port: Port) -> Vec<String> {
     let netns = or_dash(port.netns);
     let state = if port.up && !port.link_up { "link down".to_owned() } else { state(port.up) };
-    let mut row = vec![port.name, state, port.device, netns, port.mtu_bytes.to_string()];
+    let driver = port.mode.map_or(port.driver.clone(), |mode| format!("{} {mode}", port.driver));
+    let mut row = vec![port.name, state, driver, port.device, netns, port.mtu_bytes.to_string()];
     row.extend(traffic(port.traffic));
     row
 }

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use config::Config;
 use crossbeam::channel::{Receiver, Sender, select};
-use drivers::Region;
 use engine::frame::FrameBalancer;
 use engine::worker::Event;
 use engine::{Counters, PortId, Tables, WorkerId};
@@ -64,7 +63,6 @@ pub struct Gateway {
     store: Arc<Store>,
     // Dropped after the workers have ended.
     devices: Devices,
-    _region: Region,
 }
 
 struct WorkerHandle {

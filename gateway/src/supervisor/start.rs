@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 
 use config::{Config, Idle, Workers};
 use crossbeam::channel::{Sender, unbounded};
-use drivers::Region;
+use drivers::{Region, XDP_QUEUE_FRAMES, XdpMemory};
 use engine::frame::{Frame, FrameBalancer, FramePool, Tail};
 use engine::hand_over::HandOverRings;
 use engine::id::WORKER_COUNT_MAX;
@@ -18,7 +18,7 @@ use rustix::thread::CapabilitySet;
 
 use super::{Gateway, WorkerHandle};
 use crate::control::{Control, ReloadCounts};
-use crate::devices::Devices;
+use crate::devices::{Devices, xdp_room};
 use crate::error::Error;
 use crate::idle::IdlePolicy;
 use crate::runner::{self, Clock, Report, RunnerParts};
@@ -72,12 +72,19 @@ impl Gateway {
     pub(super) fn assemble(config: &Config, store: Arc<Store>) -> Result<Gateway, Error> {
         let cpus = choose_cpus(&config.gateway.workers)?;
         let worker_count = cpus.len();
-        let tables = Arc::new(config::compile(config, None));
+        let tables = config::compile(config, None);
         let port_room = engine::worker::port_room(tables.ports.len());
-        let frame_counts = frame_counts(&tables, worker_count);
-        let devices = Devices::start(config, worker_count, &store)?;
+        let frame_counts = frame_counts(&tables, worker_count, xdp_room(config));
         let (region, chunks, tails) =
             Region::new(frame_counts.0, frame_counts.1).map_err(Error::Memory)?;
+        let balancer = FrameBalancer::new(frame_counts.0, frame_counts.1);
+        let memory = XdpMemory { region: Arc::new(region), balancer: balancer.clone() };
+        let devices = Devices::start(config, worker_count, &store, memory)?;
+        // Devices that were there already say how large a packet may be.
+        let mut compiled = config.clone();
+        let is_other = devices.adopt_mtus(&mut compiled);
+        let tables = if is_other { config::compile(&compiled, None) } else { tables };
+        let tables = Arc::new(tables);
         let wakers: Result<Arc<[_]>, _> = cpus.iter().map(|_| Waker::new()).collect();
         let wakers = wakers.map_err(|source| Error::Runner {
             action: "make the bell",
@@ -93,19 +100,18 @@ impl Gateway {
             requests,
             control,
             config: Arc::new(config.clone()),
-            compiled: config.clone(),
+            compiled,
             source: None,
             started_at: SystemTime::now(),
             started: Instant::now(),
             reloads: ReloadCounts::default(),
             tables,
-            balancer: FrameBalancer::new(frame_counts.0, frame_counts.1),
+            balancer,
             frame_counts,
             port_room,
             ports_down: BTreeSet::new(),
             store,
             devices,
-            _region: region,
         };
         let idle = match config.gateway.idle {
             Idle::Busy => IdlePolicy::Busy,
@@ -204,13 +210,14 @@ fn pick_cpus(workers: &Workers, available: Vec<usize>) -> Result<Vec<usize>, Err
 }
 
 /// Chunks and tails of the whole gateway: per worker what it has in flight, what may wait for
-/// neighbours, and what its hand-over rings hold.
-fn frame_counts(tables: &Tables, worker_count: usize) -> (usize, usize) {
+/// neighbours, and what its hand-over rings and those of AF_XDP hold.
+fn frame_counts(tables: &Tables, worker_count: usize, xdp_room: usize) -> (usize, usize) {
     let limits = &tables.limits;
     let held = limits.neighbours as usize * limits.held_per_neighbour as usize;
     let rings = limits.hand_over as usize * (worker_count - 1);
     let per_worker = CHUNKS_PER_WORKER
         + CHUNKS_PER_PORT * tables.ports.len()
+        + XDP_QUEUE_FRAMES * xdp_room
         + held.min(CHUNKS_HELD_MAX) / worker_count
         + rings;
     (per_worker * worker_count, TAILS_PER_WORKER * worker_count)
@@ -272,7 +279,7 @@ mod tests {
     #[test]
     fn every_worker_has_frames_for_its_rings_and_ports() {
         let tables = Tables::empty();
-        let (chunks, tails) = frame_counts(&tables, 4);
+        let (chunks, tails) = frame_counts(&tables, 4, 0);
         let rings = 4 * 3 * tables.limits.hand_over as usize;
         assert!(chunks >= 4 * CHUNKS_PER_WORKER + rings);
         assert_eq!(tails, 4 * TAILS_PER_WORKER);
