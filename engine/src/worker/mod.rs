@@ -38,7 +38,7 @@ use crate::egress::Egress;
 use crate::fdb::Fdb;
 use crate::flow::{FlowTable, Fragments, V4, V6};
 use crate::frame::FramePool;
-use crate::hand_over::{HandOverRings, Message};
+use crate::hand_over::{Chunk, HandOverRings, Message};
 use crate::id::{PortId, WorkerId};
 use crate::neighbour::{HELD_MAX, Neighbours};
 use crate::packet::Batch;
@@ -60,9 +60,6 @@ pub const fn port_room(port_count: usize) -> usize {
     let room = if doubled > PORT_ROOM_MIN { doubled } else { PORT_ROOM_MIN };
     if room > ids { ids } else { room }
 }
-
-/// Messages taken from each ring in a turn.
-const RING_BUDGET: usize = 64;
 
 /// What a worker is made of.
 #[derive(Debug)]
@@ -107,6 +104,8 @@ pub struct Worker {
     adoption: Arc<Adoption>,
     batch: Option<Box<Batch>>,
     lookups: Option<Box<Lookups>>,
+    /// What others hand over, one chunk from each in a turn.
+    handed_over: Option<Box<Chunk>>,
     /// Where the next turn begins to visit ports, so that none is always last.
     first_port: usize,
     upkeep_at: Instant,
@@ -174,6 +173,7 @@ impl Worker {
             adoption: adoption.clone(),
             batch: Some(Box::new(Batch::new())),
             lookups: Some(Box::default()),
+            handed_over: Some(Box::default()),
             first_port: 0,
             upkeep_at: now,
         };
@@ -211,6 +211,7 @@ impl Worker {
         let mut handled = self.take_handed_over();
         handled += self.visit_ports(ready);
         self.upkeep(now);
+        self.core.rings.flush();
         self.core.egress.flush(&mut self.core.frames, &self.core.counters);
         handled
     }
@@ -224,11 +225,13 @@ impl Worker {
         let mut from = start;
         while let Some(port) = ready.next_from(from) {
             handled += self.receive(port, ready);
+            self.core.rings.flush();
             from = port.index() + 1;
         }
         from = 0;
         while let Some(port) = ready.next_from(from).filter(|port| port.index() < start) {
             handled += self.receive(port, ready);
+            self.core.rings.flush();
             from = port.index() + 1;
         }
         handled
@@ -236,9 +239,10 @@ impl Worker {
 
     fn take_handed_over(&mut self) -> usize {
         let mut handled = 0;
+        let Some(mut chunk) = self.handed_over.take() else { return 0 };
         for from in 0..self.core.worker_count {
-            for _ in 0..RING_BUDGET {
-                let Some(message) = self.core.rings.receive(WorkerId(from as u8)) else { break };
+            self.core.rings.receive(WorkerId(from as u8), &mut chunk);
+            for message in chunk.drain(..) {
                 match message {
                     Message::Packet(packet, hops) => {
                         self.route(packet, hops);
@@ -254,6 +258,8 @@ impl Worker {
             }
         }
         self.route_released();
+        self.handed_over = Some(chunk);
+        self.core.rings.flush();
         handled
     }
 
