@@ -109,7 +109,7 @@ fn network_of(port: &PortTable) -> Option<NetworkId> {
 }
 
 /// True if a network is in both snapshots.
-fn stays(old: &Tables, new: &Tables, network: NetworkId) -> bool {
+pub(super) fn stays(old: &Tables, new: &Tables, network: NetworkId) -> bool {
     let names = [old, new].map(|tables| tables.network(network).map(|network| &network.name));
     names[0].is_some() && names[0] == names[1]
 }

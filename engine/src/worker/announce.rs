@@ -1,6 +1,10 @@
 //! Announcements: gratuitous ARP and unsolicited neighbour advertisements for addresses that are
 //! new, so that nobody goes on with a MAC address that is true no more.
 //!
+//! Announced are gateways, uplinks, and members that join a network which others are in already, or
+//! have another address there. Members that come together with their network are not: nobody can
+//! have heard of them, and a thousand members that are told of each other are 3,000,000 frames.
+//!
 //! Worker 0 sends them, a bounded number of frames at a time: one announcement in a network of
 //! 10,000 members is 10,000 frames, which no packet is to wait for.
 
@@ -10,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Worker;
-use super::adoption::{addresses_of, is_same};
+use super::adoption::{addresses_of, is_same, stays};
 use crate::counters::DropReason;
 use crate::id::{MacAddress, NetworkId, PortId};
 use crate::reply;
@@ -129,8 +133,7 @@ pub(super) fn announcements_of(old: &Tables, new: &Tables) -> Vec<Announcement> 
     for (index, port) in new.ports.iter().enumerate() {
         let Some(port) = port else { continue };
         let PortKind::Endpoint(attachment) = &port.kind else { continue };
-        let before = old.ports.get(index);
-        if is_same(before, port) {
+        if is_same(old.ports.get(index), port) || !stays(old, new, attachment.network) {
             continue;
         }
         let (audience, mac) =

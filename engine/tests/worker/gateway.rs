@@ -78,6 +78,16 @@ impl Seen {
         (self.ip().payload[0], self.ip().payload[1])
     }
 
+    /// Whose MAC address it says unasked: the address, and the MAC address.
+    pub(crate) fn announces(&self) -> Option<(IpAddr, MacAddress)> {
+        if self.ethertype() == ETHERTYPE_ARP {
+            let arp = Arp::parse(&self.frame.bytes[14..]).unwrap();
+            return (arp.sender == arp.target).then(|| (arp.sender.into(), arp.sender_mac));
+        }
+        let message = self.discovery().filter(|message| message.kind == 136)?;
+        Some((message.target.into(), mac_at(&self.frame.bytes, 6)))
+    }
+
     /// True for an IP packet that is not neighbour discovery.
     fn is_traffic(&self) -> bool {
         self.ethertype() != ETHERTYPE_ARP && self.discovery().is_none()
@@ -144,6 +154,17 @@ impl Gateway {
         worker_count: usize,
         caps: impl Fn(PortId) -> Caps,
     ) -> Gateway {
+        let mut gateway = Gateway::fresh(tables, worker_count, caps);
+        gateway.pass(Duration::from_secs(5));
+        gateway
+    }
+
+    /// A gateway that has not announced itself yet.
+    pub(crate) fn fresh(
+        tables: Tables,
+        worker_count: usize,
+        caps: impl Fn(PortId) -> Caps,
+    ) -> Gateway {
         let tables = Arc::new(tables);
         let port_count = tables.ports.len();
         let now = Instant(1_000_000_000);
@@ -180,7 +201,6 @@ impl Gateway {
             let port = PortId(index as u16);
             gateway.add_wire(port, caps(port));
         }
-        gateway.pass(Duration::from_secs(5));
         gateway
     }
 
@@ -258,13 +278,19 @@ impl Gateway {
 
     /// Time passes; returns the IP traffic that leaves meanwhile.
     pub(crate) fn pass(&mut self, duration: Duration) -> Vec<Seen> {
+        let mut seen = self.pass_any(duration);
+        seen.retain(Seen::is_traffic);
+        seen
+    }
+
+    /// As `pass`; ARP and neighbour discovery are shown, too.
+    pub(crate) fn pass_any(&mut self, duration: Duration) -> Vec<Seen> {
         let (end, mut seen) = (self.now + duration, Vec::new());
         let step = Duration::from_millis(if duration > LONG { 500 } else { 250 });
         while self.now < end {
             self.now = (self.now + step).min(end);
             seen.extend(self.settle());
         }
-        seen.retain(Seen::is_traffic);
         seen
     }
 

@@ -11,6 +11,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod announcements;
 mod answers;
 mod bridging;
 mod changes;
