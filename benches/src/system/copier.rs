@@ -13,7 +13,8 @@ use std::thread::JoinHandle;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::thread::{CpuSet, sched_setaffinity};
+
+use super::cpus::pin;
 
 /// Largest frame: vnet header 12, Ethernet 14 with two tags 8, IPv4 total length 65,535.
 const FRAME_BYTES_MAX: usize = 12 + 14 + 8 + 65_535;
@@ -40,7 +41,7 @@ impl Copier {
         let over = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&over);
         let thread = std::thread::spawn(move || {
-            if let Err(error) = pin(cpu).and_then(|()| copy_until(&sides, &is_over)) {
+            if let Err(error) = pin(&[cpu]).and_then(|()| copy_until(&sides, &is_over)) {
                 eprintln!("the bare copier ended: {error}");
             }
         });
@@ -56,12 +57,6 @@ impl Drop for Copier {
             let _ = thread.join();
         }
     }
-}
-
-fn pin(cpu: usize) -> io::Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    Ok(sched_setaffinity(None, &set)?)
 }
 
 fn copy_until(sides: &[OwnedFd; 2], over: &AtomicBool) -> io::Result<()> {

@@ -8,6 +8,7 @@
 //! Not measured here: latency, more than one flow, more than one sender.
 
 mod copier;
+mod cpus;
 mod error;
 mod namespace;
 mod portolan;
@@ -28,6 +29,7 @@ pub use error::Error;
 pub use report::{Leg, Ratio, Report, Sample, Setting, TCP_OF_COPIER_LEAST};
 pub use traffic::Traffic;
 
+use cpus::Cpus;
 use topology::{Built, Placement};
 use traffic::Window;
 
@@ -40,7 +42,8 @@ pub struct BenchOptions {
     /// Portolan's binary, started with `run -c FILE`; usually `std::env::current_exe()`. None
     /// measures only the kernel and the copier, to know the machine.
     pub portolan: Option<PathBuf>,
-    /// 3 rounds of 1 s instead of 10 of 3 s: about 45 s in all.
+    /// 9 rounds of 0.4 s instead of 30 of 1 s: about 45 s in all. Many short rounds rather than few
+    /// long ones: what disturbs the machine spoils some of them, and the median forgets those.
     pub quick: bool,
     /// Print JSON instead of the Markdown table.
     pub json: bool,
@@ -90,7 +93,7 @@ pub fn measure(options: &BenchOptions) -> Result<Report, Error> {
     let signals = Signals::listen()?;
     let placement = Placement {
         binary: options.portolan.as_deref(),
-        worker_cpus: &setting.worker_cpus,
+        cpus: setting.cpus(),
         idle: &options.idle,
         interrupted: &signals.received,
     };
@@ -116,7 +119,7 @@ pub fn measure(options: &BenchOptions) -> Result<Report, Error> {
 
 /// The legs in the order in which the first round runs them: those that are compared with each
 /// other are neighbours.
-fn legs(with_portolan: bool) -> Vec<Leg> {
+pub fn legs(with_portolan: bool) -> Vec<Leg> {
     let all = [
         Leg::BridgeKernel,
         Leg::BridgePortolan,
@@ -137,7 +140,7 @@ fn sample(
     interrupted: &AtomicBool,
 ) -> Result<Sample, Error> {
     let window = Window { warm_up: setting.warm_up, length: setting.length, interrupted };
-    let rates = built.measure(traffic, window)?;
+    let rates = built.measure(traffic, window, setting.cpus())?;
     eprintln!(
         "round {} of {}: {:<19} {:<6} {:>6.2} {}",
         round + 1,
@@ -165,19 +168,28 @@ fn setting(options: &BenchOptions) -> Result<Setting, Error> {
         Err(Error::Option { option, value, least, most })
     };
     let workers = within("workers", options.workers, cpus.len())?;
-    let rounds = options.rounds.unwrap_or(if options.quick { 3 } else { 10 });
+    let rounds = options.rounds.unwrap_or(if options.quick { 9 } else { 30 });
     let round_count = within("rounds", rounds, ROUNDS_MAX)?;
-    let length = Duration::from_secs(if options.quick { 1 } else { 3 });
+    let length = Duration::from_millis(if options.quick { 400 } else { 1_000 });
+    let worker_cpus = cpus[cpus.len() - workers..].to_vec();
     Ok(Setting {
         processor: processor(),
-        cpu_count: cpus.len(),
+        end_cpus: cpus::beside(&cpus, &worker_cpus),
+        cpus,
         kernel: first_line("/proc/sys/kernel/osrelease"),
-        worker_cpus: cpus[cpus.len() - workers..].to_vec(),
+        worker_cpus,
         idle: options.idle.clone(),
         round_count,
-        warm_up: Duration::from_millis(300),
+        warm_up: Duration::from_millis(100),
         length: options.length.unwrap_or(length),
     })
+}
+
+impl Setting {
+    /// Where the threads of a measurement run.
+    fn cpus(&self) -> Cpus<'_> {
+        Cpus { middle: &self.worker_cpus, ends: &self.end_cpus, all: &self.cpus }
+    }
 }
 
 /// The processor's model name; other architectures than x86 have no such line.

@@ -63,11 +63,14 @@ pub struct Setting {
     /// Model name of the processor.
     pub processor: String,
     /// CPUs that this process may use.
-    pub cpu_count: usize,
+    pub cpus: Vec<usize>,
     /// Kernel release.
     pub kernel: String,
     /// CPUs that Portolan's workers are pinned to. The copier has the last of them.
     pub worker_cpus: Vec<usize>,
+    /// CPUs of sender and receiver beside Portolan and the copier. Beside the kernel they may use
+    /// all of them, as it works on theirs.
+    pub end_cpus: Vec<usize>,
     /// Portolan's idle policy.
     pub idle: String,
     /// Rounds.
@@ -230,18 +233,19 @@ impl Report {
 
 impl Setting {
     fn markdown(&self) -> String {
-        let cpus: Vec<String> = self.worker_cpus.iter().map(usize::to_string).collect();
+        let list = |cpus: &[usize]| cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(" ");
         format!(
             "Machine: {}, {} CPUs, Linux {}. Portolan: workers on CPU {}, idle {}; copier on CPU \
-             {}; the two ends where the scheduler puts them.\n{} rounds of {:.1} s after {:.1} s \
+             {}; the two ends on CPU {}, of the kernel's legs on any.\n{} rounds of {:.1} s after {:.1} s \
              of warm-up. Rates are medians; ratios are the median of the rounds' ratios \
              (lowest–highest).\n\n",
             self.processor,
-            self.cpu_count,
+            self.cpus.len(),
             self.kernel,
-            cpus.join(" "),
+            list(&self.worker_cpus),
             self.idle,
-            cpus.last().map_or("-", String::as_str),
+            self.worker_cpus.last().map_or_else(|| "-".to_owned(), usize::to_string),
+            list(&self.end_cpus),
             self.round_count,
             self.length.as_secs_f64(),
             self.warm_up.as_secs_f64(),
@@ -251,9 +255,10 @@ impl Setting {
     fn json(&self) -> Value {
         json!({
             "processor": self.processor,
-            "cpu_count": self.cpu_count,
+            "cpu_count": self.cpus.len(),
             "kernel": self.kernel,
             "worker_cpus": self.worker_cpus,
+            "end_cpus": self.end_cpus,
             "idle": self.idle,
             "round_count": self.round_count,
             "warm_up_s": self.warm_up.as_secs_f64(),
@@ -277,9 +282,10 @@ mod tests {
     fn report(rates: &[(usize, Leg, f64)]) -> Report {
         let setting = Setting {
             processor: "test".to_owned(),
-            cpu_count: 2,
+            cpus: vec![0, 1],
             kernel: "6.18".to_owned(),
             worker_cpus: vec![1],
+            end_cpus: vec![0],
             idle: "adaptive".to_owned(),
             round_count: 3,
             warm_up: Duration::from_millis(200),

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The hard constraint: the legs differ in the middle only. The ends have the same addresses, MTU
-//! and sockets, and a leg that is not measured takes no CPU time: copier and Portolan run only
+//! and sockets; beside a program in the middle they have the CPUs that it leaves, beside the kernel,
+//! which works on theirs, all of them. A leg that is not measured takes no CPU time: copier and Portolan run only
 //! while they are measured, the kernel sleeps without packets.
 
 use std::net::Ipv4Addr;
@@ -21,6 +22,7 @@ use drivers::{Tap, TapOptions};
 use tempfile::TempDir;
 
 use super::copier::Copier;
+use super::cpus::Cpus;
 use super::error::Error;
 use super::namespace::Namespace;
 use super::portolan::Portolan;
@@ -39,8 +41,8 @@ const OUTSIDE_SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(super) struct Placement<'a> {
     /// Portolan's binary.
     pub(super) binary: Option<&'a Path>,
-    /// CPUs of its workers; the copier gets the last.
-    pub(super) worker_cpus: &'a [usize],
+    /// CPUs of its workers, of the copier and of the ends.
+    pub(super) cpus: Cpus<'a>,
     /// Portolan's idle policy.
     pub(super) idle: &'a str,
     /// Set by a signal.
@@ -101,7 +103,7 @@ impl Built {
                 Middle::Kernel { _namespace: namespace }
             }
             Leg::BridgeCopier => {
-                let cpu = *placement.worker_cpus.last().expect("there is at least one worker");
+                let cpu = *placement.cpus.middle.last().expect("there is at least one worker");
                 Middle::Copier { sides: [tap(&client, CLIENT)?, tap(&server, SERVER)?], cpu }
             }
         };
@@ -109,13 +111,23 @@ impl Built {
     }
 
     /// Measures one traffic on this leg.
-    pub(super) fn measure(&self, traffic: Traffic, window: Window) -> Result<Rates, Error> {
+    pub(super) fn measure(
+        &self,
+        traffic: Traffic,
+        window: Window,
+        cpus: Cpus,
+    ) -> Result<Rates, Error> {
         let (client, server) = (&self.client, &self.server);
         let (server_address, source_seen) = match self.leg {
             Leg::BridgePortolan | Leg::BridgeKernel | Leg::BridgeCopier => (SERVER, CLIENT),
             Leg::MasqueradePortolan | Leg::MasqueradeKernel => (OUTSIDE_SERVER, OUTSIDE_GATEWAY),
         };
-        let ends = Ends { path: self.leg.name(), client, server, server_address, source_seen };
+        let cpus = match &self.middle {
+            Middle::Kernel { .. } => cpus.all,
+            Middle::Portolan(..) | Middle::Copier { .. } => cpus.ends,
+        };
+        let path = self.leg.name();
+        let ends = Ends { path, client, server, server_address, source_seen, cpus };
         match &self.middle {
             Middle::Portolan(portolan, _) => {
                 let _awake = portolan.awake();
@@ -210,7 +222,7 @@ fn masquerade_config(client: &Namespace, outside: &Namespace) -> String {
 }
 
 fn gateway_config(placement: &Placement, folder: &Path) -> String {
-    let (workers, idle) = (&placement.worker_cpus, &placement.idle);
+    let (workers, idle) = (placement.cpus.middle, &placement.idle);
     let (state, api) = (folder.join("state"), folder.join("api.sock"));
     format!(
         "[gateway]\nworkers = {workers:?}\nidle = \"{idle}\"\n\

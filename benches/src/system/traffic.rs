@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 
+use super::cpus::pin;
 use super::error::Error;
 use super::namespace::Namespace;
 
@@ -81,6 +82,8 @@ pub(super) struct Ends<'a> {
     pub(super) server_address: Ipv4Addr,
     /// The client's address as the server must see it: proof of a masquerade, or of none.
     pub(super) source_seen: Ipv4Addr,
+    /// CPUs that sender and receiver may use.
+    pub(super) cpus: &'a [usize],
 }
 
 /// When it is measured.
@@ -137,17 +140,30 @@ fn tcp(ends: &Ends, window: Window) -> Result<Rates, Error> {
     let load = Load::default();
     let rates = thread::scope(|scope| {
         let _ends_both = load.end_on_drop();
-        scope.spawn(|| {
+        spawn_pinned(scope, ends.cpus, || {
             let block = vec![0x5a; STREAM_BYTES];
             load.repeat(&load.sent, || sender.write(&block));
         });
-        scope.spawn(|| {
+        spawn_pinned(scope, ends.cpus, || {
             let mut block = vec![0; STREAM_BYTES];
             load.repeat(&load.received, || receiver.read(&mut block));
         });
         load.watch(window)
     })?;
     Ok(Rates { received: rates.received * 8.0, sent: rates.sent * 8.0 })
+}
+
+/// Runs one end on these CPUs.
+fn spawn_pinned<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    cpus: &'scope [usize],
+    end: impl FnOnce() + Send + 'scope,
+) {
+    scope.spawn(move || match pin(cpus) {
+        Ok(()) => end(),
+        // It sends or receives nothing then, which the measurement says.
+        Err(error) => eprintln!("an end cannot run on the CPUs {cpus:?}: {error}"),
+    });
 }
 
 /// Connects, again and again until the path is up. Runs in the client's namespace.
@@ -186,8 +202,8 @@ fn udp(ends: &Ends, window: Window) -> Result<Rates, Error> {
     let load = Load::default();
     thread::scope(|scope| {
         let _ends_both = load.end_on_drop();
-        scope.spawn(|| flood(&load, &sender));
-        scope.spawn(|| {
+        spawn_pinned(scope, ends.cpus, || flood(&load, &sender));
+        spawn_pinned(scope, ends.cpus, || {
             let mut datagram = [0; DATAGRAM_BYTES];
             load.repeat(&load.received, || receiver.recv(&mut datagram).map(|_| 1));
         });
