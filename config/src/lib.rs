@@ -14,6 +14,7 @@
 mod bounds;
 mod check;
 mod compile;
+mod damage;
 mod default_route;
 mod diagnostic;
 mod ids;
@@ -38,6 +39,7 @@ mod values;
 mod words;
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::path::Path;
 
 use toml::de::DeTable;
@@ -102,8 +104,9 @@ impl Config {
     /// Checks a text. `file_name` is what diagnostics call it.
     ///
     /// # Errors
-    /// Everything that is wrong with it, in the order of the text. Where the text is no TOML, only
-    /// that is reported: what it means is not known then.
+    /// Everything that is wrong with it, in the order of the text. Where the text is no TOML, that
+    /// is reported with what can be said of the rest: everything if keys are known and only values
+    /// are not, else what is wrong in itself.
     pub fn parse(file_name: &str, text: &str) -> Result<Config, Vec<Diagnostic>> {
         Config::parse_with(file_name, text, &Leases::default())
     }
@@ -123,16 +126,27 @@ impl Config {
             return Err(vec![Diagnostic::of_file(file_name, message)]);
         }
         let mut report = Report::new(file_name, text);
-        let (table, errors) = DeTable::parse_recoverable(text);
+        let (mut table, mut errors) = DeTable::parse_recoverable(text);
+        let span = |error: &toml::de::Error| error.span().unwrap_or_default();
         for error in &errors {
-            report.syntax_error(error.span().unwrap_or_default(), error.message());
+            report.syntax_error(span(error), error.message());
         }
-        if !errors.is_empty() {
-            return Err(report.into_diagnostics());
+        let blanked = damage::without_lost_lines(text, errors.iter().map(span));
+        if let Some(blanked) = &blanked {
+            let before: HashSet<usize> = errors.iter().map(|error| span(error).start).collect();
+            (table, errors) = DeTable::parse_recoverable(blanked);
+            for error in errors.iter().filter(|error| !before.contains(&span(error).start)) {
+                report.syntax_error(span(error), error.message());
+            }
         }
+        report.find_damage(errors.iter().map(span));
         let report = RefCell::new(report);
         let document: Document = reader::read(&table, &report);
         let mut report = report.into_inner();
+        if blanked.is_some() || !report.is_whole() {
+            report.forget_top_level();
+            return Err(report.into_diagnostics());
+        }
         let mut config = check::check(&document, leases, &mut report);
         let is_refused = report.has_errors();
         let diagnostics = report.into_diagnostics();

@@ -227,7 +227,10 @@ impl<'de, 'r> Deserializer<'de> for ValueReader<'r> {
     ) -> Result<V::Value, Refusal> {
         if name == FIELD {
             let (at, report) = (self.at, self.report);
-            visitor.visit_seq(FieldAccess { at, given_place: false, report, content: Some(self) })
+            // What is no TOML has been reported, and is not what its author wrote.
+            let is_spoilt = report.borrow_mut().is_spoilt(&self.value.span());
+            let content = (!is_spoilt).then_some(self);
+            visitor.visit_seq(FieldAccess { at, given_place: false, report, content })
         } else {
             visitor.visit_newtype_struct(self)
         }
@@ -418,6 +421,7 @@ impl<'de, 'r> Deserializer<'de> for KeyReader<'r> {
 struct FieldAccess<'r, C> {
     at: PlaceId,
     given_place: bool,
+    /// `None` once taken, and where it is not to be read.
     content: Option<C>,
     report: &'r RefCell<Report>,
 }
@@ -434,7 +438,7 @@ impl<'de, 'r, C: Deserializer<'de, Error = Refusal>> SeqAccess<'de> for FieldAcc
             let place: U32Deserializer<Refusal> = self.at.0.into_deserializer();
             return seed.deserialize(place).map(Some);
         }
-        let content = self.content.take().expect("a field asks for its content once");
+        let Some(content) = self.content.take() else { return Ok(None) };
         seed.deserialize(content).map(Some).inspect_err(|refusal| {
             self.report.borrow_mut().error(self.at, refusal.0.clone());
         })

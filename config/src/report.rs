@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use crate::damage::Damage;
 use crate::diagnostic::{Diagnostic, Excerpt, Related, Severity};
 
 /// A place in the file, see [`Report`].
@@ -66,6 +67,7 @@ pub(crate) struct Report {
     line_starts: Vec<usize>,
     places: Vec<Place>,
     problems: Vec<Problem>,
+    damage: Damage,
 }
 
 impl Report {
@@ -80,7 +82,31 @@ impl Report {
             line_starts,
             places: vec![root],
             problems: Vec::new(),
+            damage: Damage::default(),
         }
+    }
+
+    /// Notes where the text is no TOML.
+    pub(crate) fn find_damage(&mut self, errors: impl Iterator<Item = Range<usize>>) {
+        self.damage = Damage::new(&self.text, errors);
+    }
+
+    /// True if the value at these bytes is no TOML, which has been reported.
+    pub(crate) fn is_spoilt(&mut self, value: &Range<usize>) -> bool {
+        self.damage.spoils(&self.text, value)
+    }
+
+    /// True if nothing of the text is lost but such values.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.damage.is_contained()
+    }
+
+    /// Forgets what is wrong with keys outside of all tables: without its header, a table's own
+    /// keys show there.
+    pub(crate) fn forget_top_level(&mut self) {
+        let places = &self.places;
+        let is_top = |at: PlaceId| places[at.0 as usize].parent == PlaceId::ROOT;
+        self.problems.retain(|problem| problem.at == PlaceId::ROOT || !is_top(problem.at));
     }
 
     /// Notes a place, by its bytes in the text.

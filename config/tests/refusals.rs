@@ -12,6 +12,27 @@ fn the_base_is_accepted() {
     assert!(config.warnings.is_empty());
 }
 
+/// Whatever one character is missing: where that makes the text no TOML, nothing else is wrong.
+#[test]
+fn where_syntax_is_wrong_nothing_that_is_right_is_accused() {
+    let example = include_str!("../../examples/two-networks.toml");
+    let mut broken_count = 0;
+    for text in [BASE, example] {
+        for (at, _) in text.char_indices().filter(|(_, it)| "\"=[]{},.\n".contains(*it)) {
+            let mut broken = text.to_owned();
+            broken.remove(at);
+            if toml::de::DeTable::parse_recoverable(&broken).1.is_empty() {
+                continue;
+            }
+            broken_count += 1;
+            for found in Config::parse("x.toml", &broken).unwrap_err() {
+                assert_eq!(found.path, "", "{found} without byte {at} of\n{text}");
+            }
+        }
+    }
+    assert!(broken_count > 100, "{broken_count}");
+}
+
 #[test]
 fn text_that_is_no_toml_is_refused_with_every_place() {
     assert_eq!(
@@ -478,15 +499,20 @@ fn a_file_that_cannot_be_read_says_why() {
 /// To take a wanted change over, run with `UPDATE_GOLDEN=1` and read the difference.
 #[test]
 fn a_report_looks_as_in_the_golden_file() {
+    ["many-errors", "broken-values", "broken-headers"].into_iter().for_each(assert_golden);
+}
+
+fn assert_golden(name: &str) {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let text = std::fs::read_to_string(folder.join("many-errors.toml")).unwrap();
-    let found = Config::parse("many-errors.toml", &text).unwrap_err();
+    let file = format!("{name}.toml");
+    let text = std::fs::read_to_string(folder.join(&file)).unwrap();
+    let found = Config::parse(&file, &text).unwrap_err();
     let report = config::render(&found, false);
-    let golden = folder.join("many-errors.txt");
+    let golden = folder.join(format!("{name}.txt"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&golden, &report).unwrap();
     }
-    let expected = std::fs::read_to_string(&golden).unwrap();
+    let expected = std::fs::read_to_string(&golden).unwrap_or_default();
     // The first line that differs says more than both texts.
     let different =
         report.lines().zip(expected.lines()).find(|(found, expected)| found != expected);
