@@ -20,6 +20,7 @@ mod xdp;
 
 pub use error::DriverError;
 pub use sys::region::Region;
+pub use sys::usage::involuntary_switches;
 pub use tap::{QUEUE_LEN_DEFAULT, Tap, TapOptions, TapQueue};
 pub use vnet::VNET_HEADER_BYTES;
 pub use watch::{

@@ -34,6 +34,8 @@ pub(crate) enum Rest {
 pub(crate) struct Crowding {
     /// Nanoseconds that it was ready to run and did not.
     pub(crate) run_delay_ns: u64,
+    /// How often the CPU was taken from it while it ran.
+    pub(crate) involuntary_switches: u64,
 }
 
 /// How long a worker looks for more after its last packet. Twice a round trip through two local
@@ -45,8 +47,15 @@ const SPIN: Duration = Duration::from_micros(40);
 /// below a thousandth.
 const SAMPLE_EVERY: Duration = Duration::from_millis(10);
 
+const SECOND_NS: u128 = 1_000_000_000;
+
 /// Run delay beyond this part of the time (one in 50) means that others want the CPU.
 const CROWDED_PART: u64 = 50;
+
+/// So many involuntary switches a second mean that others want the CPU, even if each takes it for
+/// so short a time that the delay looks small: every one of them costs both a switch and a cold
+/// cache. Housekeeping of the kernel alone takes a CPU some 10 times a second.
+const CROWDED_SWITCHES_PER_S: u64 = 250;
 
 /// First pause of spinning once the CPU was found crowded; doubles each time up to the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -103,8 +112,13 @@ impl Idle {
     fn sample(&mut self, now: Instant, crowding: Crowding) {
         let elapsed = now.since(self.sampled_at);
         let delay_ns = crowding.run_delay_ns.saturating_sub(self.sampled.run_delay_ns);
+        let switches =
+            crowding.involuntary_switches.saturating_sub(self.sampled.involuntary_switches);
         (self.sampled, self.sampled_at) = (crowding, now);
-        if u128::from(delay_ns) * u128::from(CROWDED_PART) > elapsed.as_nanos() {
+        let is_delayed = u128::from(delay_ns) * u128::from(CROWDED_PART) > elapsed.as_nanos();
+        let often = u128::from(CROWDED_SWITCHES_PER_S) * elapsed.as_nanos() / SECOND_NS;
+        let is_switched = u128::from(switches) > often;
+        if is_delayed || is_switched {
             self.paused_until = now + self.pause;
             self.pause = (self.pause * 2).min(PAUSE_MAX);
             // What happens while we do not spin says nothing about spinning.
@@ -144,7 +158,7 @@ mod tests {
     #[test]
     fn a_crowded_cpu_stops_the_spinning_for_a_while_that_doubles() {
         let mut idle = Idle::new(IdlePolicy::Adaptive, Instant(0), calm());
-        let crowded = |run_delay_ns| move || Crowding { run_delay_ns };
+        let crowded = |run_delay_ns| move || Crowding { run_delay_ns, ..calm() };
         idle.busy(Instant(10 * MS));
         assert_eq!(idle.rest(Instant(10 * MS), crowded(MS)), Rest::Sleep);
         idle.busy(Instant(109 * MS));
@@ -157,6 +171,19 @@ mod tests {
         assert_eq!(idle.rest(Instant(325 * MS), calm), Rest::Sleep, "paused for 200 ms");
         idle.busy(Instant(341 * MS));
         assert_eq!(idle.rest(Instant(341 * MS), crowded(5 * MS)), Rest::Spin);
+    }
+
+    #[test]
+    fn involuntary_switches_stop_the_spinning_as_run_delay_does() {
+        let at = |now, involuntary_switches| {
+            let mut idle = Idle::new(IdlePolicy::Adaptive, Instant(0), calm());
+            idle.busy(Instant(now));
+            idle.rest(Instant(now), || Crowding { involuntary_switches, ..calm() })
+        };
+        assert_eq!(at(10 * MS, 1), Rest::Spin, "one is chance");
+        assert_eq!(at(10 * MS, 3), Rest::Sleep, "300 a second");
+        assert_eq!(at(1_000 * MS, 250), Rest::Spin, "as many as are allowed");
+        assert_eq!(at(1_000 * MS, 251), Rest::Sleep);
     }
 
     #[test]

@@ -389,13 +389,15 @@ impl Runner {
     }
 }
 
-/// Reads how much others crowd this thread: the second number of `schedstat`.
+/// Reads how much others crowd this thread: the second number of `schedstat`, and how often the CPU
+/// was taken from it.
 fn crowding(scheduler: Option<&File>) -> Crowding {
     let mut text = [0; 64];
     let read = scheduler.and_then(|file| file.read_at(&mut text, 0).ok()).unwrap_or(0);
     let text = std::str::from_utf8(&text[..read]).unwrap_or("");
     let run_delay_ns = text.split_ascii_whitespace().nth(1).and_then(|number| number.parse().ok());
-    Crowding { run_delay_ns: run_delay_ns.unwrap_or(0) }
+    let involuntary_switches = drivers::involuntary_switches();
+    Crowding { run_delay_ns: run_delay_ns.unwrap_or(0), involuntary_switches }
 }
 
 #[cfg(test)]

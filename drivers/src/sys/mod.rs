@@ -11,3 +11,4 @@ pub(crate) mod netlink;
 pub(crate) mod region;
 pub(crate) mod ring;
 pub(crate) mod xdp;
+pub(crate) mod usage;
