@@ -17,8 +17,11 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -33,6 +36,14 @@ const COMPACT_BYTES_MIN: u64 = 64 * 1024;
 
 /// A journal is written anew when it is so many times as large as what is alive in it.
 const COMPACT_RATIO: u64 = 4;
+
+/// How long a lock is waited for. A process that one of our threads was starting when its daemon
+/// was killed, or let go of the folder, has our descriptors, the lock with them, until it executes
+/// its program: some milliseconds. Who is refused waits so long.
+const LOCK_WITHIN: Duration = Duration::from_millis(500);
+
+/// How often it is tried.
+const LOCK_EVERY: Duration = Duration::from_millis(10);
 
 /// What can go wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -143,12 +154,46 @@ impl Changes {
     }
 }
 
+/// The lock of a folder, held until this is dropped.
+#[derive(Debug)]
+struct FolderLock(File);
+
+impl FolderLock {
+    /// Takes the lock; waits a little for who is about to let go of it.
+    fn take(folder: &Path) -> Result<FolderLock, StoreError> {
+        let failed = |action| {
+            let path = folder.to_owned();
+            move |source| StoreError::Io { action, path, source }
+        };
+        let file = File::open(folder).map_err(failed("open the folder"))?;
+        let deadline = Instant::now() + LOCK_WITHIN;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(FolderLock(file)),
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(LOCK_EVERY),
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(StoreError::Locked { folder: folder.to_owned() });
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(failed("lock the folder")(errno.into())),
+            }
+        }
+    }
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // To close it would not be enough: a process that is being started has the lock, too, until
+        // it executes its program. Unlocked, it is so for everybody.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 /// The open store. Any thread may use it.
 #[derive(Debug)]
 pub struct Store {
     inner: Mutex<Inner>,
-    /// Locked as long as it is open.
-    _folder: File,
+    _folder: FolderLock,
 }
 
 #[derive(Debug)]
@@ -171,14 +216,7 @@ impl Store {
         };
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(folder).map_err(failed("make the folder"))?;
-        let lock = File::open(folder).map_err(failed("open the folder"))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(StoreError::Locked { folder: folder.to_owned() });
-            }
-            Err(errno) => return Err(failed("lock the folder")(errno.into())),
-        }
+        let lock = FolderLock::take(folder)?;
         let path = folder.join(FILE_NAME);
         // What a killed run had not finished writing; nobody was promised anything of it.
         let _ = fs::remove_file(journal::new_path(&path));

@@ -76,6 +76,38 @@ fn a_second_daemon_is_refused_until_the_first_is_gone() {
     Store::open(folder.path()).unwrap();
 }
 
+/// A process that a thread is starting has our descriptors until it executes its program.
+#[test]
+fn a_process_that_is_being_started_keeps_nobody_out_of_a_store_that_was_closed() {
+    let folder = scratch();
+    let first = Store::open(folder.path()).unwrap();
+    let inherited = first._folder.0.try_clone().unwrap();
+    drop(first);
+    let began = Instant::now();
+    drop(Store::open(folder.path()).unwrap());
+    assert!(began.elapsed() < LOCK_WITHIN, "nothing was waited for");
+    drop(inherited);
+}
+
+#[test]
+fn the_lock_of_a_daemon_that_was_killed_is_waited_for_while_its_child_has_it() {
+    let folder = scratch();
+    // The daemon is gone without a word, and its child has what it inherited for a moment more.
+    let lock = FolderLock::take(folder.path()).unwrap();
+    let inherited = lock.0.try_clone().unwrap();
+    std::mem::forget(lock);
+    let (opening, opened) = std::sync::mpsc::channel();
+    let path = folder.path().to_owned();
+    let next = thread::spawn(move || {
+        opening.send(()).unwrap();
+        Store::open(&path).map(drop)
+    });
+    opened.recv().unwrap();
+    thread::sleep(LOCK_WITHIN / 10);
+    rustix::fs::flock(&inherited, FlockOperation::Unlock).unwrap();
+    next.join().unwrap().unwrap();
+}
+
 #[test]
 fn a_foreign_file_is_refused_and_left_as_it_is() {
     let folder = scratch();
