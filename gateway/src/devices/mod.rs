@@ -163,6 +163,13 @@ impl Devices {
         std::mem::take(&mut self.queues)
     }
 
+    /// Ports whose devices could not be made, because their namespace is missing.
+    pub fn missing_ports(&self) -> Vec<PortId> {
+        let devices = self.plan.devices.iter();
+        let missing = devices.filter(|(key, _)| !self.devices.contains_key(key));
+        missing.map(|(_, wanted)| wanted.port).collect()
+    }
+
     /// What happens to devices and namespaces; to be given to [`Devices::follow`].
     pub fn events(&self) -> &Receiver<DeviceEvent> {
         self.follower.events()

@@ -7,6 +7,7 @@
 //!
 //! `start`, `reload` and `stop` are files of their own.
 
+mod reading;
 mod reload;
 mod start;
 mod stop;
@@ -30,6 +31,7 @@ use crate::runner::{Command, Ended, Report};
 use crate::store::Store;
 use crate::view::Link;
 use crate::waker::Waker;
+use reading::Reading;
 
 /// How long workers may take to start or end, in seconds. Building the flow table for millions of
 /// flows takes about one; a worker that takes longer hangs.
@@ -59,6 +61,10 @@ pub struct Gateway {
     port_room: usize,
     /// Ports whose device is gone; every worker tells of its own queue.
     ports_down: BTreeSet<PortId>,
+    /// Ports whose queues are being exchanged: of the old ones nothing counts any more.
+    exchanging: BTreeSet<PortId>,
+    /// The config file, while it is read.
+    reading: Option<Reading>,
     /// Leases, and what devices keep in it.
     store: Arc<Store>,
     // Dropped after the workers have ended.
@@ -122,20 +128,20 @@ impl Gateway {
                 recv(self.devices.events()) -> event => {
                     self.follow(event.expect("devices keep a sender of their own"))?;
                 }
+                recv(self.reading_ends()) -> read => self.finish_reading(read.ok())?,
                 recv(self.requests) -> request => {
-                    self.answer(request.expect("the gateway keeps a handle of its own"))?;
+                    self.answer(request.expect("the gateway keeps a handle of its own"));
                 }
             }
         }
     }
 
     /// Answers a request. Who asked may be gone; then nobody wants to know.
-    fn answer(&mut self, request: Request) -> Result<(), Error> {
+    fn answer(&mut self, request: Request) {
         match request {
-            Request::Reload(answer) => self.reload(answer)?,
+            Request::Reload(answer) => self.request_reload(answer),
             Request::State(answer) => drop(answer.send(self.state())),
         }
-        Ok(())
     }
 
     /// The state now.
@@ -173,6 +179,7 @@ impl Gateway {
     /// Takes note of a report; a worker's end that nobody asked for is an error.
     fn note(&mut self, report: Report) -> Result<(), Error> {
         match report {
+            Report::Event(_, Event::PortDown(port)) if self.exchanging.contains(&port) => {}
             Report::Event(_, Event::PortDown(port)) => self.note_down(port),
             Report::Event(_, Event::NeighbourFailed(port, address)) => {
                 let port = self.port_name(port);
@@ -216,8 +223,9 @@ impl Gateway {
         Ok(())
     }
 
+    /// Says that a port is down, once. A port that is no more is no port that is down.
     fn note_down(&mut self, port: PortId) {
-        if self.ports_down.insert(port) {
+        if self.tables.port(port).is_some() && self.ports_down.insert(port) {
             let port = self.port_name(port);
             tracing::warn!(port, "port down: its device is gone, its namespace perhaps too");
         }
@@ -267,6 +275,33 @@ mod tests {
         assert!(
             matches!(&error, Error::Panicked { worker: 1, message } if message.contains("told"))
         );
+        gateway.stop().unwrap();
+    }
+
+    #[test]
+    fn a_port_is_down_by_its_own_queue_and_said_once() {
+        let text = "[gateway]\nworkers = 1\n[network.front]\nsubnet = \"10.1.0.0/24\"\n";
+        let mut gateway = Gateway::assemble(&config(text), store()).unwrap();
+        let port = engine::tables::PortTable {
+            epoch: 1,
+            id: PortId(0),
+            name: "web/front".into(),
+            kind: engine::tables::PortKind::Uplink(engine::UplinkId(0)),
+            mtu: 1_500,
+        };
+        let mut tables = Tables::clone(&gateway.tables);
+        tables.ports = vec![Some(Arc::new(port))];
+        gateway.tables = Arc::new(tables);
+        let down = |port| Report::Event(WorkerId(0), Event::PortDown(PortId(port)));
+        // A queue that is on its way out, and a port that was removed, say nothing of the new one.
+        gateway.exchanging.insert(PortId(0));
+        gateway.note(down(0)).unwrap();
+        gateway.exchanging.clear();
+        gateway.note(down(1)).unwrap();
+        assert!(gateway.ports_down.is_empty());
+        gateway.note(down(0)).unwrap();
+        gateway.note(down(0)).unwrap();
+        assert_eq!(gateway.ports_down, BTreeSet::from([PortId(0)]));
         gateway.stop().unwrap();
     }
 

@@ -1,7 +1,7 @@
 //! Reload: from the config in force to the one that the file says now, all or nothing.
 //!
-//! In this order: the file is read and checked, tables are compiled, new devices are made; up to
-//! here anything may fail, and what was made is undone. Then every worker goes over to the new
+//! In this order: the file is read and checked (by a thread of its own, see `reading`), tables are
+//! compiled, new devices are made; up to here anything may fail, and what was made is undone. Then every worker goes over to the new
 //! tables between two turns, and says so; then they take the new queues and let go of the old ones;
 //! then what is no longer used is freed: old tables, old queues, old namespaces, all on this
 //! thread. So at no moment do packets meet a port without a rule that they had before, and a flow
@@ -10,45 +10,32 @@
 //! The one hard constraint: what is refused has changed nothing.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use config::Config;
-use crossbeam::channel::Sender;
 use engine::worker::Adoption;
-use engine::{Tables, WorkerId};
+use engine::{PortId, Tables, WorkerId};
 use sd_notify::NotifyState;
 
 use super::Gateway;
-use crate::control::{ReloadRefused, ReloadReport, Request};
+use super::reading::Read;
+use crate::control::{ReloadRefused, ReloadReport};
 use crate::devices::{Changed, DeviceEvent};
 use crate::difference;
 use crate::error::Error;
 use crate::leases;
 use crate::runner::{Command, Report};
 
-/// Requests that come within this time share one reload. Long enough for a tool that makes several
-/// in a row, too short for a person to notice.
-const GATHER: Duration = Duration::from_millis(5);
-
 /// What became of a reload.
-type Outcome = Result<ReloadReport, ReloadRefused>;
+pub(super) type Outcome = Result<ReloadReport, ReloadRefused>;
 
 impl Gateway {
-    /// Reads the file again, for this request and all that follow it at once.
+    /// Goes over to what was read, and says what became of it.
     ///
     /// # Errors
     /// A worker failed meanwhile: the gateway cannot go on.
-    pub(super) fn reload(&mut self, answer: Sender<Outcome>) -> Result<(), Error> {
-        let asked_at = Instant::now();
-        let mut answers = vec![answer];
-        while let Ok(request) = self.requests.recv_deadline(asked_at + GATHER) {
-            match request {
-                Request::Reload(other) => answers.push(other),
-                Request::State(other) => drop(other.send(self.state())),
-            }
-        }
-        tell_systemd_reloading();
-        let mut outcome = match self.read_source() {
+    pub(super) fn reload(&mut self, read: Read, asked_at: Instant) -> Result<Outcome, Error> {
+        let mut outcome = match read {
             Ok(next) => self.go_over(next)?,
             Err(refused) => Err(refused),
         };
@@ -57,17 +44,7 @@ impl Gateway {
         }
         self.log_outcome(&outcome);
         let _ = sd_notify::notify(&[NotifyState::Ready]);
-        for answer in answers {
-            // Who asked may be gone.
-            let _ = answer.send(outcome.clone());
-        }
-        Ok(())
-    }
-
-    fn read_source(&self) -> Result<Config, ReloadRefused> {
-        let source = self.source.as_deref().ok_or(ReloadRefused::Unavailable)?;
-        let leases = leases::load(&self.store, SystemTime::now()).map_err(impossible)?;
-        Config::load_with(source, &leases).map_err(ReloadRefused::Config)
+        Ok(outcome)
     }
 
     /// Goes over to another config. The outer error ends the gateway, the inner one changes
@@ -95,7 +72,10 @@ impl Gateway {
         };
         self.swap(tables, followed)?;
         let changed = self.devices.commit(change);
+        let let_go = changed.detach.clone();
         self.exchange_queues(changed)?;
+        // Of those that still are, the namespace is missing.
+        let_go.into_iter().for_each(|port| self.note_down(port));
         let warnings = next.warnings.clone();
         self.config = Arc::new(next);
         if let Err(error) = leases::follow(&self.store, &self.config) {
@@ -149,8 +129,10 @@ impl Gateway {
     /// Has the workers take the new queues and let go of the old ones.
     pub(super) fn exchange_queues(&mut self, mut changed: Changed) -> Result<(), Error> {
         changed.problems.iter().for_each(|problem| tracing::error!("{problem}"));
-        let attached = changed.attach.iter().flatten().map(|(port, _)| port);
-        for port in attached.chain(&changed.detach) {
+        let attached: Vec<PortId> =
+            changed.attach.iter().flatten().map(|(port, _)| *port).collect();
+        self.ports_down.retain(|port| self.tables.port(*port).is_some());
+        for port in &attached {
             self.ports_down.remove(port);
         }
         if changed.detach.is_empty() && changed.attach.iter().all(Vec::is_empty) {
@@ -167,10 +149,14 @@ impl Gateway {
             }
             self.tell(worker, Command::Settle);
         }
-        self.await_all("exchange its queues", |report| match report {
+        // What is still told of them meanwhile is told of queues that are on their way out.
+        self.exchanging = attached.into_iter().chain(changed.detach.iter().copied()).collect();
+        let settled = self.await_all("exchange its queues", |report| match report {
             Report::Settled(worker) => Some(*worker),
             _ => None,
-        })
+        });
+        self.exchanging.clear();
+        settled
         // Here `changed` goes, and with it the namespaces that nobody is in any more.
     }
 
@@ -192,12 +178,12 @@ impl Gateway {
     }
 }
 
-fn impossible(error: impl Into<Error>) -> ReloadRefused {
+pub(super) fn impossible(error: impl Into<Error>) -> ReloadRefused {
     ReloadRefused::Impossible(error.into().to_string())
 }
 
 /// systemd waits for `READY=1` after this (`Type=notify-reload`). Without systemd nothing happens.
-fn tell_systemd_reloading() {
+pub(super) fn tell_systemd_reloading() {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         let _ = sd_notify::notify(&[NotifyState::Reloading, now]);
     }
@@ -237,6 +223,7 @@ mod tests {
     use crate::control::Control;
     use crossbeam::channel::unbounded;
     use std::fs;
+    use std::io::Write;
     use std::path::Path;
 
     const TEXT: &str = "[gateway]\nworkers = 2\n[network.front]\nsubnet = \"10.1.0.0/24\"\n";
@@ -253,7 +240,7 @@ mod tests {
         let (sender, end) = unbounded();
         let working = std::thread::spawn(move || {
             // Dropped at the end of the work, also at one by a panic.
-            let _sender: Sender<()> = sender;
+            let _sender: crossbeam::channel::Sender<()> = sender;
             work(control, &path);
         });
         gateway.serve(&end).unwrap();
@@ -316,6 +303,66 @@ mod tests {
             control.request_reload();
             assert_eq!(control.reload().unwrap().generation, 2);
             assert_eq!(control.state().unwrap().reloads.applied, 1);
+        });
+    }
+
+    /// A config file that is a pipe: its reading ends when the other end says so.
+    fn pipe(path: &Path) {
+        fs::remove_file(path).unwrap();
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    }
+
+    #[test]
+    fn others_are_answered_while_a_file_is_read() {
+        with_gateway(TEXT, |control, path| {
+            pipe(path);
+            let reloading = std::thread::spawn({
+                let control = control.clone();
+                move || control.reload()
+            });
+            // Opened for writing means that it was opened for reading, and nothing is read yet.
+            let mut writer = fs::File::options().write(true).open(path).unwrap();
+            for _ in 0..10 {
+                assert_eq!(control.state().unwrap().tables.generation, 1);
+            }
+            assert!(!reloading.is_finished());
+            writer.write_all(TEXT.replace("10.1.0", "10.3.0").as_bytes()).unwrap();
+            drop(writer);
+            assert_eq!(reloading.join().unwrap().unwrap().generation, 2);
+        });
+    }
+
+    #[test]
+    fn who_asks_while_a_file_is_read_gets_what_it_says_afterwards() {
+        with_gateway(TEXT, |control, path| {
+            pipe(path);
+            control.request_reload();
+            let mut writer = fs::File::options().write(true).open(path).unwrap();
+            control.request_reload();
+            assert_eq!(control.state().unwrap().tables.generation, 1, "both are waiting");
+            fs::remove_file(path).unwrap();
+            fs::write(path, TEXT.replace("10.1.0", "10.4.0")).unwrap();
+            writer.write_all(TEXT.replace("10.1.0", "10.3.0").as_bytes()).unwrap();
+            drop(writer);
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let mut state = control.state().unwrap();
+            while state.tables.generation < 3 {
+                assert!(Instant::now() < deadline, "the second reading does not come");
+                std::thread::yield_now();
+                state = control.state().unwrap();
+            }
+            assert_eq!(state.config.networks[0].subnets[0].prefix.to_string(), "10.4.0.0/24");
+        });
+    }
+
+    #[test]
+    fn the_end_waits_for_no_reading() {
+        with_gateway(TEXT, |control, path| {
+            pipe(path);
+            control.request_reload();
+            drop(fs::File::options().write(true).open(path).unwrap());
+            control.request_reload();
         });
     }
 

@@ -110,6 +110,8 @@ impl Gateway {
             frame_counts,
             port_room,
             ports_down: BTreeSet::new(),
+            exchanging: BTreeSet::new(),
+            reading: None,
             store,
             devices,
         };
@@ -125,6 +127,7 @@ impl Gateway {
             Report::Ready(worker) => Some(*worker),
             _ => None,
         })?;
+        gateway.devices.missing_ports().into_iter().for_each(|port| gateway.note_down(port));
         Ok(gateway)
     }
 
