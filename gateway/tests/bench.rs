@@ -16,7 +16,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_portolan");
 fn every_leg_passes_both_kinds_of_traffic_and_leaves_nothing() {
     let options = BenchOptions {
         rounds: Some(1),
-        length: Some(Duration::from_millis(100)),
+        length: Some(Duration::from_millis(500)),
         ..BenchOptions::new(Some(PROGRAM.into()), true)
     };
     let report = measure(&options).unwrap();
