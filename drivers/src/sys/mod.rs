@@ -10,5 +10,5 @@ pub(crate) mod lend;
 pub(crate) mod netlink;
 pub(crate) mod region;
 pub(crate) mod ring;
-pub(crate) mod xdp;
 pub(crate) mod usage;
+pub(crate) mod xdp;
