@@ -505,12 +505,12 @@ fn a_report_looks_as_in_the_golden_file() {
 fn assert_golden(name: &str) {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let file = format!("{name}.toml");
-    let text = std::fs::read_to_string(folder.join(&file)).unwrap();
-    let found = Config::parse(&file, &text).unwrap_err();
+    let text = std::fs::read_to_string(folder.join(&file)).expect("a file of the golden folder");
+    let found = Config::parse(&file, &text).expect_err("it is full of mistakes");
     let report = config::render(&found, false);
     let golden = folder.join(format!("{name}.txt"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&golden, &report).unwrap();
+        std::fs::write(&golden, &report).expect("the golden folder can be written");
     }
     let expected = std::fs::read_to_string(&golden).unwrap_or_default();
     // The first line that differs says more than both texts.
