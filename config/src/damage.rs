@@ -1,12 +1,13 @@
 //! What can be believed of a file that is not quite TOML.
 //!
 //! The parser goes on after an error and returns what it made of the rest. Where the error lies in
-//! a value of one line, its key is known and only the value is not: it is taken for one of a wrong type, which
-//! has been reported, and all rules are checked as ever. Where it does not (a key without `=`, a
-//! header without `]`, a list without an end), keys or whole tables may be lost, and a rule about what is missing, or
-//! about two things together, would accuse the innocent: only what is wrong in itself is reported
-//! then. The parser itself gives up much of the text behind such a line, so it reads a second time
-//! without it. The one hard constraint: nothing is reported that is right once the syntax is.
+//! a value of one line, its key is known and only the value is not: it is taken for one of a wrong
+//! type, which has been reported, and all rules are checked as ever. Where it does not (a key
+//! without `=`, a header without `]`, a list without an end), keys or whole tables may be lost, and
+//! a rule about what is missing, or about two things together, would accuse the innocent: only what
+//! is wrong in itself is reported then. The parser itself gives up much of the text behind such a
+//! line, so it reads a second time without it. The one hard constraint: nothing is reported that is
+//! right once the syntax is.
 
 use std::ops::Range;
 

@@ -40,8 +40,8 @@ pub enum Message {
     },
 }
 
-/// Messages that cross together at most. As many as a batch has packets: fewer would send a batch in
-/// pieces, more would only make the first ones wait.
+/// Messages that cross together at most. As many as a batch has packets: fewer would send a batch
+/// in pieces, more would only make the first ones wait.
 pub(crate) const CHUNK_LEN: usize = crate::packet::BATCH_LEN;
 
 /// Messages that have crossed together.

@@ -236,8 +236,8 @@ impl Setting {
         let list = |cpus: &[usize]| cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(" ");
         format!(
             "Machine: {}, {} CPUs, Linux {}. Portolan: workers on CPU {}, idle {}; copier on CPU \
-             {}; the two ends on CPU {}, of the kernel's legs on any.\n{} rounds of {:.1} s after {:.1} s \
-             of warm-up. Rates are medians; ratios are the median of the rounds' ratios \
+             {}; the two ends on CPU {}, of the kernel's legs on any.\n{} rounds of {:.1} s after \
+             {:.1} s of warm-up. Rates are medians; ratios are the median of the rounds' ratios \
              (lowest–highest).\n\n",
             self.processor,
             self.cpus.len(),

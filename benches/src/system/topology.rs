@@ -9,9 +9,9 @@
 //! ```
 //!
 //! The hard constraint: the legs differ in the middle only. The ends have the same addresses, MTU
-//! and sockets; beside a program in the middle they have the CPUs that it leaves, beside the kernel,
-//! which works on theirs, all of them. A leg that is not measured takes no CPU time: copier and Portolan run only
-//! while they are measured, the kernel sleeps without packets.
+//! and sockets; beside a program in the middle they have the CPUs that it leaves, beside the
+//! kernel, which works on theirs, all of them. A leg that is not measured takes no CPU time: copier
+//! and Portolan run only while they are measured, the kernel sleeps without packets.
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};

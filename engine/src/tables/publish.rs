@@ -237,10 +237,13 @@ impl Publish {
         is_own: bool,
         source: (IpAddr, u16),
     ) -> [Epoch; 2] {
-        // Of an endpoint's port any entry may be the one that counts: their sum stands for all.
+        // Of an endpoint's port any entry may be the one that counts: one number stands for all of
+        // them. A sum would not do: epochs are small, and those of two may add up to a third's.
         let at_endpoint = |(address, port): (IpAddr, u16)| -> Epoch {
             let found = self.publishing(address, protocol, port);
-            found.fold(0, |sum, index| sum.wrapping_add(self.epochs[index]))
+            found.fold(0, |all, index| {
+                all.rotate_left(29).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.epochs[index]
+            })
         };
         let at_destination = match is_own {
             true => {
@@ -421,6 +424,15 @@ mod tests {
         let specific = entry(Some("192.0.2.10"), 8080, 1, 81);
         let more = publish.changed_to(2, [publish.entries(), &[specific]].concat());
         assert_eq!(more.epochs_for(6, (own, 8080), true, client), [more.epochs()[2], 0]);
+        // Of a port that is published twice, and then once by a new entry, the epochs add up.
+        let twice = Publish::new(1, vec![entry(None, 8080, 1, 80)]);
+        let second = [twice.entries(), &[entry(None, 8081, 1, 80)]].concat();
+        let twice = twice.changed_to(2, second);
+        let three = [(1, 1), (2, 2), (3, 80)].map(|(port, to)| entry(None, port, 1, to)).into();
+        let once = Publish::new(3, three);
+        assert_eq!(twice.epochs()[0] + twice.epochs()[1], once.epochs()[2]);
+        let at_target = |publish: &Publish| publish.epochs_for(6, (target, 80), false, client);
+        assert_ne!(at_target(&twice), at_target(&once));
     }
 
     proptest! {

@@ -1,11 +1,11 @@
 //! Reload: from the config in force to the one that the file says now, all or nothing.
 //!
 //! In this order: the file is read and checked (by a thread of its own, see `reading`), tables are
-//! compiled, new devices are made; up to here anything may fail, and what was made is undone. Then every worker goes over to the new
-//! tables between two turns, and says so; then they take the new queues and let go of the old ones;
-//! then what is no longer used is freed: old tables, old queues, old namespaces, all on this
-//! thread. So at no moment do packets meet a port without a rule that they had before, and a flow
-//! of which no part has changed loses none.
+//! compiled, new devices are made; up to here anything may fail, and what was made is undone. Then
+//! every worker goes over to the new tables between two turns, and says so; then they take the new
+//! queues and let go of the old ones; then what is no longer used is freed: old tables, old queues,
+//! old namespaces, all on this thread. So at no moment do packets meet a port without a rule that
+//! they had before, and a flow of which no part has changed loses none.
 //!
 //! The one hard constraint: what is refused has changed nothing.
 
