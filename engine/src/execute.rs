@@ -5,9 +5,9 @@
 //! receiver sees it. It decides nothing: guards were checked, the packet is the flow's.
 
 use crate::flow::{FlowAction, V4, V6};
-use crate::neighbour::Adjacency;
+use crate::neighbour::{Adjacency, Macs};
 use crate::packet::{Offload, Packet, WINDOW_BYTES};
-use crate::parse::{PLAIN_L3, PLAIN_L4_V4, PLAIN_L4_V6};
+use crate::parse::{PLAIN_L3, PLAIN_L4_V4, PLAIN_L4_V6, PlainProtocol};
 use crate::wire::{
     checksum, header_at, header_at_mut, icmp, ipv4, ipv6, protocol, raw_u16_at, raw_u32_at,
     raw_u64_at, raw_u128_at, tcp, udp,
@@ -163,7 +163,7 @@ pub(crate) fn execute<F: Edit>(
     let (l3, l4) = (usize::from(packet.meta.l3), usize::from(packet.meta.l4));
     let (protocol, partial) = (packet.meta.protocol, packet.offload() != Offload::None);
     let head = packet.head_mut();
-    edit::<F>(head, l3, action, adjacency);
+    edit::<F>(head, l3, action, adjacency.macs());
     if with_transport {
         edit_transport(head, l4, protocol, action.ports, delta_of(action, partial));
     }
@@ -176,27 +176,37 @@ pub(crate) fn execute_plain<F: Edit>(
     window: &mut [u8; WINDOW_BYTES],
     partial: bool,
     action: &FlowAction<F::Addresses>,
-    adjacency: &Adjacency,
+    macs: Macs,
 ) {
-    let protocol = F::protocol_plain(window);
+    let protocol = match F::protocol_plain(window) {
+        protocol::TCP => PlainProtocol::Tcp,
+        _ => PlainProtocol::Udp,
+    };
+    execute_plain_of::<F>(window, protocol, partial, action, macs);
+}
+
+/// [`execute_plain`] for a packet whose protocol is known.
+#[inline(always)]
+pub(crate) fn execute_plain_of<F: Edit>(
+    window: &mut [u8; WINDOW_BYTES],
+    protocol: PlainProtocol,
+    partial: bool,
+    action: &FlowAction<F::Addresses>,
+    macs: Macs,
+) {
     let head = &mut window[..];
-    edit::<F>(head, PLAIN_L3, action, adjacency);
+    edit::<F>(head, PLAIN_L3, action, macs);
     let delta = delta_of(action, partial);
     match protocol {
-        protocol::TCP => edit_tcp(head, F::PLAIN_L4, action.ports, delta),
-        _ => edit_udp(head, F::PLAIN_L4, action.ports, delta),
+        PlainProtocol::Tcp => edit_tcp(head, F::PLAIN_L4, action.ports, delta),
+        PlainProtocol::Udp => edit_udp(head, F::PLAIN_L4, action.ports, delta),
     }
 }
 
 #[inline(always)]
-fn edit<F: Edit>(
-    head: &mut [u8],
-    l3: usize,
-    action: &FlowAction<F::Addresses>,
-    adjacency: &Adjacency,
-) {
-    if let Some(macs) = head.first_chunk_mut::<12>() {
-        *macs = adjacency.macs;
+fn edit<F: Edit>(head: &mut [u8], l3: usize, action: &FlowAction<F::Addresses>, macs: Macs) {
+    if let Some(bytes) = head.first_chunk_mut::<12>() {
+        macs.store(bytes);
     }
     let edited = F::edit_header(head, l3, action);
     debug_assert!(edited, "parsing found the header inside the head");
@@ -393,7 +403,7 @@ mod tests {
             let action = action((old, old_ports), (new, new_ports));
             let mut plain = packet.copy(&mut frames).unwrap();
             execute::<V4>(&mut packet, &action, &adjacency(), true);
-            execute_plain::<V4>(plain.window_mut(), false, &action, &adjacency());
+            execute_plain::<V4>(plain.window_mut(), false, &action, adjacency().macs());
             prop_assert_eq!(plain.head(), packet.head());
             check_v4(packet.head());
             prop_assert_eq!(&packet.head()[..12], &[7; 12]);

@@ -203,22 +203,49 @@ impl IngressRule {
             if raw_u64_at(window, 0) != self.routed_start {
                 return self.glance_bridged(window, bytes);
             }
-        } else {
-            let right = window[SOURCE_MAC] & 1 == 0
-                && raw_u32_at(window, 0) == self.gateway_start
-                && raw_u64_at(window, 4) != self.looped_middle
-                && raw_u16_at(window, 4) == self.gateway_end
-                && raw_u16_at(window, ethernet::TYPE) == ethernet::IPV4.to_be();
-            if !right {
-                return Glance::Unclear;
-            }
+        } else if !self.is_to_gateway::<CHECKED>(window) {
+            return Glance::Unclear;
         }
         // Whether the source address is the port's own, the flow's key says.
         match parse::glance_v4(window, bytes) {
-            Some(PlainProtocol::Udp) => Glance::PlainV4(self.key_udp),
-            Some(PlainProtocol::Tcp) => Glance::PlainV4(self.key_tcp),
+            Some(protocol) => Glance::PlainV4(self.key_of(protocol)),
             None => Glance::Unclear,
         }
+    }
+
+    /// As [`glance`](Self::glance): true if it says [`Glance::PlainV4`], and this is what the
+    /// packet carries.
+    #[inline(always)]
+    pub(crate) fn glance_at<const CHECKED: bool>(
+        &self,
+        window: &[u8; WINDOW_BYTES],
+        bytes: usize,
+        protocol: PlainProtocol,
+    ) -> bool {
+        self.is_to_gateway::<CHECKED>(window) && parse::glance_v4_of(window, bytes, protocol)
+    }
+
+    /// What the keys of all packets from this port with this protocol have in common.
+    #[inline(always)]
+    pub(crate) fn key_of(&self, protocol: PlainProtocol) -> u64 {
+        match protocol {
+            PlainProtocol::Udp => self.key_udp,
+            PlainProtocol::Tcp => self.key_tcp,
+        }
+    }
+
+    /// True for IPv4 to the gateway from a MAC address that the port may have.
+    #[inline(always)]
+    fn is_to_gateway<const CHECKED: bool>(&self, window: &[u8; WINDOW_BYTES]) -> bool {
+        if CHECKED {
+            return raw_u64_at(window, SOURCE_MAC) == self.plain_source
+                && raw_u64_at(window, 0) == self.routed_start;
+        }
+        window[SOURCE_MAC] & 1 == 0
+            && raw_u32_at(window, 0) == self.gateway_start
+            && raw_u64_at(window, 4) != self.looped_middle
+            && raw_u16_at(window, 4) == self.gateway_end
+            && raw_u16_at(window, ethernet::TYPE) == ethernet::IPV4.to_be()
     }
 
     /// [`glance`](Self::glance) at IPv4 from the endpoint's MAC address to another than the

@@ -45,6 +45,33 @@ pub(crate) struct Adjacency {
     pub(crate) resolved: bool,
 }
 
+impl Adjacency {
+    /// The MAC addresses as they are stored into a packet.
+    #[inline(always)]
+    pub(crate) fn macs(&self) -> Macs {
+        let [start, end] = [0, 8].map(|offset| &self.macs[offset..]);
+        Macs {
+            start: u64::from_ne_bytes(*start.first_chunk().expect("12 bytes")),
+            end: u32::from_ne_bytes(*end.first_chunk().expect("12 bytes")),
+        }
+    }
+}
+
+/// Destination and source MAC address in two words, which stay in registers for many packets.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Macs {
+    start: u64,
+    end: u32,
+}
+
+impl Macs {
+    #[inline(always)]
+    pub(crate) fn store(self, bytes: &mut [u8; 12]) {
+        bytes[..8].copy_from_slice(&self.start.to_ne_bytes());
+        bytes[8..].copy_from_slice(&self.end.to_ne_bytes());
+    }
+}
+
 impl Default for PortId {
     fn default() -> PortId {
         PortId(u16::MAX)

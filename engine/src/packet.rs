@@ -95,18 +95,23 @@ pub struct Meta {
     pub l3_bytes: u32,
 }
 
+impl Meta {
+    /// Of a packet that was not looked at. A constant, so that it is copied whole.
+    const NEW: Meta = Meta {
+        ingress: PortId(u16::MAX),
+        network: NetworkId::NONE,
+        l3: 0,
+        l4: 0,
+        protocol: 0,
+        tcp_flags: 0,
+        notes: Notes(0),
+        l3_bytes: 0,
+    };
+}
+
 impl Default for Meta {
     fn default() -> Meta {
-        Meta {
-            ingress: PortId(u16::MAX),
-            network: NetworkId::NONE,
-            l3: 0,
-            l4: 0,
-            protocol: 0,
-            tcp_flags: 0,
-            notes: Notes(0),
-            l3_bytes: 0,
-        }
+        Meta::NEW
     }
 }
 
@@ -148,18 +153,62 @@ impl Notes {
     }
 }
 
+/// Where a packet lies in its frames, and whether it is ordinary, in one word, so that packets of
+/// one shape are recognised by one comparison: `[bytes in the tail 32 | special 8 | half of where
+/// the first byte lies 8 | bytes in the head 16]`. Half, because a byte's range then says that the
+/// window is in the frame; special: there is a tail or work left to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape(u64);
+
+impl Shape {
+    const START_SHIFT: u32 = 16;
+    const SPECIAL: u64 = 1 << 24;
+    const TAIL_SHIFT: u32 = 32;
+
+    #[inline(always)]
+    fn new(start: usize, head_len: usize) -> Shape {
+        Shape(head_len as u64 | ((start / 2) as u64) << Shape::START_SHIFT)
+    }
+
+    /// How many bytes lie in the head.
+    #[inline(always)]
+    pub(crate) fn head_bytes(self) -> usize {
+        usize::from(self.0 as u16)
+    }
+
+    #[inline(always)]
+    fn tail_bytes(self) -> usize {
+        (self.0 >> Shape::TAIL_SHIFT) as usize
+    }
+
+    #[inline(always)]
+    fn start(self) -> usize {
+        usize::from((self.0 >> Shape::START_SHIFT) as u8) * 2
+    }
+
+    /// True if nothing is left to do for the sender and all of the packet lies in the head.
+    #[inline(always)]
+    pub(crate) fn is_ordinary(self) -> bool {
+        self.0 & Shape::SPECIAL == 0
+    }
+
+    fn set_lengths(&mut self, head_len: usize, tail_len: usize) {
+        let kept = self.0 & (0xff << Shape::START_SHIFT | Shape::SPECIAL);
+        self.0 = kept | head_len as u64 | (tail_len as u64) << Shape::TAIL_SHIFT;
+    }
+
+    fn set_special(&mut self, special: bool) {
+        self.0 = self.0 & !Shape::SPECIAL | if special { Shape::SPECIAL } else { 0 };
+    }
+}
+
 /// One packet.
 #[derive(Debug)]
 pub struct Packet {
     head: Frame,
     tail: Option<Tail>,
-    /// Half of where the first byte lies: a byte's range says that the window is in the frame.
-    start_half: u8,
-    head_len: u16,
-    tail_len: u32,
+    shape: Shape,
     offload: Offload,
-    /// There is a tail or work left to us: one byte to ask instead of two fields.
-    special: bool,
     /// What parsing found.
     pub meta: Meta,
 }
@@ -179,12 +228,9 @@ impl Packet {
         Packet {
             head,
             tail: None,
-            start_half: (start / 2) as u8,
-            head_len: len as u16,
-            tail_len: 0,
+            shape: Shape::new(start, len),
             offload: Offload::None,
-            special: false,
-            meta: Meta::default(),
+            meta: Meta::NEW,
         }
     }
 
@@ -215,21 +261,22 @@ impl Packet {
     /// A copy in frames of its own, for a flood. `None` when the pool is empty.
     pub fn copy(&self, frames: &mut FramePool) -> Option<Packet> {
         let mut head = frames.take_chunk()?;
-        let (start, len) = (self.start(), usize::from(self.head_len));
+        let (start, len) = (self.shape.start(), self.head_bytes());
         let Some(room) = head.bytes_mut().get_mut(start..start + len) else {
             frames.give(head);
             return None;
         };
         room.copy_from_slice(self.head());
         let mut copy = Packet::new(head, start, len);
-        (copy.offload, copy.special, copy.meta) = (self.offload, self.special, self.meta);
-        if self.tail_len > 0 {
+        copy.set_offload(self.offload);
+        copy.meta = self.meta;
+        if self.shape.tail_bytes() > 0 {
             let Some(mut tail) = frames.take_tail() else {
                 copy.recycle(frames);
                 return None;
             };
-            tail.bytes_mut()[..self.tail_len as usize].copy_from_slice(self.tail());
-            copy.set_tail(tail, self.tail_len as usize);
+            tail.bytes_mut()[..self.shape.tail_bytes()].copy_from_slice(self.tail());
+            copy.set_tail(tail, self.shape.tail_bytes());
         }
         Some(copy)
     }
@@ -241,8 +288,8 @@ impl Packet {
     pub fn set_tail(&mut self, tail: Tail, len: usize) {
         assert!(len <= tail.bytes().len() && self.tail.is_none(), "one tail, inside its frame");
         self.tail = Some(tail);
-        self.tail_len = len as u32;
-        self.special = true;
+        self.shape.set_lengths(self.head_bytes(), len);
+        self.shape.set_special(true);
     }
 
     /// Work on the packet that its sender left to us.
@@ -255,18 +302,19 @@ impl Packet {
     #[inline(always)]
     pub fn set_offload(&mut self, offload: Offload) {
         self.offload = offload;
-        self.special = self.tail_len > 0 || offload != Offload::None;
+        self.shape.set_special(self.shape.tail_bytes() > 0 || offload != Offload::None);
     }
 
+    /// Where it lies, and whether it is ordinary.
     #[inline(always)]
-    fn start(&self) -> usize {
-        usize::from(self.start_half) * 2
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
     }
 
     /// Bytes of the whole packet, from the Ethernet header on.
     #[inline(always)]
     pub fn len(&self) -> usize {
-        usize::from(self.head_len) + self.tail_len as usize
+        self.head_bytes() + self.shape.tail_bytes()
     }
 
     /// True for a packet without a byte.
@@ -277,41 +325,53 @@ impl Packet {
     /// True if nothing is left to do for the sender and all of the packet lies in the head.
     #[inline(always)]
     pub(crate) fn is_ordinary(&self) -> bool {
-        !self.special
+        self.shape.is_ordinary()
     }
 
     /// How many bytes of the packet lie in the head.
     #[inline(always)]
     pub(crate) fn head_bytes(&self) -> usize {
-        usize::from(self.head_len)
+        self.shape.head_bytes()
     }
 
     /// The bytes in the head: all headers, and of an ordinary packet everything.
     #[inline(always)]
     pub fn head(&self) -> &[u8] {
-        let start = self.start();
-        &self.head.bytes()[start..start + usize::from(self.head_len)]
+        let start = self.shape.start();
+        &self.head.bytes()[start..start + self.head_bytes()]
     }
 
     /// The bytes in the head, to write.
     #[inline(always)]
     pub fn head_mut(&mut self) -> &mut [u8] {
-        let start = self.start();
-        &mut self.head.bytes_mut()[start..start + usize::from(self.head_len)]
+        let (start, len) = (self.shape.start(), self.head_bytes());
+        &mut self.head.bytes_mut()[start..start + len]
     }
 
     /// The first bytes, of which only [`len`](Packet::len) are the packet's.
     #[inline(always)]
     pub(crate) fn window(&self) -> &[u8; WINDOW_BYTES] {
-        let start = self.start();
-        let bytes = &self.head.bytes()[start..start + WINDOW_BYTES];
-        bytes.try_into().expect("a range of this length")
+        self.window_of(self.shape)
     }
 
     /// As [`window`](Packet::window), to write.
     #[inline(always)]
     pub(crate) fn window_mut(&mut self) -> &mut [u8; WINDOW_BYTES] {
-        let start = self.start();
+        self.window_of_mut(self.shape)
+    }
+
+    /// The window of a packet whose shape is known to be this one.
+    #[inline(always)]
+    pub(crate) fn window_of(&self, shape: Shape) -> &[u8; WINDOW_BYTES] {
+        let start = shape.start();
+        let bytes = &self.head.bytes()[start..start + WINDOW_BYTES];
+        bytes.try_into().expect("a range of this length")
+    }
+
+    /// As [`window_of`](Packet::window_of), to write.
+    #[inline(always)]
+    pub(crate) fn window_of_mut(&mut self, shape: Shape) -> &mut [u8; WINDOW_BYTES] {
+        let start = shape.start();
         let bytes = &mut self.head.bytes_mut()[start..start + WINDOW_BYTES];
         bytes.try_into().expect("a range of this length")
     }
@@ -332,7 +392,7 @@ impl Packet {
     #[inline]
     pub fn tail(&self) -> &[u8] {
         match &self.tail {
-            Some(tail) => &tail.bytes()[..self.tail_len as usize],
+            Some(tail) => &tail.bytes()[..self.shape.tail_bytes()],
             None => &[],
         }
     }
@@ -343,21 +403,20 @@ impl Packet {
     /// When the headroom is used up: the engine leaves at least 24 bytes of it.
     #[inline]
     pub fn head_with_headroom_mut(&mut self, headroom_bytes: usize) -> &mut [u8] {
-        let start = self.start();
-        let end = start + usize::from(self.head_len);
+        let start = self.shape.start();
+        let end = start + self.head_bytes();
         &mut self.head.bytes_mut()[start - headroom_bytes..end]
     }
 
     /// Cuts the packet to `len` bytes; an Ethernet trailer goes this way.
     #[inline]
     pub fn truncate(&mut self, len: usize) {
-        let head_len = usize::from(self.head_len);
+        let (head_len, tail_len) = (self.head_bytes(), self.shape.tail_bytes());
         if len <= head_len {
-            self.head_len = len as u16;
-            self.tail_len = 0;
-            self.special = self.offload != Offload::None;
+            self.shape.set_lengths(len, 0);
+            self.shape.set_special(self.offload != Offload::None);
         } else {
-            self.tail_len = self.tail_len.min((len - head_len) as u32);
+            self.shape.set_lengths(head_len, tail_len.min(len - head_len));
         }
     }
 

@@ -59,6 +59,20 @@ pub(crate) enum PlainProtocol {
 /// tail is what [`plain_v4`] recognises, without a trailer, and changes no TCP state.
 #[inline(always)]
 pub(crate) fn glance_v4(window: &[u8; WINDOW_BYTES], frame_bytes: usize) -> Option<PlainProtocol> {
+    let protocol = match window[PLAIN_L3 + ipv4::PROTOCOL] {
+        protocol::UDP => PlainProtocol::Udp,
+        _ => PlainProtocol::Tcp,
+    };
+    glance_v4_of(window, frame_bytes, protocol).then_some(protocol)
+}
+
+/// As [`glance_v4`]: true if it recognises the packet, and this is what it carries.
+#[inline(always)]
+pub(crate) fn glance_v4_of(
+    window: &[u8; WINDOW_BYTES],
+    frame_bytes: usize,
+    protocol: PlainProtocol,
+) -> bool {
     let header: &[u8; ipv4::HEADER_BYTES] =
         window[PLAIN_L3..].first_chunk().expect("the window is longer");
     // Version, header length, total length, and all of the fragment's word but "don't fragment",
@@ -70,25 +84,24 @@ pub(crate) fn glance_v4(window: &[u8; WINDOW_BYTES], frame_bytes: usize) -> Opti
         false => 0x45 << 56 | total << 32,
     };
     if raw_u64_at(header, 0) & SHAPE != wanted || !plain_header_is_right(header) {
-        return None;
+        return false;
     }
     // The packet lies in the head as a whole, so a header that lies inside the packet does too.
-    match header[ipv4::PROTOCOL] {
-        protocol::UDP => {
+    match protocol {
+        PlainProtocol::Udp => {
             let length = raw_u16_at(window, PLAIN_L4_V4 + udp::LENGTH);
             // A shorter datagram in a longer packet would be right too, but nobody sends it.
-            let right = frame_bytes >= PLAIN_L4_V4 + udp::HEADER_BYTES
-                && length == (frame_bytes as u16).wrapping_sub(PLAIN_L4_V4 as u16).to_be();
-            right.then_some(PlainProtocol::Udp)
+            header[ipv4::PROTOCOL] == protocol::UDP
+                && frame_bytes >= PLAIN_L4_V4 + udp::HEADER_BYTES
+                && length == (frame_bytes as u16).wrapping_sub(PLAIN_L4_V4 as u16).to_be()
         }
-        protocol::TCP => {
+        PlainProtocol::Tcp => {
             let length = usize::from(window[PLAIN_L4_V4 + tcp::DATA_OFFSET] >> 4) * 4;
-            let right = length >= tcp::HEADER_BYTES
+            header[ipv4::PROTOCOL] == protocol::TCP
+                && length >= tcp::HEADER_BYTES
                 && PLAIN_L4_V4 + length <= frame_bytes
-                && window[PLAIN_L4_V4 + tcp::FLAGS] & (tcp::SYN | tcp::FIN | tcp::RST) == 0;
-            right.then_some(PlainProtocol::Tcp)
+                && window[PLAIN_L4_V4 + tcp::FLAGS] & (tcp::SYN | tcp::FIN | tcp::RST) == 0
         }
-        _ => None,
     }
 }
 

@@ -116,7 +116,8 @@ const _: () = assert!(size_of::<Side<[u128; 2]>>() == 128, "IPv6: two lines");
 impl<A: Copy + Eq> Side<A> {
     #[inline(always)]
     pub(crate) fn matches(&self, key: &FlowKey<A>) -> bool {
-        self.addresses == key.addresses && self.transport == key.transport
+        // Not `&&`: one branch for both.
+        (self.addresses == key.addresses) & (self.transport == key.transport)
     }
 
     /// False for a free place, and for the reply side of a stub.
@@ -127,6 +128,14 @@ impl<A: Copy + Eq> Side<A> {
     #[inline(always)]
     pub(crate) fn action(&self) -> &FlowAction<A> {
         &self.action
+    }
+
+    /// Counts a packet.
+    #[inline(always)]
+    pub(crate) fn count(&mut self, bytes: usize, now: Tick) {
+        self.last_seen = now;
+        self.packets = self.packets.wrapping_add(1);
+        self.bytes += bytes as u64;
     }
 
     /// Gives the flow another action; returns the one that it had.

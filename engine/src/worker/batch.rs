@@ -14,7 +14,7 @@ use std::ops::Range;
 use super::Worker;
 use super::core::Core;
 use super::flows::plain_key;
-use super::lookup::{Found, Lookup, Lookups, Ports, Way, mark_plain};
+use super::lookup::{Alike, Found, Lookup, Lookups, Ports, Way, mark_plain};
 use crate::counters::DropReason;
 use crate::execute::{Edit, execute_plain, fits_plain};
 use crate::flow::{ActionKind, FlowKey, FlowTable, SideId, V4, V6};
@@ -75,7 +75,7 @@ impl Worker {
         let (hits, one_egress) = match (self.core.cache, found.routed) {
             (false, _) => (0, false),
             (true, true) => match self.second_pass(batch.len(), found.all_plain_v4, lookups) {
-                true => self.third_pass_v4(batch, lookups),
+                true => self.third_pass_v4(batch, lookups, found.alike),
                 false => self.third_pass(batch, lookups),
             },
             (true, false) => (batch.len(), found.ports.are_one()),
@@ -95,7 +95,11 @@ impl Worker {
         lookups: &mut Lookups,
     ) -> Found {
         let mut found = Found { all_plain_v4: true, ..Found::default() };
-        let mut done = self.glance_at_plain::<CHECKED>(rule, batch, &mut lookups.all, &mut found);
+        let mut done = self.glance_while_alike::<CHECKED>(rule, batch, lookups, &mut found);
+        if done < batch.len() {
+            let (packets, lookups) = (&batch[done..], &mut lookups.all[done..]);
+            done += self.glance_at_plain::<CHECKED>(rule, packets, lookups, &mut found);
+        }
         if done < batch.len() {
             found.all_plain_v4 = false;
             mark_plain(&mut lookups.all[..done]);
@@ -114,8 +118,7 @@ impl Worker {
         found
     }
 
-    /// The first pass until a packet is not [`Way::V4`]; returns how many were. Nothing is called
-    /// from here, so that all it needs stays in registers.
+    /// The first pass until a packet is not [`Way::V4`]; returns how many were.
     #[inline(never)]
     fn glance_at_plain<const CHECKED: bool>(
         &self,
@@ -273,17 +276,30 @@ impl Worker {
     }
 
     /// The same until a flow is not where it is found most quickly. Nothing is called from here, so
-    /// that all it needs stays in registers.
+    /// that all it needs stays in registers; by twos, so that what a round costs is shared.
     #[inline(never)]
     fn find_likely_v4(&self, lookups: &mut [Lookup]) -> usize {
         let table = self.v4.table.view();
-        let count = lookups.len();
-        let mut rest = lookups.iter_mut();
-        while let Some(lookup) = rest.next() {
-            match table.find_likely(lookup.hash, &lookup.key_v4) {
-                Some(side) => lookup.side = side,
-                None => return count - 1 - rest.len(),
+        let find = |lookup: &mut Lookup| {
+            let found = table.find_likely(lookup.hash, &lookup.key_v4);
+            if let Some(side) = found {
+                lookup.side = side;
             }
+            found.is_some()
+        };
+        let mut count = 0;
+        let (pairs, last) = lookups.as_chunks_mut::<2>();
+        for [one, other] in pairs {
+            if !find(one) {
+                return count;
+            }
+            if !find(other) {
+                return count + 1;
+            }
+            count += 2;
+        }
+        if let [lookup] = last {
+            count += usize::from(find(lookup));
         }
         count
     }
@@ -327,18 +343,49 @@ impl Worker {
         (count, ports.are_one())
     }
 
-    /// [`third_pass`](Self::third_pass) for a batch of ordinary IPv4 packets with flows.
-    #[inline(never)]
-    fn third_pass_v4(&mut self, batch: &mut [Packet], lookups: &mut Lookups) -> (usize, bool) {
-        let (core, table) = (&self.core, &mut self.v4.table);
+    /// [`third_pass`](Self::third_pass) for a batch of ordinary IPv4 packets with flows, which are
+    /// perhaps all alike.
+    fn third_pass_v4(
+        &mut self,
+        batch: &mut [Packet],
+        lookups: &mut Lookups,
+        alike: Option<Alike>,
+    ) -> (usize, bool) {
         let (mut count, mut ports) = (0, Ports::default());
-        for (packet, lookup) in batch.iter_mut().zip(&mut lookups.all) {
+        if let Some(alike) = alike {
+            let first = self.repeat_while_alike(batch, &lookups.all, alike);
+            count = first.0;
+            lookups.all[0].egress = first.1;
+            if count == batch.len() {
+                return (count, true);
+            }
+            for lookup in &mut lookups.all[..count] {
+                lookup.egress = first.1;
+                ports.add(first.1);
+            }
+        }
+        count += self.repeat_v4(&mut batch[count..], &mut lookups.all[count..], &mut ports);
+        (count, count == batch.len() && ports.are_one())
+    }
+
+    /// Repeats decisions of ordinary IPv4 packets with flows; returns how many had one.
+    #[inline(never)]
+    fn repeat_v4(
+        &mut self,
+        batch: &mut [Packet],
+        lookups: &mut [Lookup],
+        ports: &mut Ports,
+    ) -> usize {
+        let (core, table) = (&self.core, &mut self.v4.table);
+        let (mut count, mut all) = (0, *ports);
+        for (packet, lookup) in batch.iter_mut().zip(lookups) {
             let Some(egress) = repeat::<V4, true>(core, table, lookup.side, packet) else { break };
             lookup.egress = egress;
-            ports.add(egress);
+            all.add(egress);
             count += 1;
         }
-        (count, count == batch.len() && ports.are_one())
+        *ports = all;
+        count
     }
 
     /// Sends the packets that have a decision, `hits` from the front, and carries the rest one by
@@ -451,10 +498,8 @@ fn repeat<F: Edit, const ORDINARY: bool>(
     if F::ttl_plain(window) <= 1 {
         return None;
     }
-    side.last_seen = core.tick;
-    side.packets = side.packets.wrapping_add(1);
-    side.bytes += bytes as u64;
-    execute_plain::<F>(window, partial, side.action(), adjacency);
+    side.count(bytes, core.tick);
+    execute_plain::<F>(window, partial, side.action(), adjacency.macs());
     Some(adjacency.port)
 }
 

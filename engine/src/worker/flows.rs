@@ -372,10 +372,7 @@ impl<F: Edit> Flows<F> {
         {
             return core.drop(packet, DropReason::FragmentUnattached);
         }
-        let entry = self.table.side_mut(side);
-        entry.last_seen = core.tick;
-        entry.packets = entry.packets.wrapping_add(1);
-        entry.bytes += packet.len() as u64;
+        self.table.side_mut(side).count(packet.len(), core.tick);
         execute::<F>(&mut packet, &action, &adjacency, !later);
         core.send(adjacency.port, packet);
     }

@@ -6,7 +6,9 @@
 use crate::execute::Edit;
 use crate::flow::{FlowKey, Hasher, SideId, V4};
 use crate::id::PortId;
-use crate::packet::{BATCH_LEN, Packet, WINDOW_BYTES};
+use crate::packet::{BATCH_LEN, Packet, Shape, WINDOW_BYTES};
+use crate::parse::{PLAIN_L4_V4, PlainProtocol};
+use crate::wire::{protocol, tcp};
 
 /// How a packet goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +117,32 @@ pub(super) struct Found {
     pub(super) all_plain_v4: bool,
     /// The ports of those frames.
     pub(super) ports: Ports,
+    /// All packets are alike, and [`Way::V4`].
+    pub(super) alike: Option<Alike>,
+}
+
+/// What ordinary packets of a bulk stream have in common; what follows from it is worked out once
+/// for all of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Alike {
+    pub(super) shape: Shape,
+    pub(super) protocol: PlainProtocol,
+}
+
+impl Alike {
+    /// What packets like this one have in common, if any ordinary packet is like it.
+    pub(super) fn of(packet: &Packet) -> Option<Alike> {
+        /// Any header that is looked for lies in a packet of so many bytes.
+        const BYTES_MIN: usize = PLAIN_L4_V4 + tcp::HEADER_BYTES;
+        let protocol = match V4::protocol_plain(packet.window()) {
+            protocol::TCP => PlainProtocol::Tcp,
+            protocol::UDP => PlainProtocol::Udp,
+            _ => return None,
+        };
+        let shape = packet.shape();
+        let right = shape.is_ordinary() && shape.head_bytes() >= BYTES_MIN;
+        right.then_some(Alike { shape, protocol })
+    }
 }
 
 /// Says that packets are [`Way::V4`], where that is not true of all.

@@ -7,6 +7,7 @@
 //! allocates, locks, logs, reads a clock or panics on input.
 
 mod adoption;
+mod alike;
 mod announce;
 mod answer;
 mod batch;
