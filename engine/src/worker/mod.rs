@@ -109,7 +109,10 @@ pub struct Worker {
     handed_over: Option<Box<Chunk>>,
     /// Where the next turn begins to visit ports, so that none is always last.
     first_port: usize,
+    /// When to look for idle flows again; not after `rounds_at`.
     upkeep_at: Instant,
+    /// When to see to all else that needs no packet.
+    rounds_at: Instant,
 }
 
 impl std::fmt::Debug for Worker {
@@ -177,6 +180,7 @@ impl Worker {
             handed_over: Some(Box::default()),
             first_port: 0,
             upkeep_at: now,
+            rounds_at: now,
         };
         if id == WorkerId(0) {
             // Nothing was announced before, so nothing is done.

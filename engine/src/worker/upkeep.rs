@@ -13,9 +13,12 @@ use crate::time::Instant;
 
 /// How often upkeep is due. A slot of the timing wheel is about as long.
 const UPKEEP_EVERY: Duration = Duration::from_millis(64);
-/// Flows looked at per upkeep and family. 1,000,000 flows that all end at once are gone after
-/// 1,000,000 / 1,024 upkeeps; more would make a turn longer than 100 us.
-const EXPIRE_BUDGET: usize = 1024;
+/// How soon upkeep is due again while flows are due that the budget left over: soon enough for 10
+/// million ends a second, and time passes between.
+const EXPIRE_AGAIN: Duration = Duration::from_micros(20);
+/// Flows looked at per turn and family while some are due: four for each packet of a full batch, so
+/// that as many end as begin. More would make a turn longer than 100 us.
+const EXPIRE_BUDGET: usize = 256;
 /// New members that are looked for among the learnt stations one by one, in 50 us. When more come
 /// at once all stations are forgotten, and learnt again from their next frames.
 const FORGET_MAX: usize = 1024;
@@ -80,9 +83,18 @@ impl Worker {
         if now < self.upkeep_at {
             return;
         }
-        self.upkeep_at = now + UPKEEP_EVERY;
-        self.v4.expire(&mut self.core, EXPIRE_BUDGET);
-        self.v6.expire(&mut self.core, EXPIRE_BUDGET);
+        let more = self.v4.expire(&mut self.core, EXPIRE_BUDGET);
+        let more = self.v6.expire(&mut self.core, EXPIRE_BUDGET) || more;
+        if now >= self.rounds_at {
+            self.rounds_at = now + UPKEEP_EVERY;
+            self.make_rounds(now);
+        }
+        // What is due is not put off: the next turns go on with it.
+        self.upkeep_at = if more { now + EXPIRE_AGAIN } else { self.rounds_at };
+    }
+
+    /// The part of upkeep that need not be often.
+    fn make_rounds(&mut self, now: Instant) {
         self.v4.sweep_fragments(&mut self.core);
         self.v6.sweep_fragments(&mut self.core);
         self.ask_neighbours();
