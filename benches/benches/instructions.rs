@@ -24,6 +24,18 @@ fn nat_world(batches: usize) -> (World, usize) {
     (World::nat(1_000), batches)
 }
 
+fn nat_mixed_world(batches: usize) -> (World, usize) {
+    (World::nat_mixed(1_000), batches)
+}
+
+fn nat_crowded_world(batches: usize) -> (World, usize) {
+    (World::nat_among(1_000, 10_000), batches)
+}
+
+fn miss_world(batches: usize) -> (World, usize) {
+    (World::miss(16_384), batches)
+}
+
 fn floor_world(batches: usize) -> (Floor, usize) {
     (Floor::new(1_000), batches)
 }
@@ -45,6 +57,30 @@ fn nat_hit((mut world, batches): (World, usize)) -> World {
 }
 
 #[library_benchmark]
+#[bench::short(args = (SHORT,), setup = nat_mixed_world)]
+#[bench::long(args = (LONG,), setup = nat_mixed_world)]
+fn nat_hit_mixed((mut world, batches): (World, usize)) -> World {
+    black_box(&mut world).carry(black_box(batches));
+    world
+}
+
+#[library_benchmark]
+#[bench::short(args = (SHORT,), setup = nat_crowded_world)]
+#[bench::long(args = (LONG,), setup = nat_crowded_world)]
+fn nat_hit_crowded((mut world, batches): (World, usize)) -> World {
+    black_box(&mut world).carry(black_box(batches));
+    world
+}
+
+#[library_benchmark]
+#[bench::short(args = (SHORT,), setup = miss_world)]
+#[bench::long(args = (LONG,), setup = miss_world)]
+fn new_flow((mut world, batches): (World, usize)) -> World {
+    black_box(&mut world).carry(black_box(batches));
+    world
+}
+
+#[library_benchmark]
 #[bench::short(args = (SHORT,), setup = floor_world)]
 #[bench::long(args = (LONG,), setup = floor_world)]
 fn floor((mut floor, batches): (Floor, usize)) -> Floor {
@@ -52,5 +88,8 @@ fn floor((mut floor, batches): (Floor, usize)) -> Floor {
     floor
 }
 
-library_benchmark_group!(name = per_packet, benchmarks = [l2_hit, nat_hit, floor]);
+library_benchmark_group!(
+    name = per_packet,
+    benchmarks = [l2_hit, nat_hit, nat_hit_mixed, nat_hit_crowded, new_flow, floor]
+);
 main!(library_benchmark_groups = per_packet);

@@ -6,18 +6,22 @@
 //! that was sent longest ago, because NAT edits it; the floor to compare with does the same and
 //! fetches as many memory lines as a look-up needs, and nothing else.
 
-use std::net::IpAddr;
+use std::fmt::Debug;
+use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use engine::frame::{Frame, FrameBalancer, FramePool, HEADROOM_BYTES, heap_frames, heap_tails};
 use engine::hand_over::HandOverRings;
 use engine::limits::Limits;
 use engine::packet::BATCH_LEN;
 use engine::tables::{
-    Attachment, GatewayMode, Network, PortKind, PortTable, Route, Routes, Subnet, TableMap, Uplink,
+    Attachment, GatewayMode, Network, PortKind, PortTable, Protocol, Publish, PublishEntry, Route,
+    Routes, Subnet, TableMap, Uplink,
 };
 use engine::wire::checksum;
 use engine::worker::WorkerParts;
@@ -34,6 +38,8 @@ const FRAME_COUNT: usize = 3 * RECYCLED;
 const FRAME_BYTES: usize = 60;
 /// By how much the clock moves per turn: 64 packets at 10 million a second.
 const TURN_NS: u64 = 6_400;
+/// How long a flow lives where every packet begins one.
+const MISS_LIFETIME: Duration = Duration::from_secs(1);
 
 const OUTSIDE: PortId = PortId(0);
 const INSIDE: PortId = PortId(1);
@@ -154,8 +160,21 @@ pub struct World {
     counters: Arc<Counters>,
     ready: PortSet,
     now: Instant,
+    turn_ns: u64,
     handles: Vec<Handle>,
     sources: [PortId; 2],
+}
+
+/// The same packet with TCP: an acknowledgement with six bytes.
+fn tcp(header: Header) -> Header {
+    let Header(mut bytes) = header;
+    bytes[23] = 6;
+    // The header's checksum changes as the protocol does: 17 less 6 is added to its complement.
+    let sum = u16::from_be_bytes([bytes[24], bytes[25]]);
+    bytes[24..26].copy_from_slice(&checksum::apply(sum, !(17 - 6)).to_be_bytes());
+    bytes[38..46].fill(0);
+    bytes[46..48].copy_from_slice(&[0x50, 0x10]);
+    Header(bytes)
 }
 
 fn udp(macs: (MacAddress, MacAddress), from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Header {
@@ -202,19 +221,38 @@ impl World {
     /// Masquerade with this many flows; packets of both directions alternate batch by batch and
     /// belong to uniformly random flows.
     pub fn nat(flow_count: usize) -> World {
+        World::masquerade(flow_count, tables(flow_count), false)
+    }
+
+    /// The same, but every second flow is of TCP, so that packets are not alike.
+    pub fn nat_mixed(flow_count: usize) -> World {
+        World::masquerade(flow_count, tables(flow_count), true)
+    }
+
+    /// The same as `nat`, where so many ports are published and there are as many routes, and a
+    /// tenth as many networks.
+    pub fn nat_among(flow_count: usize, published: usize) -> World {
+        World::masquerade(flow_count, crowded(tables(flow_count), published), false)
+    }
+
+    fn masquerade(flow_count: usize, tables: Tables, mixed: bool) -> World {
         let order =
             shuffled(flow_count.clamp(4_096, 1 << 20).next_multiple_of(BATCH_LEN), flow_count);
+        let of = |index: usize, header| match mixed && index % 2 == 1 {
+            true => tcp(header),
+            false => header,
+        };
         let out = |index: usize| {
             let (port, server) = flow(index);
-            udp((ENDPOINT_MAC, GATEWAY_MAC), (ENDPOINT, port), server)
+            of(index, udp((ENDPOINT_MAC, GATEWAY_MAC), (ENDPOINT, port), server))
         };
         let back = |index: usize| {
             let (port, server) = flow(index);
-            udp((ROUTER_MAC, UPLINK_MAC), server, (OWN, port))
+            of(index, udp((ROUTER_MAC, UPLINK_MAC), server, (OWN, port)))
         };
         let headers =
             [order.iter().map(|&i| back(i)).collect(), order.iter().map(|&i| out(i)).collect()];
-        let mut world = World::new(flow_count, headers, [INSIDE, OUTSIDE]);
+        let mut world = World::new(tables, headers, [INSIDE, OUTSIDE]);
         world.inject(INSIDE, &out(0).0[..FRAME_BYTES]);
         world.inject(OUTSIDE, &arp_reply());
         for index in 0..flow_count {
@@ -227,20 +265,50 @@ impl World {
         world
     }
 
+    /// Every packet begins a flow, so many a second as there are: each that begins is decided and
+    /// installed, and one that has been idle for a second ends.
+    pub fn miss(resident: usize) -> World {
+        let out = |index: usize| {
+            let (port, server) = flow(index);
+            udp((ENDPOINT_MAC, GATEWAY_MAC), (ENDPOINT, port), server)
+        };
+        // By the time that a flow comes again, it has ended.
+        let headers: Vec<Header> =
+            (0..(2 * resident).next_multiple_of(BATCH_LEN)).map(out).collect();
+        // Room for those as well that are over, and wait for the wheel.
+        let mut tables = tables(resident + resident / 4 + (1 << 17));
+        Arc::make_mut(&mut tables.nat).timeouts.udp = MISS_LIFETIME;
+        let mut world = World::new(tables, [Vec::new(), headers], [INSIDE, INSIDE]);
+        world.inject(INSIDE, &out(0).0[..FRAME_BYTES]);
+        world.inject(OUTSIDE, &arp_reply());
+        world.turn_ns = MISS_LIFETIME.as_nanos() as u64 * BATCH_LEN as u64 / resident as u64;
+        // Until as many end as begin.
+        world.carry(resident.div_ceil(BATCH_LEN) * 3 / 2);
+        world
+    }
+
+    /// Flows that are there now, as counted last.
+    pub fn resident(&self) -> u64 {
+        self.counters.worker.flows.get()
+    }
+
     /// Two endpoints of one network that send to each other.
     pub fn bridge() -> World {
         let there = udp((ENDPOINT_MAC, NEIGHBOUR_MAC), (ENDPOINT, 40_000), ([10, 1, 0, 11], 80));
         let back = udp((NEIGHBOUR_MAC, ENDPOINT_MAC), ([10, 1, 0, 11], 80), (ENDPOINT, 40_000));
-        let mut world =
-            World::new(1_024, [vec![back; BATCH_LEN], vec![there; BATCH_LEN]], [INSIDE, NEIGHBOUR]);
+        let mut world = World::new(
+            tables(1_024),
+            [vec![back; BATCH_LEN], vec![there; BATCH_LEN]],
+            [INSIDE, NEIGHBOUR],
+        );
         world.inject(INSIDE, &there.0[..FRAME_BYTES]);
         world.inject(NEIGHBOUR, &back.0[..FRAME_BYTES]);
         world
     }
 
     /// `headers`: what the second and the first of `sources` send.
-    fn new(flow_count: usize, headers: [Vec<Header>; 2], sources: [PortId; 2]) -> World {
-        let tables = Arc::new(tables(flow_count));
+    fn new(tables: Tables, headers: [Vec<Header>; 2], sources: [PortId; 2]) -> World {
+        let tables = Arc::new(tables);
         let counters = Counters::new(tables.ports.len());
         let chunks = heap_frames(FRAME_COUNT);
         let balancer = FrameBalancer::new(FRAME_COUNT, 64);
@@ -266,8 +334,15 @@ impl World {
             worker.attach(id, Box::new(port));
             handles.push(Handle { inject, allowance });
         }
-        let mut world =
-            World { worker, counters, ready: PortSet::new(3), now: Instant(1), handles, sources };
+        let mut world = World {
+            worker,
+            counters,
+            ready: PortSet::new(3),
+            now: Instant(1),
+            turn_ns: TURN_NS,
+            handles,
+            sources,
+        };
         // Let the announcements pass.
         for _ in 0..8 {
             world.now.0 += 1_000_000_000;
@@ -287,7 +362,7 @@ impl World {
     }
 
     fn turn(&mut self) -> usize {
-        self.now.0 += TURN_NS;
+        self.now.0 += self.turn_ns;
         self.worker.turn(self.now, &mut self.ready)
     }
 
@@ -386,6 +461,58 @@ fn tables(flow_count: usize) -> Tables {
         routes: Arc::new(Routes::new(1, routes)),
         limits: Arc::new(limits),
         ..Tables::empty()
+    }
+}
+
+/// The same with so many published ports and routes, and a tenth as many networks.
+fn crowded(mut tables: Tables, published: usize) -> Tables {
+    let entries = (0..published).map(|index| PublishEntry {
+        host_port: 1 + index as u16,
+        target_port: 80,
+        ..published_port()
+    });
+    tables.publish = Arc::new(Publish::new(1, entries.collect()));
+    let via = (0..published as u32).map(|index| Route {
+        to: prefix(0xac10_0000 + index * 4, 30),
+        via: Some(ROUTER.into()),
+        uplink: UplinkId(0),
+    });
+    let others = via.chain(tables.routes.iter().copied()).collect();
+    tables.routes = Arc::new(Routes::new(1, others));
+    let front = tables.networks[0].clone().expect("there is one");
+    tables.networks.extend((1..=published / 10).map(|index| {
+        let base = 0x6440_0000 + index as u32 * 256;
+        Some(Arc::new(Network {
+            id: NetworkId(index as u16),
+            name: format!("other-{index}"),
+            subnets: vec![Subnet {
+                prefix: prefix(base, 24),
+                gateway: Ipv4Addr::from_bits(base + 1).into(),
+            }],
+            members: Vec::new(),
+            by_address: TableMap::default(),
+            by_mac: TableMap::default(),
+            ..(*front).clone()
+        }))
+    }));
+    tables
+}
+
+/// An IPv4 prefix.
+fn prefix<P: FromStr<Err: Debug>>(bits: u32, length: u8) -> P {
+    format!("{}/{length}", Ipv4Addr::from_bits(bits)).parse().expect("a prefix")
+}
+
+fn published_port() -> PublishEntry {
+    PublishEntry {
+        host: None,
+        protocol: Protocol::Tcp,
+        host_port: 1,
+        port_count: 1,
+        target_port: 80,
+        target: ENDPOINT.into(),
+        port: INSIDE,
+        network: NetworkId(0),
     }
 }
 
