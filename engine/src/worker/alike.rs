@@ -1,6 +1,6 @@
-//! The shortest way: batches of ordinary IPv4 packets that are alike, as those of a bulk stream are.
+//! The shortest way: batches of ordinary IPv4 packets that are alike, as those of bulk streams are.
 //!
-//! Alike means: of one shape and one protocol, and in the third pass that they go the same way. What
+//! Alike means: of one shape and one protocol, and in the third pass that they go one way. What
 //! follows from that is worked out once per batch: where the window is, what the lengths in the
 //! headers must be, the MAC addresses. The one hard constraint: these loops do for each packet
 //! exactly what those of `batch` do. A loop ends with the first packet that is not like the others,
@@ -69,8 +69,8 @@ impl Worker {
         count
     }
 
-    /// Repeats decisions while packets, all of which are alike, go the way of the first one. Returns
-    /// how many did, and the port.
+    /// Repeats decisions while packets, all of which are alike, go the way of the first one.
+    /// Returns how many did, and the port.
     pub(super) fn repeat_while_alike(
         &mut self,
         packets: &mut [Packet],
