@@ -13,7 +13,7 @@ use crate::machine::is_root;
 use crate::steps::Counts;
 
 /// Programs that the tests start, and the Debian package of each.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
@@ -21,6 +21,7 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("iperf3", "iperf3"),
     ("valgrind", "valgrind"), // runs the instruction-count benches
     ("g++", "g++"),           // builds the fuzzer's runtime
+    ("systemd-analyze", "systemd"),
 ];
 
 /// A program that comes from the crate registry.
