@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use engine::MacAddress;
+use engine::tables::Protocol;
 use ipnet::IpNet;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize, Serializer};
@@ -32,6 +33,34 @@ pub struct Leases {
     pub subnets: BTreeMap<String, Vec<IpNet>>,
     /// By network: addresses that were released a short time ago.
     pub quarantined: BTreeMap<String, Vec<Released>>,
+    /// By endpoint, then by mapping as it is written: published ports that the file leaves open,
+    /// one per time that it is written.
+    pub ports: BTreeMap<String, BTreeMap<String, Vec<u16>>>,
+    /// The last port of the ephemeral range that was given.
+    pub last_port: Option<u16>,
+    /// Where such ports come from. No lease, but a matter of the machine.
+    #[serde(skip)]
+    pub ephemeral: EphemeralPorts,
+}
+
+/// The ports from which published ports are given that the file leaves open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EphemeralPorts {
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+    /// Ports in it that are never given: `net.ipv4.ip_local_reserved_ports`, first and last each.
+    pub reserved: Vec<(u16, u16)>,
+    /// Ports that other programs have now.
+    pub busy: Vec<(Protocol, u16)>,
+}
+
+impl Default for EphemeralPorts {
+    /// What Linux has if nobody has changed it.
+    fn default() -> EphemeralPorts {
+        EphemeralPorts { first: 32_768, last: 60_999, reserved: Vec::new(), busy: Vec::new() }
+    }
 }
 
 /// What an endpoint has in one network.
@@ -127,7 +156,8 @@ impl Leases {
             !released.is_empty()
                 && config.network(name).is_some_and(|own| !own.quarantine.is_zero())
         });
-        *self = Leases { quarantined, ..next };
+        let ephemeral = std::mem::take(&mut self.ephemeral);
+        *self = Leases { quarantined, ephemeral, ..next };
         self.expire(now);
     }
 }
@@ -151,6 +181,8 @@ impl Config {
             let prefixes = network.subnets.iter().map(|subnet| subnet.prefix).collect();
             leases.subnets.insert(network.name.clone(), prefixes);
         }
+        leases.ports.clone_from(&self.port_leases);
+        leases.last_port = self.last_port;
         leases
     }
 }

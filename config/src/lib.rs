@@ -46,7 +46,7 @@ use toml::de::DeTable;
 
 pub use compile::compile;
 pub use diagnostic::{Diagnostic, Excerpt, Related, Severity};
-pub use leases::{Lease, Leases, QUARANTINE_MAX, Released};
+pub use leases::{EphemeralPorts, Lease, Leases, QUARANTINE_MAX, Released};
 pub use model::{
     AddressPool, Attach, Attachment, Config, Endpoint, Family, Gateway, Idle, LogFormat, MacPolicy,
     Network, NetworkDriver, Publish, Route, Subnet, Uplink, UplinkDriver, Workers,

@@ -6,6 +6,7 @@
 //! allocated. What there may be thousands of is shared, so that a copy of a config with one part
 //! changed costs little.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +38,11 @@ pub struct Config {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// Rules about who may talk to whom, in the order in which they are asked.
     pub policy: Vec<Rule>,
+    /// Published ports that the file leaves open: by endpoint, then by mapping as it is written,
+    /// what it was given.
+    pub(crate) port_leases: BTreeMap<String, BTreeMap<String, Vec<u16>>>,
+    /// The last port of the ephemeral range that was given.
+    pub(crate) last_port: Option<u16>,
     /// Behaviour of address translation; its epoch is for `compile` to set.
     pub nat: NatSettings,
     /// Sizes of everything that can fill up.

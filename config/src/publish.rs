@@ -1,9 +1,10 @@
 //! Docker's `-p` grammar: `[[ip:][hostPort|a-b]:]containerPort|c-d[/tcp|udp|sctp]`.
 //!
 //! Read as Docker's client reads it (go-connections, `nat.ParsePortSpec`), and refused in its
-//! words, so that what works there works here. Where the host port is left to Docker (`80`,
-//! `127.0.0.1::80`, a range for a single port) the mapping is refused for now.
+//! words, so that what works there works here. Where the number is left open (`80`,
+//! `127.0.0.1::80`, a range for a single port), `check/ports.rs` chooses it.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use engine::tables::Protocol;
@@ -12,10 +13,43 @@ use engine::tables::Protocol;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mapping {
     pub(crate) host: Option<IpAddr>,
-    pub(crate) host_port: u16,
+    pub(crate) host_ports: HostPorts,
     pub(crate) port_count: u16,
     pub(crate) target_port: u16,
     pub(crate) protocol: Protocol,
+}
+
+/// Which ports of the host are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostPorts {
+    /// As many as there are at the endpoint, from this one on.
+    From(u16),
+    /// One of these, both ends included; the endpoint has one.
+    OneOf(u16, u16),
+    /// Any that are free.
+    Any,
+}
+
+/// How a mapping is written that leaves its port open: what a lease is told by.
+impl fmt::Display for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host {
+            Some(IpAddr::V6(host)) => write!(f, "[{host}]:")?,
+            Some(host) => write!(f, "{host}:")?,
+            None => {}
+        }
+        match self.host_ports {
+            HostPorts::From(first) => write!(f, "{first}:")?,
+            HostPorts::OneOf(first, last) => write!(f, "{first}-{last}:")?,
+            HostPorts::Any if self.host.is_some() => f.write_str(":")?,
+            HostPorts::Any => {}
+        }
+        write!(f, "{}", self.target_port)?;
+        if self.port_count > 1 {
+            write!(f, "-{}", self.target_port + (self.port_count - 1))?;
+        }
+        write!(f, "/{}", self.protocol)
+    }
 }
 
 /// Why a mapping is refused, and what to write instead.
@@ -47,41 +81,32 @@ pub(crate) fn parse(spec: &str) -> Result<Mapping, Refused> {
         text => Some(range(text).ok_or_else(|| format!("invalid hostPort: {text}"))?),
     };
     let protocol = protocol(protocol_text)?;
-    let Some((host_first, host_last)) = host_range.filter(|(first, _)| *first > 0) else {
-        return Err(ephemeral("without a host port", target_ports));
-    };
-    if protocol == Protocol::Sctp && host_first != target_first {
-        // The checksum of SCTP covers the ports, so changing one means summing the whole packet.
-        return Err(format!(
-            "publishing {spec} is not in this version: an sctp port keeps its number, \
-             publish it as {target_ports}:{target_ports}/sctp"
-        )
-        .into());
-    }
-    if host_last - host_first != target_last - target_first {
-        if target_first == target_last {
-            return Err(ephemeral("with a range of host ports for one port", target_ports));
+    let target_count_less_one = target_last - target_first;
+    let host_ports = match host_range {
+        None | Some((0, 0)) => HostPorts::Any,
+        Some((0, _)) => return Err(format!("invalid hostPort: {host_ports}").into()),
+        Some((first, last)) if last - first == target_count_less_one => HostPorts::From(first),
+        Some((first, last)) if target_count_less_one == 0 => HostPorts::OneOf(first, last),
+        Some(_) => {
+            let message = format!(
+                "invalid ranges specified for container and host Ports: {target_ports} and \
+                 {host_ports}"
+            );
+            return Err(message.into());
         }
-        let message = format!(
-            "invalid ranges specified for container and host Ports: {target_ports} and {host_ports}"
-        );
-        return Err(message.into());
+    };
+    if protocol == Protocol::Sctp && host_ports != HostPorts::From(target_first) {
+        // The checksum of SCTP covers the ports, so changing one means summing the whole packet.
+        return Err(Refused {
+            message: format!(
+                "publishing {spec} is not in this version: an sctp port keeps its number"
+            ),
+            hint: Some(format!("publish it as {target_ports}:{target_ports}/sctp")),
+        });
     }
-    Ok(Mapping {
-        host,
-        host_port: host_first,
-        // All of 1 to 65535 is 65,535 ports, so the count fits.
-        port_count: host_last - host_first + 1,
-        target_port: target_first,
-        protocol,
-    })
-}
-
-fn ephemeral(form: &str, target_ports: &str) -> Refused {
-    Refused {
-        message: format!("publishing {form} is not in this version"),
-        hint: Some(format!("name the host port, such as \"8080:{target_ports}\"")),
-    }
+    // All of 1 to 65535 is 65,535 ports, so the count fits.
+    let port_count = target_count_less_one + 1;
+    Ok(Mapping { host, host_ports, port_count, target_port: target_first, protocol })
 }
 
 /// Splits at the last two colons, so that an IPv6 address keeps its own.
@@ -140,7 +165,7 @@ mod tests {
     fn mapping(host: Option<&str>, ports: (u16, u16, u16), protocol: Protocol) -> Mapping {
         Mapping {
             host: host.map(|host| host.parse().unwrap()),
-            host_port: ports.0,
+            host_ports: if ports.0 == 0 { HostPorts::Any } else { HostPorts::From(ports.0) },
             port_count: ports.1,
             target_port: ports.2,
             protocol,
@@ -148,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn all_forms_with_a_host_port_are_read() {
+    fn all_forms_are_read() {
         use Protocol::{Sctp, Tcp, Udp};
         let cases = [
             ("8080:80", mapping(None, (8080, 1, 80), Tcp)),
@@ -160,6 +185,13 @@ mod tests {
             ("[2001:db8::10]:80:80", mapping(Some("2001:db8::10"), (80, 1, 80), Tcp)),
             ("2001:db8::10:80:80", mapping(Some("2001:db8::10"), (80, 1, 80), Tcp)),
             ("1-65535:1-65535", mapping(None, (1, 65535, 1), Tcp)),
+            ("80", mapping(None, (0, 1, 80), Tcp)),
+            (":80", mapping(None, (0, 1, 80), Tcp)),
+            ("0:80", mapping(None, (0, 1, 80), Tcp)),
+            ("80-90/Udp", mapping(None, (0, 11, 80), Udp)),
+            ("127.0.0.1::80", mapping(Some("127.0.0.1"), (0, 1, 80), Tcp)),
+            ("[::1]:8080:80", mapping(Some("::1"), (8080, 1, 80), Tcp)),
+            ("[::1]::80", mapping(Some("::1"), (0, 1, 80), Tcp)),
         ];
         for (spec, expected) in cases {
             assert_eq!(parse(spec), Ok(expected), "{spec}");
@@ -183,28 +215,32 @@ mod tests {
             ("80000:80", "invalid hostPort: 80000"),
             ("-:80", "invalid hostPort: -"),
             ("1-3:4-5", "invalid ranges specified for container and host Ports: 4-5 and 1-3"),
-            ("80", "publishing without a host port is not in this version"),
-            (":80", "publishing without a host port is not in this version"),
-            ("0:80", "publishing without a host port is not in this version"),
-            ("127.0.0.1::80", "publishing without a host port is not in this version"),
-            (
-                "8000-8010:80",
-                "publishing with a range of host ports for one port is not in this version",
-            ),
+            ("0-3:80", "invalid hostPort: 0-3"),
         ];
         for (spec, message) in cases {
             assert_eq!(parse(spec).unwrap_err().message, message, "{spec}");
         }
-        let refused = parse("80/udp").unwrap_err();
-        assert_eq!(refused.hint.unwrap(), "name the host port, such as \"8080:80\"");
+        let refused = parse("81:80/sctp").unwrap_err();
+        assert_eq!(refused.hint.unwrap(), "publish it as 80:80/sctp");
+    }
+
+    #[test]
+    fn a_range_for_one_port_is_a_choice() {
+        let one_of = Mapping { host_ports: HostPorts::OneOf(8000, 8010), ..parse("80").unwrap() };
+        assert_eq!(parse("8000-8010:80"), Ok(one_of));
+        for spec in ["8000-8010:80/tcp", "80-90/udp", "127.0.0.1::80/tcp", "[::1]:1-2:80/tcp"] {
+            assert_eq!(parse(spec).unwrap().to_string(), spec);
+        }
     }
 
     proptest! {
         #[test]
         fn no_text_panics(spec in "[0-9a-f:./\\[\\]tcpudps-]{0,24}|\\PC{0,16}") {
             if let Ok(mapping) = parse(&spec) {
-                let last = u32::from(mapping.host_port) + u32::from(mapping.port_count) - 1;
-                prop_assert!(mapping.host_port > 0 && last <= 65_535);
+                if let HostPorts::From(first) = mapping.host_ports {
+                    let last = u32::from(first) + u32::from(mapping.port_count) - 1;
+                    prop_assert!(first > 0 && last <= 65_535);
+                }
                 let last = u32::from(mapping.target_port) + u32::from(mapping.port_count) - 1;
                 prop_assert!(mapping.target_port > 0 && last <= 65_535);
             }

@@ -249,10 +249,12 @@ pub(crate) struct Endpoint {
     /// How it is connected. Needed, but for an endpoint of a host network, which is not.
     pub(crate) attach: Field<Attach>,
     /// Published ports in the grammar of Docker's `-p`: [[address:]port[-port]:]port[-port]
-    /// [/tcp|udp|sctp], such as "8080:80" or "192.0.2.10:8000-8010:9000-9010/udp". The port on the
-    /// gateway must be given. The address is one of the uplink's; without one, or with 0.0.0.0 or
-    /// [::], the port is published on all of them. It leads to the network that gives the default
-    /// route.
+    /// [/tcp|udp|sctp], such as "8080:80" or "192.0.2.10:8000-8010:9000-9010/udp". Without a port
+    /// on the gateway ("80") the next free one of the system's ephemeral range is given, of a
+    /// range for one port ("8000-8010:80") the lowest free one; it is the same in both families
+    /// and is kept over restarts. The address is one of the uplink's, or a loopback address for
+    /// the host itself alone; without one, or with 0.0.0.0 or [::], the port is published on all
+    /// of the uplink's. It leads to the network that gives the default route.
     #[schemars(extend("default" = []))]
     pub(crate) publish: Field<Vec<Field<String>>>,
     /// The networks that it is in, one table each.

@@ -161,9 +161,18 @@ fn published_ports() {
     };
     publish("\"80:80/foo\"", &["x.toml:12:12: endpoint.web.publish[0]: invalid proto: foo"]);
     publish(
-        "\"80\"",
-        &["x.toml:12:12: endpoint.web.publish[0]: publishing without a host port is not in this \
-         version"],
+        "\"8080:80\", \"8080-8080:81\"",
+        &["x.toml:12:23: endpoint.web.publish[1]: Bind for 0.0.0.0:8080 failed: port is already \
+         allocated"],
+    );
+    publish(
+        "\"8080-8081:80-81\", \"127.0.0.1:8080-8081:82\"",
+        &["x.toml:12:31: endpoint.web.publish[1]: all ports are allocated"],
+    );
+    publish(
+        "\"127.0.0.1:8080:80\", \"8080:81\"",
+        &["x.toml:12:33: endpoint.web.publish[1]: Bind for 0.0.0.0:8080 failed: port is already \
+         allocated"],
     );
     publish(
         "\"8080:80\", \"8080:81\"",
@@ -183,12 +192,6 @@ fn published_ports() {
     publish(
         "\"192.0.2.11:8080:80\"",
         &["x.toml:12:12: endpoint.web.publish[0]: 192.0.2.11 is not an address of an uplink"],
-    );
-    publish(
-        "\"127.0.0.1:8080:80\"",
-        &["x.toml:12:12: endpoint.web.publish[0]: publishing on a loopback address is not in \
-             this \
-         version"],
     );
     adding(
         "[endpoint.x]\nattach = { netns = \"x\" }\npublish = [\"[::]:99:99\"]\n\

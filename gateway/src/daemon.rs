@@ -76,7 +76,7 @@ pub fn run(path: &Path, text: &str, config: &Config) -> Result<(), Error> {
 
 /// The config again, with what was given out before.
 fn with_leases(path: &Path, text: &str, store: &Store) -> Result<Config, Error> {
-    let leases = leases::load(store, SystemTime::now())?;
+    let leases = leases::load_here(store, SystemTime::now())?;
     let config = Config::parse_with(&path.display().to_string(), text, &leases);
     Ok(config.expect("leases are wishes: they make no config wrong"))
 }

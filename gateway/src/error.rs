@@ -41,6 +41,9 @@ pub enum Error {
     /// The state on disk.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// A published port cannot be had.
+    #[error(transparent)]
+    Reserve(#[from] crate::reserve::ReserveError),
     /// A namespace that the config names does not exist.
     #[error(
         "{} cannot be opened: {source}; create it first, or set `create = true`", path.display()

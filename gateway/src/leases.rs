@@ -1,8 +1,9 @@
 //! Leases between the config, which decides about them, and the store, which keeps them.
 //!
-//! One key per lease (`lease/NETWORK/ENDPOINT`), subnet list and quarantine of a network, so that a
-//! change of one costs the journal one line. The one hard constraint: what a device may have been
-//! given is in the store before the device is, so a start after a kill gives out the same again.
+//! One key per lease (`lease/NETWORK/ENDPOINT`), subnet list and quarantine of a network, and list
+//! of given ports of an endpoint, so that a change of one costs the journal one line. The one hard
+//! constraint: what a device may have been given is in the store before the device is, so a start
+//! after a kill gives out the same again.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -10,11 +11,14 @@ use std::time::SystemTime;
 use config::{Config, Lease, Leases};
 use serde::Serialize;
 
+use crate::reserve;
 use crate::store::{Changes, Store, StoreError};
 
 const LEASE: &str = "lease/";
 const SUBNETS: &str = "subnets/";
 const QUARANTINE: &str = "quarantine/";
+const PORTS: &str = "ports/";
+const LAST_PORT: &str = "last_port";
 
 /// Reads all leases that are valid now.
 ///
@@ -30,7 +34,20 @@ pub fn load(store: &Store, now: SystemTime) -> Result<Leases, StoreError> {
     }
     leases.subnets = read_by_network(store, SUBNETS)?;
     leases.quarantined = read_by_network(store, QUARANTINE)?;
+    leases.ports = read_by_network(store, PORTS)?;
+    leases.last_port = store.get(LAST_PORT)?;
     leases.expire(now);
+    Ok(leases)
+}
+
+/// As [`load`], with what this machine has for ports that the config leaves open.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_here(store: &Store, now: SystemTime) -> Result<Leases, StoreError> {
+    let mut leases = load(store, now)?;
+    leases.ephemeral = reserve::ephemeral_ports();
+    leases.ephemeral.busy = reserve::busy();
     Ok(leases)
 }
 
@@ -49,7 +66,7 @@ pub fn follow(store: &Store, config: &Config) -> Result<(), StoreError> {
 /// Makes the store hold these leases and no others. What is so already costs nothing.
 fn save(store: &Store, leases: &Leases) -> Result<(), StoreError> {
     let mut changes = Changes::new();
-    for prefix in [LEASE, SUBNETS, QUARANTINE] {
+    for prefix in [LEASE, SUBNETS, QUARANTINE, PORTS] {
         for (key, _) in store.iter::<serde_json::Value>(prefix)? {
             changes.remove(key);
         }
@@ -74,6 +91,10 @@ fn add(changes: &mut Changes, leases: &Leases) {
     }
     put_by_network(changes, SUBNETS, &leases.subnets);
     put_by_network(changes, QUARANTINE, &leases.quarantined);
+    put_by_network(changes, PORTS, &leases.ports);
+    if let Some(port) = leases.last_port {
+        changes.put(LAST_PORT, &port);
+    }
 }
 
 fn read_by_network<T: serde::de::DeserializeOwned>(
@@ -102,6 +123,7 @@ quarantine = "1h"
 subnet = "10.7.0.0/24"
 [endpoint.web]
 attach = { netns = "a" }
+publish = ["80", "81", "8000-8001:82/udp"]
 network = [{ name = "front" }, { name = "back" }]
 [endpoint.db]
 attach = { netns = "b" }

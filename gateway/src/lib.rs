@@ -26,6 +26,7 @@ pub mod netns;
 mod notify;
 mod priority;
 pub mod reasons;
+pub mod reserve;
 pub mod runner;
 pub mod show;
 pub mod store;

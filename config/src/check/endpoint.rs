@@ -15,7 +15,7 @@ use super::addresses::Addresses;
 use super::interface::{self, Interfaces};
 use super::macs::{self, Macs};
 use super::network::{self, Networks};
-use super::publish;
+use super::publish::{self, Given};
 use super::uplink::Uplinks;
 use super::{entries, flag, number, unknown_name, word};
 use crate::default_route::{Candidate, choose};
@@ -39,7 +39,7 @@ pub(super) fn check(
     leases: &Leases,
     interfaces: &mut Interfaces,
     report: &mut Report,
-) -> Vec<Endpoint> {
+) -> (Vec<Endpoint>, Given) {
     let mut drafts: Vec<Draft<'_>> = entries(tables, report)
         .into_iter()
         .filter_map(|(name, at, table)| {
@@ -75,7 +75,10 @@ pub(super) fn check(
         let attachments = draft.attachments(networks, &mut macs, report);
         let publish = match draft.alone_in {
             Some(network) => publish::discard(draft.table, network, report),
-            None => publishing.check(draft.name, draft.table, &attachments, report),
+            None => {
+                let own = (endpoints.len(), draft.name);
+                publishing.check(own, draft.table, &attachments, report)
+            }
         };
         let attach = draft.attach.clone();
         endpoints.extend(attach.map(|attach| Endpoint {
@@ -86,8 +89,8 @@ pub(super) fn check(
             publish,
         }));
     }
-    publishing.report_clashes(report);
-    endpoints
+    let given = publishing.finish(&mut endpoints, leases, report);
+    (endpoints, given)
 }
 
 /// An endpoint that is being checked.

@@ -12,6 +12,7 @@ mod nat;
 mod network;
 mod plan;
 mod policy;
+mod ports;
 mod publish;
 mod settings;
 mod subnet;
@@ -53,7 +54,7 @@ pub(crate) fn check(document: &Document, leases: &Leases, report: &mut Report) -
     let networks =
         network::check(&document.network, &document.endpoint, &sources, &mut claims, report);
     subnet::report_overlaps(&mut claims, report);
-    let endpoints =
+    let (endpoints, given) =
         endpoint::check(&document.endpoint, &networks, &uplinks, leases, &mut interfaces, report);
     let all_endpoints = document.endpoint.value().into_iter().flat_map(|Named(all)| all);
     let names = policy::Names {
@@ -70,6 +71,8 @@ pub(crate) fn check(document: &Document, leases: &Leases, report: &mut Report) -
         networks: networks.list.into_iter().map(Arc::new).collect(),
         endpoints: endpoints.into_iter().map(Arc::new).collect(),
         policy,
+        port_leases: given.ports,
+        last_port: given.last,
         nat,
         limits,
         warnings: Vec::new(),

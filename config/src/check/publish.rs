@@ -4,14 +4,18 @@
 //! Docker's port mappings follow the gateway endpoint. Without a host address it is two entries,
 //! one per family that the endpoint has.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::ops::Range;
 
 use engine::tables::{GatewayMode, Protocol};
 
 use super::network::{self, Networks};
+use super::ports::{Ports, Wanted};
 use super::uplink::Uplinks;
-use crate::model::{Attachment, Network, Publish};
-use crate::publish::{self, Mapping};
+use crate::leases::Leases;
+use crate::model::{Attachment, Endpoint, Network, Publish};
+use crate::publish::{self, HostPorts, Mapping};
 use crate::report::{PlaceId, Report};
 use crate::schema;
 
@@ -30,17 +34,30 @@ pub(super) struct Checker<'u> {
     uplinks: &'u Uplinks,
     networks: &'u Networks,
     claims: Vec<Claim>,
+    open: Vec<Open>,
+}
+
+/// A mapping whose port is not known yet.
+struct Open {
+    /// Index of the endpoint, and of its entries.
+    endpoint: usize,
+    entries: Range<usize>,
+    /// The endpoint's name and the mapping as it is written: what a lease is told by.
+    name: String,
+    spec: String,
+    mapping: Mapping,
+    at: PlaceId,
 }
 
 impl<'u> Checker<'u> {
     pub(super) fn new(uplinks: &'u Uplinks, networks: &'u Networks) -> Checker<'u> {
-        Checker { uplinks, networks, claims: Vec::new() }
+        Checker { uplinks, networks, claims: Vec::new(), open: Vec::new() }
     }
 
-    /// Checks the mappings of one endpoint.
+    /// Checks the mappings of one endpoint, the one with this index.
     pub(super) fn check(
         &mut self,
-        endpoint: &str,
+        (index, endpoint): (usize, &str),
         table: &schema::Endpoint,
         attachments: &[Attachment],
         report: &mut Report,
@@ -51,14 +68,7 @@ impl<'u> Checker<'u> {
             table.network.value().is_some_and(|networks| networks.len() == attachments.len());
         for field in table.publish.value().into_iter().flatten() {
             let Some((at, spec)) = field.given() else { continue };
-            let mapping = match publish::parse(spec) {
-                Ok(mapping) => mapping,
-                Err(refused) => {
-                    let problem = report.error(at, refused.message);
-                    refused.hint.into_iter().for_each(|hint| problem.hint(hint));
-                    continue;
-                }
-            };
+            let Some(mapping) = parse(at, spec, report) else { continue };
             let before = entries.len();
             for v6 in families(&mapping) {
                 entries.extend(entry(&mapping, v6, attachments));
@@ -71,7 +81,17 @@ impl<'u> Checker<'u> {
                 entries.truncate(before);
                 continue;
             }
-            self.claim(&mapping, at);
+            match mapping.host_ports {
+                HostPorts::From(first) => self.claim(&mapping, first, at),
+                HostPorts::OneOf(..) | HostPorts::Any => self.open.push(Open {
+                    endpoint: index,
+                    entries: before..entries.len(),
+                    name: endpoint.to_owned(),
+                    spec: mapping.to_string(),
+                    mapping,
+                    at,
+                }),
+            }
             if entries.len() == before && is_whole {
                 let family = mapping.host.map_or("", |host| family_name(host.is_ipv6()));
                 let message = format!(
@@ -91,11 +111,11 @@ impl<'u> Checker<'u> {
     /// A host address is one of an uplink, or stands for all of a family.
     fn check_host(&self, mapping: &Mapping, at: PlaceId, report: &mut Report) -> Option<()> {
         let Some(host) = mapping.host else { return Some(()) };
-        if host.is_loopback() {
-            report.error(at, "publishing on a loopback address is not in this version");
-            return None;
-        }
-        if !host.is_unspecified() && !self.uplinks.own(host) && !self.uplinks.are_incomplete() {
+        if !host.is_unspecified()
+            && !host.is_loopback()
+            && !self.uplinks.own(host)
+            && !self.uplinks.are_incomplete()
+        {
             let problem = report.error(at, format!("{host} is not an address of an uplink"));
             problem.hint("leave the address away to publish on all of them");
             return None;
@@ -103,21 +123,79 @@ impl<'u> Checker<'u> {
         Some(())
     }
 
-    fn claim(&mut self, mapping: &Mapping, at: PlaceId) {
+    fn claim(&mut self, mapping: &Mapping, first: u16, at: PlaceId) {
         for v6 in families(mapping) {
             self.claims.push(Claim {
                 v6,
                 protocol: mapping.protocol,
                 host: mapping.host.filter(|host| !host.is_unspecified()),
-                first: mapping.host_port,
-                last: mapping.host_port + (mapping.port_count - 1),
+                first,
+                last: first + (mapping.port_count - 1),
                 at,
             });
         }
     }
 
+    /// Reports clashes and gives ports to the mappings that leave theirs open: first what each had
+    /// before, then one of the range that it asks for, then the next free ones.
+    pub(super) fn finish(
+        mut self,
+        endpoints: &mut [Endpoint],
+        leases: &Leases,
+        report: &mut Report,
+    ) -> Given {
+        self.report_clashes(report);
+        let mut ports = Ports::new(leases);
+        for claim in &self.claims {
+            let families = [!claim.v6, claim.v6];
+            let (host, protocol) = (claim.host, claim.protocol);
+            let count = claim.last - claim.first + 1;
+            ports.take(Wanted { host, families, protocol, count }, claim.first);
+        }
+        let open = std::mem::take(&mut self.open);
+        let mut given: Vec<Option<u16>> = vec![None; open.len()];
+        let mut seen: HashMap<(&str, &str), usize> = HashMap::new();
+        for (given, open) in given.iter_mut().zip(&open) {
+            let times = seen.entry((&open.name, &open.spec)).or_default();
+            let leased = leases.ports.get(&open.name).and_then(|specs| specs.get(&open.spec));
+            let port = leased.and_then(|ports| ports.get(*times)).copied();
+            *times += 1;
+            let fits = |port: &u16| match open.mapping.host_ports {
+                HostPorts::OneOf(first, last) => (first..=last).contains(port),
+                _ => true,
+            };
+            *given =
+                port.filter(fits).filter(|&port| ports.take_again(wanted(&open.mapping), port));
+        }
+        for ranges in [true, false] {
+            for (given, open) in given.iter_mut().zip(&open).filter(|(given, _)| given.is_none()) {
+                *given = match open.mapping.host_ports {
+                    HostPorts::OneOf(first, last) if ranges => {
+                        ports.take_one_of(wanted(&open.mapping), first, last)
+                    }
+                    HostPorts::Any if !ranges => ports.take_next(wanted(&open.mapping)),
+                    _ => continue,
+                };
+            }
+        }
+        let mut all = Given { ports: BTreeMap::new(), last: ports.last };
+        for (given, open) in given.into_iter().zip(open) {
+            let Some(port) = given else {
+                report.error(open.at, "all ports are allocated");
+                continue;
+            };
+            let Some(endpoint) = endpoints.get_mut(open.endpoint) else { continue };
+            if endpoint.name == open.name {
+                endpoint.publish[open.entries].iter_mut().for_each(|entry| entry.host_port = port);
+                let specs = all.ports.entry(open.name).or_default();
+                specs.entry(open.spec).or_default().push(port);
+            }
+        }
+        all
+    }
+
     /// Reports every mapping that wants a port of an earlier one, in the words of Docker.
-    pub(super) fn report_clashes(mut self, report: &mut Report) {
+    fn report_clashes(&mut self, report: &mut Report) {
         self.claims.sort_by_key(|claim| (claim.v6, claim.protocol, claim.first, claim.at));
         let mut clashes: Vec<(&Claim, &Claim, u16)> = Vec::new();
         // Ranges that reach up to the current one; few, as those of one address do not overlap.
@@ -153,6 +231,33 @@ impl<'u> Checker<'u> {
     }
 }
 
+/// The ports that were given where the file leaves them open.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    /// By endpoint, then by mapping as it is written.
+    pub(super) ports: BTreeMap<String, BTreeMap<String, Vec<u16>>>,
+    /// The last one of the ephemeral range.
+    pub(super) last: Option<u16>,
+}
+
+fn wanted(mapping: &Mapping) -> Wanted {
+    let host = mapping.host.filter(|host| !host.is_unspecified());
+    let mut wanted = [false; 2];
+    families(mapping).for_each(|v6| wanted[usize::from(v6)] = true);
+    Wanted { host, families: wanted, protocol: mapping.protocol, count: mapping.port_count }
+}
+
+fn parse(at: PlaceId, spec: &str, report: &mut Report) -> Option<Mapping> {
+    match publish::parse(spec) {
+        Ok(mapping) => Some(mapping),
+        Err(refused) => {
+            let problem = report.error(at, refused.message);
+            refused.hint.into_iter().for_each(|hint| problem.hint(hint));
+            None
+        }
+    }
+}
+
 /// In a routed network nothing is published on the gateway: the endpoint's port is opened, and what
 /// is said about the gateway's side is ignored, as Docker does.
 fn only_open(entry: &mut Publish) {
@@ -167,8 +272,7 @@ pub(super) fn discard(
 ) -> Vec<Publish> {
     for field in table.publish.value().into_iter().flatten() {
         let Some((at, spec)) = field.given() else { continue };
-        if let Err(refused) = publish::parse(spec) {
-            report.error(at, refused.message);
+        if parse(at, spec, report).is_none() {
             continue;
         }
         let (word, meaning) = network::explained(network.driver);
@@ -204,7 +308,11 @@ fn entry(mapping: &Mapping, v6: bool, attachments: &[Attachment]) -> Option<Publ
     Some(Publish {
         host: mapping.host.filter(|host| !host.is_unspecified()),
         protocol: mapping.protocol,
-        host_port: mapping.host_port,
+        host_port: match mapping.host_ports {
+            HostPorts::From(first) => first,
+            // Given when all that is fixed is known.
+            HostPorts::OneOf(..) | HostPorts::Any => 0,
+        },
         port_count: mapping.port_count,
         target_port: mapping.target_port,
         target,

@@ -14,6 +14,7 @@ use super::model::{self, Page};
 use super::query::Query;
 use super::sums;
 use crate::control::StateView;
+use crate::reserve;
 
 /// Text of an optional value.
 fn text(value: Option<impl ToString>) -> Option<String> {
@@ -210,12 +211,19 @@ pub(super) fn routes(state: &StateView, query: &Query) -> Result<Page<model::Rou
 /// All published ports, in the order of the config.
 pub(super) fn publish(state: &StateView, query: &Query) -> Result<Page<model::Publish>, Refusal> {
     let entries: Vec<&PublishEntry> = state.tables.publish.entries().iter().collect();
+    let taken = reserve::conflicts(&reserve::ranges(&state.config));
     query.page(state.tables.generation, &entries, |entry| {
         let endpoint = match state.tables.port(entry.port).map(|port| &port.kind) {
             Some(PortKind::Endpoint(attachment)) => attachment.endpoint.clone(),
             _ => format!("#{}", entry.port.0),
         };
         let network = state.tables.network(entry.network);
+        let own = |range: &reserve::Range| {
+            (range.first, range.count, range.protocol)
+                == (entry.host_port, entry.port_count, entry.protocol)
+                && range.address.is_ipv6() == entry.target.is_ipv6()
+        };
+        let taken = taken.iter().filter(|(range, ..)| own(range));
         model::Publish {
             host: text(entry.host),
             host_port: entry.host_port,
@@ -225,6 +233,7 @@ pub(super) fn publish(state: &StateView, query: &Query) -> Result<Page<model::Pu
             target: entry.target.to_string(),
             target_port: entry.target_port,
             network: network.map(|network| network.name.clone()).unwrap_or_default(),
+            taken_by: taken.map(|(_, port, owner)| format!("{port} {owner}")).collect(),
         }
     })
 }

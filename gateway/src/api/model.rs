@@ -341,6 +341,10 @@ pub struct Publish {
     pub target_port: u16,
     /// The network by which it is reached.
     pub network: String,
+    /// Other programs that have taken ports of it since: `PORT NAME (pid N)`. Only ranges that are
+    /// too long for sockets of ours can be taken so.
+    #[serde(default)]
+    pub taken_by: Vec<String>,
 }
 
 /// A rule about who may talk to whom.

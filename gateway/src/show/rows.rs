@@ -293,7 +293,8 @@ fn route(route: Route) -> Vec<String> {
     vec![route.to, route.via.unwrap_or_else(|| "on link".to_owned()), route.uplink]
 }
 
-const PUBLISH: &[&str] = &["published at", "protocol", "endpoint", "target", "network"];
+const PUBLISH: &[&str] =
+    &["published at", "protocol", "endpoint", "target", "network", "also taken by"];
 
 fn publish(publish: Publish) -> Vec<String> {
     let family = if publish.target.contains(':') { "[*]" } else { "*" };
@@ -311,7 +312,15 @@ fn publish(publish: Publish) -> Vec<String> {
         port => at(&host, port),
     };
     let to = at(&publish.target, publish.target_port);
-    vec![from, publish.protocol, publish.endpoint, to, publish.network]
+    let taken = publish.taken_by.join(", ");
+    vec![
+        from,
+        publish.protocol,
+        publish.endpoint,
+        to,
+        publish.network,
+        or_dash(Some(taken).filter(|taken| !taken.is_empty())),
+    ]
 }
 
 const POLICY: &[&str] = &[">order", "action", "about"];
@@ -417,7 +426,12 @@ mod tests {
             target: "fd00::2".into(),
             target_port: 9000,
             network: "front".into(),
+            taken_by: vec!["8003 nc (pid 7)".into()],
         });
-        assert_eq!(row, ["[*]:8000-8010", "udp", "web", "[fd00::2]:9000-9010", "front"]);
+        let places = ["[*]:8000-8010", "udp", "web", "[fd00::2]:9000-9010"];
+        assert_eq!(
+            (&row[..4], &row[5]),
+            (&places.map(String::from)[..], &"8003 nc (pid 7)".into())
+        );
     }
 }

@@ -27,6 +27,7 @@ use engine::{Counters, PortId, Tables, WorkerId};
 use crate::control::{Control, ReloadCounts, Request, StateView};
 use crate::devices::Devices;
 use crate::error::Error;
+use crate::reserve::Reservations;
 use crate::runner::{Command, Ended, Report};
 use crate::store::Store;
 use crate::view::Link;
@@ -67,6 +68,8 @@ pub struct Gateway {
     reading: Option<Reading>,
     /// Leases, and what devices keep in it.
     store: Arc<Store>,
+    /// Published ports that are taken on the host.
+    reservations: Reservations,
     // Dropped after the workers have ended.
     devices: Devices,
 }

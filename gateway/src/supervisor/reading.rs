@@ -52,7 +52,7 @@ impl Gateway {
         let (sender, result) = bounded(1);
         self.reading = Some(Reading { asked_at: Instant::now(), result, answers, later: vec![] });
         let begun = self.source.clone().ok_or(ReloadRefused::Unavailable).and_then(|source| {
-            let leases = leases::load(&self.store, SystemTime::now()).map_err(impossible)?;
+            let leases = leases::load_here(&self.store, SystemTime::now()).map_err(impossible)?;
             let sender = sender.clone();
             let work = move || {
                 priority::lower();

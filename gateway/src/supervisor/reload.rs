@@ -66,11 +66,19 @@ impl Gateway {
         if let Err(refused) = promised.map_err(impossible) {
             return Ok(Err(refused));
         }
-        let change = match self.devices.prepare(&next) {
-            Ok(change) => change,
+        let reserved = match self.reservations.prepare(&next) {
+            Ok(reserved) => reserved,
             Err(error) => return Ok(Err(impossible(error))),
         };
+        let change = match self.devices.prepare(&next) {
+            Ok(change) => change,
+            Err(error) => {
+                self.reservations.abort(reserved);
+                return Ok(Err(impossible(error)));
+            }
+        };
         self.swap(tables, followed)?;
+        self.reservations.commit(reserved);
         let changed = self.devices.commit(change);
         let let_go = changed.detach.clone();
         self.exchange_queues(changed)?;

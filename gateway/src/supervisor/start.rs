@@ -21,6 +21,7 @@ use crate::control::{Control, ReloadCounts};
 use crate::devices::{Devices, xdp_room};
 use crate::error::Error;
 use crate::idle::IdlePolicy;
+use crate::reserve::Reservations;
 use crate::runner::{self, Clock, Report, RunnerParts};
 use crate::store::Store;
 use crate::waker::Waker;
@@ -75,6 +76,9 @@ impl Gateway {
         let tables = config::compile(config, None);
         let port_room = engine::worker::port_room(tables.ports.len());
         let frame_counts = frame_counts(&tables, worker_count, xdp_room(config));
+        let mut reservations = Reservations::new(store.clone())?;
+        let reserved = reservations.prepare(config)?;
+        reservations.commit(reserved);
         let (region, chunks, tails) =
             Region::new(frame_counts.0, frame_counts.1).map_err(Error::Memory)?;
         let balancer = FrameBalancer::new(frame_counts.0, frame_counts.1);
@@ -113,6 +117,7 @@ impl Gateway {
             exchanging: BTreeSet::new(),
             reading: None,
             store,
+            reservations,
             devices,
         };
         let idle = match config.gateway.idle {
