@@ -52,12 +52,14 @@ pub(crate) fn simulation(seed_count: u64) -> Result<Counts> {
 
 /// All other integration tests: real kernels in namespaces. One at a time, because they measure,
 /// and share the machine with the gateways that they start.
-pub(crate) fn namespace_tests() -> Result<Counts> {
+pub(crate) fn namespace_tests(all: bool) -> Result<Counts> {
     let names = test_names(|_, in_engine| !in_engine)?;
     if names.is_empty() {
         bail!("there is no such test");
     }
-    test_run(selected(&names), &["--test-threads=1"], None)
+    // The whole matrix of who reaches whom, or a cover of it.
+    let matrix = all.then_some(("PORTOLAN_MATRIX_ALL", 1));
+    test_run(selected(&names), &["--test-threads=1"], matrix)
 }
 
 /// The wall-clock benches, for reading; nothing is compared.

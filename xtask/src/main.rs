@@ -89,7 +89,7 @@ fn test(steps: &mut Steps, all: bool) {
     steps.step("rustdoc", checks::rustdoc);
     steps.step("unit and property tests", checks::unit_tests);
     steps.step("simulation", || checks::simulation(seeds));
-    steps.step("namespace tests", checks::namespace_tests);
+    steps.step("namespace tests", || checks::namespace_tests(all));
     steps.step("readme commands", readme::commands);
     steps.step("instruction counts", instructions::compare);
     steps.step("fuzz", || fuzz::all(fuzz_seconds));

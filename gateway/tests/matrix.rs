@@ -1,0 +1,63 @@
+//! The reachability matrix: who reaches whom, by which way, and which source the server sees.
+//!
+//! What is expected of a cell is said by [`expectation::of`], a pure function written from Docker's
+//! forwarding policy and DESIGN's list of sources, not from the engine. Each cell is tried with
+//! real sockets in namespaces. The ordinary run takes a cover in which every pair of values of two
+//! dimensions occurs, from a seed that it prints (`PORTOLAN_MATRIX_SEED` sets it);
+//! `PORTOLAN_MATRIX_ALL=1` takes every cell. Gateways start once per network mode.
+//!
+//! Needs root; does not skip without it.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+#[path = "matrix/cell.rs"]
+mod cell;
+mod common;
+#[path = "matrix/expectation.rs"]
+mod expectation;
+#[path = "matrix/probe.rs"]
+mod probe;
+#[path = "matrix/world.rs"]
+mod world;
+
+use cell::{Cell, MODES};
+use expectation::Outcome;
+use world::World;
+
+#[test]
+fn every_cell_of_the_matrix_is_as_expected() {
+    let all = std::env::var_os("PORTOLAN_MATRIX_ALL").is_some_and(|value| value == "1");
+    let seed = match std::env::var("PORTOLAN_MATRIX_SEED") {
+        Ok(seed) => seed.parse().expect("the seed is a number"),
+        Err(_) => u64::from(std::process::id()),
+    };
+    let cells = if all { cell::all() } else { cell::pairwise(seed) };
+    let total = cell::all().len();
+    println!("{} of {total} cells, PORTOLAN_MATRIX_SEED={seed}", cells.len());
+    let mut wrong = Vec::new();
+    for mode in MODES {
+        let cells: Vec<&Cell> = cells.iter().filter(|cell| cell.mode == mode).collect();
+        if cells.is_empty() {
+            continue;
+        }
+        let mut world = World::start(mode);
+        for cell in cells {
+            let expected = expectation::of(cell);
+            let mut found = world.probe(cell);
+            if found != expected && found == Outcome::Silent {
+                // Silence may be a packet that a busy machine lost: it must be silent twice.
+                found = world.probe(cell);
+            }
+            let is_limit = found == Outcome::Silent && expectation::may_be_silent(cell);
+            let is_right = found == expected || is_limit;
+            let mark = if is_right { ' ' } else { '!' };
+            let remark = if is_limit { " (a known limit)" } else { "" };
+            println!("{mark} {cell}  {found}{remark}");
+            if !is_right {
+                wrong.push(format!("{cell}: {found}, expected {expected}"));
+            }
+        }
+        world.stop();
+    }
+    assert!(wrong.is_empty(), "{} cells are wrong:\n{}", wrong.len(), wrong.join("\n"));
+}

@@ -1,0 +1,162 @@
+//! A gateway with one network of the mode that is tried, and everybody who may ask.
+//!
+//! ```text
+//! outside --- wan0 [gateway] front: web (the server), mate
+//!                            back:  other
+//! ```
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
+
+use gateway::netns;
+
+use super::cell::{Cell, Mode, Protocol, Published, Way};
+use super::expectation::{Outcome, Source};
+use super::probe::{Asked, Server};
+use crate::common::{Daemon, Scratch};
+
+const CONFIG: &str = r#"
+[gateway]
+workers = 2
+
+[uplink.wan]
+driver = "tap"
+interface = "wan0"
+netns = "PREFIXoutside"
+create = true
+addresses = ["192.0.2.10/24", "2001:db8::10/64"]
+host_addresses = ["192.0.2.1/24", "2001:db8::1/64"]
+gateway = "192.0.2.1"
+gateway6 = "2001:db8::1"
+
+[network.front]
+subnets = ["10.1.0.0/24", "fd00:1::/64"]
+MODE
+
+[network.back]
+subnets = ["10.2.0.0/24", "fd00:2::/64"]
+
+[endpoint.web]
+attach = { netns = "PREFIXweb", create = true }
+PUBLISH
+network = [{ name = "front", ip = "10.1.0.10", ip6 = "fd00:1::10" }]
+
+[endpoint.mate]
+attach = { netns = "PREFIXmate", create = true }
+network = [{ name = "front", ip = "10.1.0.11", ip6 = "fd00:1::11" }]
+
+[endpoint.other]
+attach = { netns = "PREFIXother", create = true }
+network = [{ name = "back", ip = "10.2.0.10", ip6 = "fd00:2::10" }]
+"#;
+
+/// Of SCTP the number stays, so that every protocol has the same numbers.
+const PUBLISH: &str = r#"publish = [
+    "8080:80", "8080:80/udp", "90:90/sctp",
+    "127.0.0.1:8081:81", "127.0.0.1:8081:81/udp", "127.0.0.1:91:91/sctp",
+    "[::1]:8081:81", "[::1]:8081:81/udp", "[::1]:91:91/sctp",
+]"#;
+
+pub(crate) struct World {
+    scratch: Scratch,
+    daemon: Daemon,
+    servers: [Server; 2],
+}
+
+fn ip(v6: bool, v4_text: &str, v6_text: &str) -> IpAddr {
+    if v6 { v6_text } else { v4_text }.parse().unwrap()
+}
+
+fn run(command: &str) {
+    let words: Vec<&str> = command.split(' ').collect();
+    assert!(Command::new(words[0]).args(&words[1..]).status().unwrap().success(), "{command}");
+}
+
+impl World {
+    pub(crate) fn start(mode: Mode) -> World {
+        let (keys, publish) = match mode {
+            Mode::Nat => ("", PUBLISH),
+            Mode::NatUnprotected => ("mode = \"nat-unprotected\"", PUBLISH),
+            Mode::Routed => ("mode = \"routed\"", PUBLISH),
+            // Publishing is refused there.
+            Mode::Internal => ("internal = true", ""),
+            Mode::IccOff => ("icc = false", PUBLISH),
+        };
+        let scratch = Scratch::new("matrix");
+        let text = CONFIG.replace("MODE", keys).replace("PUBLISH", publish);
+        let mut daemon = Daemon::start(&scratch.config(&text));
+        daemon.wait_ready();
+        netns::within(&scratch.path("outside"), || {
+            run("ip route add 10.1.0.0/24 via 192.0.2.10");
+            run("ip -6 route add fd00:1::/64 via 2001:db8::10");
+        })
+        .unwrap();
+        if mode == Mode::Internal {
+            // A member of an internal network has no route to ask by; give it one.
+            for name in ["web", "mate"] {
+                netns::within(&scratch.path(name), || {
+                    run("ip route add default via 10.1.0.1");
+                    run("ip -6 route add default via fd00:1::1");
+                })
+                .unwrap();
+            }
+        }
+        let web = scratch.path("web");
+        let servers = [false, true].map(|v6| Server::open(&web, ip(v6, "10.1.0.10", "fd00:1::10")));
+        World { scratch, daemon, servers }
+    }
+
+    fn client(&self, way: Way, v6: bool) -> (PathBuf, IpAddr) {
+        let (name, address) = match way {
+            Way::SameNetwork | Way::SameNetworkPublished => {
+                ("mate", ip(v6, "10.1.0.11", "fd00:1::11"))
+            }
+            Way::OtherNetwork | Way::OtherNetworkPublished => {
+                ("other", ip(v6, "10.2.0.10", "fd00:2::10"))
+            }
+            Way::Itself => ("web", ip(v6, "10.1.0.10", "fd00:1::10")),
+            Way::Outside | Way::OutsideDirect => ("outside", ip(v6, "192.0.2.1", "2001:db8::1")),
+        };
+        (self.scratch.path(name), address)
+    }
+
+    /// Tries a cell.
+    pub(crate) fn probe(&mut self, cell: &Cell) -> Outcome {
+        let (path, client) = self.client(cell.way, cell.v6);
+        let offset = match cell.published {
+            Published::Everywhere => 0,
+            Published::Loopback => 1,
+            Published::Nowhere => 2,
+        };
+        let base = if cell.protocol == Protocol::Sctp { 90 } else { 80 };
+        let is_straight =
+            matches!(cell.way, Way::SameNetwork | Way::OtherNetwork | Way::OutsideDirect);
+        let to = match (is_straight, cell.protocol) {
+            (true, _) | (false, Protocol::Sctp) => base + offset,
+            (false, _) => 8_000 + base + offset,
+        };
+        let address = match is_straight {
+            true => ip(cell.v6, "10.1.0.10", "fd00:1::10"),
+            false => ip(cell.v6, "192.0.2.10", "2001:db8::10"),
+        };
+        let server = &mut self.servers[usize::from(cell.v6)];
+        let to = SocketAddr::new(address, to);
+        match server.ask(&path, cell.protocol, to, base + offset) {
+            Asked::Answered(Some(seen)) => Outcome::Open(match seen {
+                seen if seen == client => Source::Client,
+                seen if seen == ip(cell.v6, "10.1.0.1", "fd00:1::1") => Source::Gateway,
+                _ => Source::Stranger,
+            }),
+            Asked::Answered(None) => Outcome::Gateway,
+            Asked::Refused => Outcome::Refused,
+            Asked::Nothing => Outcome::Silent,
+        }
+    }
+
+    pub(crate) fn stop(mut self) {
+        drop(self.servers);
+        assert!(self.daemon.terminate().success(), "{:?}", self.daemon.log);
+        assert_eq!(self.scratch.namespaces_left(), [""; 0]);
+    }
+}
