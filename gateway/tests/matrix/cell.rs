@@ -20,6 +20,10 @@ pub(crate) enum Way {
     Outside,
     /// Somebody outside who has a route to the server's own address.
     OutsideDirect,
+    /// The machine that the gateway runs on, by the uplink's address.
+    Host,
+    /// The same, by the server's own address.
+    HostDirect,
 }
 
 /// How the server's port is published.
@@ -52,7 +56,7 @@ pub(crate) enum Protocol {
     Icmp,
 }
 
-pub(crate) const WAYS: [Way; 7] = [
+pub(crate) const WAYS: [Way; 9] = [
     Way::SameNetwork,
     Way::SameNetworkPublished,
     Way::OtherNetwork,
@@ -60,6 +64,8 @@ pub(crate) const WAYS: [Way; 7] = [
     Way::Itself,
     Way::Outside,
     Way::OutsideDirect,
+    Way::Host,
+    Way::HostDirect,
 ];
 pub(crate) const PUBLISHED: [Published; 3] =
     [Published::Everywhere, Published::Loopback, Published::Nowhere];

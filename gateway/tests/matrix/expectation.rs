@@ -48,9 +48,11 @@ pub(crate) fn of(cell: &Cell) -> Outcome {
             Mode::IccOff => Outcome::Silent,
             _ => Outcome::Open(Source::Client),
         },
+        // Docker's rules are about what is forwarded: the machine itself reaches every container.
+        Way::HostDirect => Outcome::Open(Source::Client),
         Way::OtherNetwork | Way::OutsideDirect => straight(cell),
         Way::SameNetworkPublished | Way::Itself => by_uplink(cell, Source::Gateway),
-        Way::OtherNetworkPublished | Way::Outside => by_uplink(cell, Source::Client),
+        Way::OtherNetworkPublished | Way::Outside | Way::Host => by_uplink(cell, Source::Client),
     }
 }
 

@@ -1,20 +1,22 @@
 //! A gateway with one network of the mode that is tried, and everybody who may ask.
 //!
 //! ```text
-//! outside --- wan0 [gateway] front: web (the server), mate
-//!                            back:  other
+//! outside --- host --- wan0 [gateway] front: web (the server), mate
+//!                                     back:  other
 //! ```
+//!
+//! The host forwards for the outside. It is a namespace, so nothing of this machine is touched.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 
-use gateway::netns;
+use gateway::netns::{self, Namespace};
 
 use super::cell::{Cell, Mode, Protocol, Published, Way};
 use super::expectation::{Outcome, Source};
 use super::probe::{Asked, Server};
-use crate::common::{Daemon, Scratch};
+use crate::common::{Daemon, PROGRAM, Scratch};
 
 const CONFIG: &str = r#"
 [gateway]
@@ -23,8 +25,6 @@ workers = 2
 [uplink.wan]
 driver = "tap"
 interface = "wan0"
-netns = "PREFIXoutside"
-create = true
 addresses = ["192.0.2.10/24", "2001:db8::10/64"]
 host_addresses = ["192.0.2.1/24", "2001:db8::1/64"]
 gateway = "192.0.2.1"
@@ -62,6 +62,8 @@ pub(crate) struct World {
     scratch: Scratch,
     daemon: Daemon,
     servers: [Server; 2],
+    /// Host and outside.
+    _namespaces: [Namespace; 2],
 }
 
 fn ip(v6: bool, v4_text: &str, v6_text: &str) -> IpAddr {
@@ -71,6 +73,28 @@ fn ip(v6: bool, v4_text: &str, v6_text: &str) -> IpAddr {
 fn run(command: &str) {
     let words: Vec<&str> = command.split(' ').collect();
     assert!(Command::new(words[0]).args(&words[1..]).status().unwrap().success(), "{command}");
+}
+
+/// A link from the outside to the host, which forwards.
+fn join(host: &Namespace, outside: &Namespace, outside_name: &str) {
+    netns::within(host.path(), || {
+        run("ip link set lo up");
+        run(&format!("ip link add out0 type veth peer name eth0 netns {outside_name}"));
+        run("ip addr add 198.51.100.1/24 dev out0");
+        run("ip addr add 2001:db8:1::1/64 dev out0 nodad");
+        run("ip link set out0 up");
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+    })
+    .unwrap();
+    netns::within(outside.path(), || {
+        run("ip addr add 198.51.100.2/24 dev eth0");
+        run("ip addr add 2001:db8:1::2/64 dev eth0 nodad");
+        run("ip link set eth0 up");
+        run("ip route add default via 198.51.100.1");
+        run("ip -6 route add default via 2001:db8:1::1");
+    })
+    .unwrap();
 }
 
 impl World {
@@ -85,9 +109,16 @@ impl World {
         };
         let scratch = Scratch::new("matrix");
         let text = CONFIG.replace("MODE", keys).replace("PUBLISH", publish);
-        let mut daemon = Daemon::start(&scratch.config(&text));
+        let namespaces = [scratch.name("host"), scratch.name("outside")];
+        let namespaces = namespaces.map(|name| Namespace::create(&name).unwrap());
+        let [host, outside] = &namespaces;
+        join(host, outside, &scratch.name("outside"));
+        let mut command = Command::new(PROGRAM);
+        command.args(["run", "-c"]).arg(scratch.config(&text));
+        // A child is in the namespace of the thread that makes it.
+        let mut daemon = netns::within(host.path(), || Daemon::spawn(command)).unwrap();
         daemon.wait_ready();
-        netns::within(&scratch.path("outside"), || {
+        netns::within(host.path(), || {
             run("ip route add 10.1.0.0/24 via 192.0.2.10");
             run("ip -6 route add fd00:1::/64 via 2001:db8::10");
         })
@@ -104,7 +135,7 @@ impl World {
         }
         let web = scratch.path("web");
         let servers = [false, true].map(|v6| Server::open(&web, ip(v6, "10.1.0.10", "fd00:1::10")));
-        World { scratch, daemon, servers }
+        World { scratch, daemon, servers, _namespaces: namespaces }
     }
 
     fn client(&self, way: Way, v6: bool) -> (PathBuf, IpAddr) {
@@ -116,7 +147,10 @@ impl World {
                 ("other", ip(v6, "10.2.0.10", "fd00:2::10"))
             }
             Way::Itself => ("web", ip(v6, "10.1.0.10", "fd00:1::10")),
-            Way::Outside | Way::OutsideDirect => ("outside", ip(v6, "192.0.2.1", "2001:db8::1")),
+            Way::Outside | Way::OutsideDirect => {
+                ("outside", ip(v6, "198.51.100.2", "2001:db8:1::2"))
+            }
+            Way::Host | Way::HostDirect => ("host", ip(v6, "192.0.2.1", "2001:db8::1")),
         };
         (self.scratch.path(name), address)
     }
@@ -130,8 +164,8 @@ impl World {
             Published::Nowhere => 2,
         };
         let base = if cell.protocol == Protocol::Sctp { 90 } else { 80 };
-        let is_straight =
-            matches!(cell.way, Way::SameNetwork | Way::OtherNetwork | Way::OutsideDirect);
+        let is_straight = matches!(cell.way, Way::SameNetwork | Way::OtherNetwork)
+            || matches!(cell.way, Way::OutsideDirect | Way::HostDirect);
         let to = match (is_straight, cell.protocol) {
             (true, _) | (false, Protocol::Sctp) => base + offset,
             (false, _) => 8_000 + base + offset,
@@ -157,6 +191,6 @@ impl World {
     pub(crate) fn stop(mut self) {
         drop(self.servers);
         assert!(self.daemon.terminate().success(), "{:?}", self.daemon.log);
-        assert_eq!(self.scratch.namespaces_left(), [""; 0]);
+        assert_eq!(self.scratch.namespaces_left().len(), 2, "ours alone are left");
     }
 }
