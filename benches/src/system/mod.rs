@@ -15,6 +15,7 @@ mod portolan;
 mod report;
 mod topology;
 mod traffic;
+mod xdp;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,7 +27,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{SigId, flag, low_level};
 
 pub use error::Error;
-pub use report::{Leg, Ratio, Report, Sample, Setting, TCP_OF_COPIER_LEAST};
+pub use report::{
+    Leg, Ratio, Report, Sample, Setting, TCP_OF_COPIER_LEAST, UDP_BY_XDP_OF_KERNEL_LEAST,
+};
 pub use traffic::Traffic;
 
 use cpus::Cpus;
@@ -126,10 +129,10 @@ pub fn legs(with_portolan: bool) -> Vec<Leg> {
         Leg::BridgeCopier,
         Leg::MasqueradePortolan,
         Leg::MasqueradeKernel,
+        Leg::MasqueradeXdp,
+        Leg::MasqueradeKernelBeside,
     ];
-    let is_run =
-        |leg: &Leg| with_portolan || !matches!(leg, Leg::BridgePortolan | Leg::MasqueradePortolan);
-    all.into_iter().filter(is_run).collect()
+    all.into_iter().filter(|leg| with_portolan || !leg.is_portolan()).collect()
 }
 
 fn sample(

@@ -14,6 +14,9 @@ use super::traffic::Traffic;
 /// TCP through Portolan is at least this much of the bare copier.
 pub const TCP_OF_COPIER_LEAST: f64 = 0.9;
 
+/// Masqueraded UDP between veths by AF_XDP is at least so many times the kernel's.
+pub const UDP_BY_XDP_OF_KERNEL_LEAST: f64 = 1.8;
+
 /// What the packets cross.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leg {
@@ -27,6 +30,10 @@ pub enum Leg {
     MasqueradePortolan,
     /// A veth pair, kernel routing with nftables masquerade, a veth pair.
     MasqueradeKernel,
+    /// The same pairs, with Portolan between them by AF_XDP.
+    MasqueradeXdp,
+    /// As `MasqueradeKernel`, with the two ends on the CPUs that a worker leaves them.
+    MasqueradeKernelBeside,
 }
 
 impl Leg {
@@ -38,7 +45,14 @@ impl Leg {
             Leg::BridgeCopier => "bridge/copier",
             Leg::MasqueradePortolan => "masquerade/portolan",
             Leg::MasqueradeKernel => "masquerade/kernel",
+            Leg::MasqueradeXdp => "masquerade/xdp",
+            Leg::MasqueradeKernelBeside => "masquerade/kernel-beside",
         }
+    }
+
+    /// True if Portolan is in the middle.
+    pub(super) fn is_portolan(self) -> bool {
+        matches!(self, Leg::BridgePortolan | Leg::MasqueradePortolan | Leg::MasqueradeXdp)
     }
 }
 
@@ -109,11 +123,13 @@ struct Row {
     traffic: Traffic,
 }
 
-const ROWS: [Row; 4] = [
+const ROWS: [Row; 6] = [
     row("bridge", Leg::BridgePortolan, Leg::BridgeKernel, Traffic::Tcp),
     row("bridge", Leg::BridgePortolan, Leg::BridgeKernel, Traffic::Udp64),
     row("masquerade", Leg::MasqueradePortolan, Leg::MasqueradeKernel, Traffic::Tcp),
     row("masquerade", Leg::MasqueradePortolan, Leg::MasqueradeKernel, Traffic::Udp64),
+    row("masquerade, af_xdp", Leg::MasqueradeXdp, Leg::MasqueradeKernelBeside, Traffic::Tcp),
+    row("masquerade, af_xdp", Leg::MasqueradeXdp, Leg::MasqueradeKernelBeside, Traffic::Udp64),
 ];
 
 const fn row(case: &'static str, portolan: Leg, kernel: Leg, traffic: Traffic) -> Row {
@@ -155,6 +171,13 @@ impl Report {
         Some(reaches(Leg::BridgePortolan)? && reaches(Leg::MasqueradePortolan)?)
     }
 
+    /// Whether masqueraded UDP by AF_XDP reaches [`UDP_BY_XDP_OF_KERNEL_LEAST`]; none if it did not
+    /// run.
+    pub fn xdp_gate(&self) -> Option<bool> {
+        let ratio = self.ratio(Leg::MasqueradeXdp, Leg::MasqueradeKernelBeside, Traffic::Udp64)?;
+        Some(ratio.median >= UDP_BY_XDP_OF_KERNEL_LEAST)
+    }
+
     /// The table, in Markdown.
     pub fn markdown(&self) -> String {
         let mut text = self.setting.markdown();
@@ -189,6 +212,14 @@ impl Report {
             let verdict = if met { "met" } else { "not met" };
             let _ =
                 writeln!(text, "\nTCP at least {TCP_OF_COPIER_LEAST} of the copier: {verdict}.");
+        }
+        if let Some(met) = self.xdp_gate() {
+            let verdict = if met { "met" } else { "not met" };
+            let least = UDP_BY_XDP_OF_KERNEL_LEAST;
+            let _ = writeln!(
+                text,
+                "Masqueraded UDP by AF_XDP at least {least} of the kernel: {verdict}."
+            );
         }
         text
     }
@@ -226,6 +257,8 @@ impl Report {
             "rows": rows.collect::<Vec<_>>(),
             "tcp_of_copier_least": TCP_OF_COPIER_LEAST,
             "tcp_gate_met": self.tcp_gate(),
+            "udp_by_xdp_of_kernel_least": UDP_BY_XDP_OF_KERNEL_LEAST,
+            "xdp_gate_met": self.xdp_gate(),
             "samples": samples.collect::<Vec<_>>(),
         })
     }

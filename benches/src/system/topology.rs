@@ -28,14 +28,15 @@ use super::namespace::Namespace;
 use super::portolan::Portolan;
 use super::report::Leg;
 use super::traffic::{Ends, Rates, Traffic, Window, measure};
+use super::xdp;
 
-const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 2);
+pub(super) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 2);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 3);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 1);
 /// The masquerading gateway's address outside (TEST-NET-1, RFC 5737).
-const OUTSIDE_GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+pub(super) const OUTSIDE_GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 /// The outside server's address.
-const OUTSIDE_SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(super) const OUTSIDE_SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// How Portolan is started and where the user-space legs run.
 pub(super) struct Placement<'a> {
@@ -63,6 +64,12 @@ enum Middle {
     /// Dropped in this order: what it remembers and its socket lie in a folder of its own, not
     /// where a gateway of this machine has them.
     Portolan(Portolan, #[expect(dead_code, reason = "removed when dropped")] TempDir),
+    /// Dropped in this order: the daemon puts the pairs back first.
+    Xdp {
+        portolan: Portolan,
+        _folder: TempDir,
+        _namespace: Namespace,
+    },
     Kernel {
         _namespace: Namespace,
     },
@@ -92,12 +99,20 @@ impl Built {
                 let portolan = Portolan::start(binary, &config, placement.interrupted)?;
                 Middle::Portolan(portolan, folder)
             }
+            Leg::MasqueradeXdp => {
+                let folder = tempfile::Builder::new().prefix("portolan-bench-").tempdir();
+                let folder = folder.map_err(Error::system("make a folder for Portolan"))?;
+                let namespace = end("middle")?;
+                let ends = (&client, &namespace, &server);
+                let portolan = xdp::masquerade(ends, placement, folder.path())?;
+                Middle::Xdp { portolan, _folder: folder, _namespace: namespace }
+            }
             Leg::BridgeKernel => {
                 let namespace = end("middle")?;
                 kernel_bridge(&client, &namespace, &server)?;
                 Middle::Kernel { _namespace: namespace }
             }
-            Leg::MasqueradeKernel => {
+            Leg::MasqueradeKernel | Leg::MasqueradeKernelBeside => {
                 let namespace = end("middle")?;
                 kernel_masquerade(&client, &namespace, &server)?;
                 Middle::Kernel { _namespace: namespace }
@@ -120,16 +135,17 @@ impl Built {
         let (client, server) = (&self.client, &self.server);
         let (server_address, source_seen) = match self.leg {
             Leg::BridgePortolan | Leg::BridgeKernel | Leg::BridgeCopier => (SERVER, CLIENT),
-            Leg::MasqueradePortolan | Leg::MasqueradeKernel => (OUTSIDE_SERVER, OUTSIDE_GATEWAY),
+            _ => (OUTSIDE_SERVER, OUTSIDE_GATEWAY),
         };
         let cpus = match &self.middle {
-            Middle::Kernel { .. } => cpus.all,
-            Middle::Portolan(..) | Middle::Copier { .. } => cpus.ends,
+            // Beside AF_XDP the ends are placed alike, so that the middle alone differs.
+            Middle::Kernel { .. } if self.leg != Leg::MasqueradeKernelBeside => cpus.all,
+            _ => cpus.ends,
         };
         let path = self.leg.name();
         let ends = Ends { path, client, server, server_address, source_seen, cpus };
         match &self.middle {
-            Middle::Portolan(portolan, _) => {
+            Middle::Portolan(portolan, _) | Middle::Xdp { portolan, .. } => {
                 let _awake = portolan.awake();
                 measure(traffic, &ends, window)
             }
@@ -190,7 +206,12 @@ fn kernel_masquerade(
 }
 
 /// A veth pair: `port` in the middle, `eth0` with the address in the end's namespace, both up.
-fn veth(middle: &Namespace, port: &str, end: &Namespace, address: Ipv4Addr) -> Result<(), Error> {
+pub(super) fn veth(
+    middle: &Namespace,
+    port: &str,
+    end: &Namespace,
+    address: Ipv4Addr,
+) -> Result<(), Error> {
     middle.ip(&format!("link add {port} type veth peer name eth0 netns {}", end.name()))?;
     middle.ip(&format!("link set {port} up"))?;
     end.ip(&format!("address add {address}/24 dev eth0"))?;
@@ -221,7 +242,7 @@ fn masquerade_config(client: &Namespace, outside: &Namespace) -> String {
         .concat()
 }
 
-fn gateway_config(placement: &Placement, folder: &Path) -> String {
+pub(super) fn gateway_config(placement: &Placement, folder: &Path) -> String {
     let (workers, idle) = (placement.cpus.middle, &placement.idle);
     let (state, api) = (folder.join("state"), folder.join("api.sock"));
     format!(
@@ -230,7 +251,7 @@ fn gateway_config(placement: &Placement, folder: &Path) -> String {
     )
 }
 
-fn network_config(more: &str) -> String {
+pub(super) fn network_config(more: &str) -> String {
     format!(
         "[network.bench]\ndriver = \"bridge\"\nsubnet = \"10.97.0.0/24\"\n\
          gateway = \"{GATEWAY}\"\n{more}"
