@@ -440,7 +440,7 @@ fn tables(flow_count: usize) -> Tables {
         Route { to: "0.0.0.0/0".parse().expect("a prefix"), via: Some(ROUTER.into()), uplink },
     ];
     let flows = (flow_count as u32).max(1_024) + 64;
-    let limits = Limits { flows, flows_per_port: flows, ..Limits::default() };
+    let limits = limits(flows);
     Tables {
         ports: vec![
             port(OUTSIDE, "wan", PortKind::Uplink(uplink)),
@@ -513,6 +513,17 @@ fn published_port() -> PublishEntry {
         target: ENDPOINT.into(),
         port: INSIDE,
         network: NetworkId(0),
+    }
+}
+
+/// Room for so many flows, whoever begins them.
+fn limits(flows: u32) -> Limits {
+    Limits {
+        flows,
+        flows_per_port: flows,
+        half_open_per_port: flows,
+        flows_per_source: flows,
+        ..Limits::default()
     }
 }
 

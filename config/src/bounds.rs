@@ -29,6 +29,9 @@ pub(crate) const MASQUERADE_COUNT_MIN: u16 = 1_024;
 /// Lowest masquerade port. RFC 4787 REQ-3: ports below belong to services.
 pub(crate) const MASQUERADE_PORT_MIN: u16 = 1_024;
 
+/// Most outside addresses that masqueraded traffic is spread over: each new mapping looks at all.
+pub(crate) const OUTSIDE_COUNT_MAX: usize = 64;
+
 /// Shortest idle time: what the wheel of the engine tells apart.
 pub(crate) const TIMEOUT_MIN: Duration = Duration::from_secs(1);
 

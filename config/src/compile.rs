@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use engine::limits::NatSettings;
+use engine::limits::{NatSettings, StaticNat, Statics};
 use engine::tables::{
     Attachment, Epoch, Network, Policy, PortKind, PortTable, Protocol, Publish, PublishEntry,
     Route, Routes, Rule, RulePorts, RuleSide, Subnet, TableMap, Uplink,
@@ -41,7 +41,7 @@ pub fn compile(config: &Config, previous: Option<&Tables>) -> Tables {
         publish: share_publish(compiler.publish(), generation, &previous.publish),
         policy: share_policy(rules(&config, &compiler.network_ids), generation, &previous.policy),
         routes: share_routes(Routes::new(generation, compiler.routes()), &previous.routes),
-        nat: share_one(nat_settings(&config.nat, generation), &previous.nat),
+        nat: share_one(nat_settings(&config, generation), &previous.nat),
         limits: match config.limits == *previous.limits {
             true => previous.limits.clone(),
             false => Arc::new(config.limits.clone()),
@@ -363,8 +363,44 @@ pub(crate) fn routes_of(uplink: &model::Uplink) -> impl Iterator<Item = Route> {
     connected.chain(others.map(|route| Route { to: route.to, via: route.via, uplink: uplink.id }))
 }
 
-pub(crate) fn nat_settings(nat: &NatSettings, epoch: Epoch) -> NatSettings {
-    NatSettings { epoch, ..nat.clone() }
+/// The settings of NAT, with what they say about uplinks, networks and endpoints by their ids.
+pub(crate) fn nat_settings(config: &Config, epoch: Epoch) -> NatSettings {
+    let outside = &config.outside;
+    let of_uplink = |uplink: &model::Uplink| {
+        let own = |address: &&IpAddr| uplink.addresses.iter().any(|own| own.addr() == **address);
+        (uplink.id, outside.addresses.iter().filter(own).copied().collect::<Vec<IpAddr>>())
+    };
+    let pools = config.uplinks.iter().map(of_uplink);
+    let mut sources: Vec<(NetworkId, IpAddr)> = config
+        .networks
+        .iter()
+        .flat_map(|network| {
+            let addresses = network.host_ipv4.into_iter().chain(network.host_ipv6);
+            addresses.map(|address| (network.id, address))
+        })
+        .collect();
+    sources.sort_unstable();
+    NatSettings {
+        epoch,
+        pools: pools.filter(|(_, addresses)| !addresses.is_empty()).collect(),
+        sources,
+        statics: Statics::new(
+            outside.statics.iter().map(|rule| static_nat(rule, config)).collect(),
+        ),
+        ..config.nat.clone()
+    }
+}
+
+fn static_nat(rule: &model::StaticRule, config: &Config) -> StaticNat {
+    let endpoint = config.endpoint(&rule.endpoint).expect("a checked rule names an endpoint");
+    let own = endpoint.attachments.iter().find(|own| own.network == rule.network);
+    let network = config.network(&rule.network).expect("a checked rule names a network");
+    StaticNat {
+        inside: rule.inside,
+        outside: rule.outside,
+        port: own.expect("a checked rule names a network of its endpoint").port,
+        network: network.id,
+    }
 }
 
 /// The rules by ids.

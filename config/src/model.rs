@@ -43,8 +43,11 @@ pub struct Config {
     pub(crate) port_leases: BTreeMap<String, BTreeMap<String, Vec<u16>>>,
     /// The last port of the ephemeral range that was given.
     pub(crate) last_port: Option<u16>,
-    /// Behaviour of address translation; its epoch is for `compile` to set.
+    /// Behaviour of address translation; its epoch, and what follows from ids, is for `compile` to
+    /// set.
     pub nat: NatSettings,
+    /// Which outside addresses are used for what.
+    pub outside: Outside,
     /// Sizes of everything that can fill up.
     pub limits: Limits,
     /// What is allowed but probably not meant.
@@ -66,6 +69,30 @@ impl Config {
     pub fn endpoint(&self, name: &str) -> Option<&Endpoint> {
         self.endpoints.iter().map(|endpoint| &**endpoint).find(|endpoint| endpoint.name == name)
     }
+}
+
+/// Which outside addresses are used for what, beside those of networks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Outside {
+    /// Addresses that masqueraded traffic is spread over; none: each uplink's first.
+    pub addresses: Vec<IpAddr>,
+    /// Endpoints' addresses with an outside one for themselves.
+    pub statics: Vec<StaticRule>,
+}
+
+/// An endpoint's address that has an outside one for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StaticRule {
+    /// The endpoint's address.
+    pub inside: IpAddr,
+    /// One of an uplink's own addresses.
+    pub outside: IpAddr,
+    /// The endpoint.
+    pub endpoint: String,
+    /// The network in which it has the address.
+    pub network: String,
 }
 
 /// Settings of the daemon itself.
@@ -222,6 +249,10 @@ pub struct Network {
     pub mode: GatewayMode,
     /// What leaves takes the uplink's address; never in mode `routed`.
     pub masquerade: bool,
+    /// The outside address that it is masqueraded as, of IPv4; `None`: as others.
+    pub host_ipv4: Option<IpAddr>,
+    /// The same of IPv6.
+    pub host_ipv6: Option<IpAddr>,
     /// Where members' MAC addresses come from.
     pub mac_policy: MacPolicy,
     /// Largest IP packet, in bytes.

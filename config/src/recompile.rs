@@ -44,7 +44,7 @@ pub fn recompile(running: &Config, tables: &Tables, next: &mut Config) -> Tables
         publish: step.publish(),
         policy: step.policy(),
         routes: step.routes(),
-        nat: share_one(nat_settings(&next.nat, epoch), &tables.nat),
+        nat: share_one(nat_settings(next, epoch), &tables.nat),
         limits: match next.limits == *tables.limits {
             true => tables.limits.clone(),
             false => Arc::new(next.limits.clone()),

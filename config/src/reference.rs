@@ -40,7 +40,7 @@ struct Section {
     keys: &'static [&'static str],
 }
 
-fn sections() -> [Section; 13] {
+fn sections() -> [Section; 14] {
     let section = |heading, definition, keys| Section { heading, definition, keys };
     [
         section("[gateway]", "Gateway", keys::<schema::Gateway>()),
@@ -54,6 +54,7 @@ fn sections() -> [Section; 13] {
         section("[[policy]]", "Rule", keys::<schema::Rule>()),
         section("from = { ... }", "RuleSide", keys::<schema::RuleSide>()),
         section("[nat]", "Nat", keys::<schema::Nat>()),
+        section("[[nat.static]]", "StaticNat", keys::<schema::StaticNat>()),
         section("[nat.timeouts]", "Timeouts", keys::<schema::Timeouts>()),
         section("[limits]", "Limits", keys::<schema::Limits>()),
     ]

@@ -158,6 +158,12 @@ impl Text {
         self.set("icc", network.icc);
         self.set("mode", words::of(words::MODE, &network.mode));
         self.set("masquerade", network.masquerade);
+        let sources = [("host_ipv4", network.host_ipv4), ("host_ipv6", network.host_ipv6)];
+        for (key, source) in sources {
+            if let Some(source) = source {
+                self.set_text(key, source);
+            }
+        }
         self.set("mac_policy", words::of(words::MAC_POLICY, &network.mac_policy));
         self.set("mtu", i64::from(network.mtu));
         if let Some(uplink) = &network.uplink {
@@ -236,16 +242,27 @@ impl Text {
     fn nat(&mut self, config: &Config) {
         let nat = &config.nat;
         self.line("\n[nat]");
-        self.set("filtering", "address-and-port");
+        self.set("filtering", words::of(words::FILTERING, &nat.filtering));
         self.set_text("ports", format_args!("{}-{}", nat.port_min, nat.port_max));
+        self.set_list("addresses", &config.outside.addresses);
+        self.set("tcp_pickup", nat.tcp_pickup);
         self.line("\n[nat.timeouts]");
         let timeouts = &nat.timeouts;
         self.set_text("tcp_established", written(timeouts.tcp_established));
-        self.set_text("tcp_transitory", written(timeouts.tcp_transitory));
+        self.set_text("tcp_opening", written(timeouts.tcp_opening));
+        self.set_text("tcp_closing", written(timeouts.tcp_closing));
         self.set_text("tcp_time_wait", written(timeouts.tcp_time_wait));
+        self.set_text("tcp_reset", written(timeouts.tcp_reset));
+        self.set_text("sctp_established", written(timeouts.sctp_established));
+        self.set_text("sctp_transitory", written(timeouts.sctp_transitory));
         self.set_text("udp", written(timeouts.udp));
         self.set_text("icmp", written(timeouts.icmp));
         self.set_text("other", written(timeouts.other));
+        for one in &config.outside.statics {
+            self.line("\n[[nat.static]]");
+            self.set_text("inside", one.inside);
+            self.set_text("outside", one.outside);
+        }
     }
 
     fn limits(&mut self, config: &Config) {
@@ -254,6 +271,8 @@ impl Text {
         for (key, limit) in [
             ("flows", limits.flows),
             ("flows_per_port", limits.flows_per_port),
+            ("half_open_per_port", limits.half_open_per_port),
+            ("flows_per_source", limits.flows_per_source),
             ("fdb", limits.fdb),
             ("fdb_per_port", limits.fdb_per_port),
             ("neighbours", limits.neighbours),

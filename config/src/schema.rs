@@ -215,6 +215,11 @@ pub(crate) struct Network {
     /// True: what leaves takes the uplink's address. In mode "routed" it never does.
     #[schemars(extend("default" = true))]
     pub(crate) masquerade: Field<bool>,
+    /// The outside IPv4 address that it is masqueraded as, one of its uplink's own. Absent: by
+    /// `nat.addresses`.
+    pub(crate) host_ipv4: Field<Address>,
+    /// The outside IPv6 address that it is masqueraded as. Absent: as `host_ipv4`.
+    pub(crate) host_ipv6: Field<Address>,
     /// MAC addresses that the file does not give: 02:42 and the IPv4 address, or random-looking,
     /// hashed from the names, so that they are the same at every start.
     #[schemars(extend("enum" = known(words::MAC_POLICY), "default" = "derived"))]
@@ -367,15 +372,40 @@ pub(crate) struct RuleSide {
 #[serde(default)]
 #[schemars(deny_unknown_fields)]
 pub(crate) struct Nat {
-    /// Who may send to a mapping: whoever it has sent to (RFC 4787 address and port-dependent
-    /// filtering). Mapping is endpoint-independent.
+    /// Who may send to the outside port of a mapping (RFC 4787 section 5), which is the same
+    /// whoever the inside talks to. "address-and-port": the sockets that it has sent to. "address":
+    /// their addresses, whatever the port. "endpoint": everybody.
     #[schemars(extend("enum" = known(words::FILTERING), "default" = "address-and-port"))]
     pub(crate) filtering: Field<String>,
     /// The ports that masqueraded traffic may take; at least 1024 of them, all from 1024 up.
     #[schemars(extend("default" = port_range_default()))]
     pub(crate) ports: Field<PortRange>,
+    /// Outside addresses that masqueraded traffic is spread over, each one of an uplink's own. An
+    /// inside address keeps to one of them (RFC 4787 REQ-2). Absent, or none of the family: the
+    /// uplink's first address.
+    #[schemars(extend("default" = []))]
+    pub(crate) addresses: Field<Vec<Field<Address>>>,
+    /// Endpoints that have an outside address for themselves, one table each.
+    #[serde(rename = "static")]
+    pub(crate) statics: Field<Vec<Field<StaticNat>>>,
+    /// True: a TCP connection whose beginning was not seen is taken where it is, so that one lives
+    /// on when the gateway is started again. False: its segments are dropped (no_connection).
+    #[schemars(extend("default" = true))]
+    pub(crate) tcp_pickup: Field<bool>,
     /// Idle times after which a flow ends.
     pub(crate) timeouts: Field<Timeouts>,
+}
+
+/// An endpoint's address that leaves as an outside address of its own, and is reached by it: every
+/// port and every protocol without a checksum that NAT cannot correct.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, extend("required" = ["inside", "outside"]))]
+pub(crate) struct StaticNat {
+    /// An address that an endpoint has by the key `ip` or `ip6`.
+    pub(crate) inside: Field<Address>,
+    /// One of an uplink's own addresses, which nothing else leaves as.
+    pub(crate) outside: Field<Address>,
 }
 
 /// Idle times after which a flow ends: from 1 second to 5 days.
@@ -386,12 +416,26 @@ pub(crate) struct Timeouts {
     /// An open TCP connection. RFC 5382 REQ-5 asks for 2h4m at least.
     #[schemars(extend("default" = written(timeouts().tcp_established)))]
     pub(crate) tcp_established: Field<Period>,
-    /// A TCP connection that is opening or closing. RFC 5382 REQ-5 asks for 4m at least.
-    #[schemars(extend("default" = written(timeouts().tcp_transitory)))]
+    /// A TCP connection that is opening or closing, where the two following keys do not say.
+    /// Absent: 4m. RFC 5382 REQ-5 asks for that at least.
     pub(crate) tcp_transitory: Field<Period>,
-    /// A TCP connection after its end, so that late segments find it.
+    /// A TCP connection that is opening. Absent: `tcp_transitory`.
+    pub(crate) tcp_opening: Field<Period>,
+    /// A TCP connection that one side has finished. Absent: `tcp_transitory`.
+    pub(crate) tcp_closing: Field<Period>,
+    /// A TCP connection that both sides have finished, so that late segments find it.
     #[schemars(extend("default" = written(timeouts().tcp_time_wait)))]
     pub(crate) tcp_time_wait: Field<Period>,
+    /// A TCP connection after a reset, which may have been made up: what either side sends
+    /// meanwhile takes it back. RFC 7857 section 2.2 asks for 4m at least.
+    #[schemars(extend("default" = written(timeouts().tcp_reset)))]
+    pub(crate) tcp_reset: Field<Period>,
+    /// An open SCTP association. Its ends say every 30 s that they are there.
+    #[schemars(extend("default" = written(timeouts().sctp_established)))]
+    pub(crate) sctp_established: Field<Period>,
+    /// An SCTP association that is opening, closing or over.
+    #[schemars(extend("default" = written(timeouts().sctp_transitory)))]
+    pub(crate) sctp_transitory: Field<Period>,
     /// UDP. RFC 4787 REQ-5 asks for 2m at least and recommends 5m.
     #[schemars(extend("default" = written(timeouts().udp)))]
     pub(crate) udp: Field<Period>,
@@ -410,15 +454,26 @@ pub(crate) struct Timeouts {
 #[serde(default)]
 #[schemars(deny_unknown_fields)]
 pub(crate) struct Limits {
-    /// Flows of each address family. When full: a new flow is refused (flow_table_full).
+    /// Flows of each address family. When full: the oldest flow ends that was not answered, or one
+    /// that is over or idle; without one, a new flow is refused (flow_table_full).
     #[schemars(extend("minimum" = 1, "maximum" = limits::FLOWS_MAX,
                       "default" = defaults().flows))]
     pub(crate) flows: Field<Number>,
-    /// Flows that one port may have started, at most `flows`. When full: its new flows are refused
+    /// Flows that one port may have started, at most `flows`. When full: as `flows`, among its own
     /// (flow_share_full).
     #[schemars(extend("minimum" = 1, "maximum" = limits::FLOWS_MAX,
                       "default" = defaults().flows_per_port))]
     pub(crate) flows_per_port: Field<Number>,
+    /// Flows of each address family that one port may have started and that were not answered, at
+    /// most `flows`. When full: the oldest of them ends.
+    #[schemars(extend("minimum" = 1, "maximum" = limits::FLOWS_MAX,
+                      "default" = defaults().half_open_per_port))]
+    pub(crate) half_open_per_port: Field<Number>,
+    /// Flows that one outside address, of IPv6 one /64, may have started. Counted by hash: it may
+    /// count a little of others. When full: its new flows are refused (source_share_full).
+    #[schemars(extend("minimum" = 1, "maximum" = limits::FLOWS_MAX,
+                      "default" = defaults().flows_per_source))]
+    pub(crate) flows_per_source: Field<Number>,
     /// Stations in the FDB; every worker has room for all. When full: a new station is not learnt,
     /// its frames pass (fdb_full).
     #[schemars(extend("minimum" = 1, "maximum" = limits::FDB_MAX, "default" = defaults().fdb))]

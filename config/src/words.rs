@@ -3,6 +3,7 @@
 //! One table per key, read by the checker and by the JSON Schema alike, so that the two never
 //! disagree. A word without a meaning is of a later version: it is known, and refused as such.
 
+use engine::limits::Filtering;
 use engine::tables::{GatewayMode, RuleAction};
 
 use crate::model::{Family, Idle, LogFormat, MacPolicy, NetworkDriver, UplinkDriver};
@@ -47,7 +48,11 @@ pub(crate) const RULE_ACTION: Words<RuleAction> = &[
 pub(crate) const MAC_POLICY: Words<MacPolicy> =
     &[("derived", Some(MacPolicy::Derived)), ("random", Some(MacPolicy::Random))];
 
-pub(crate) const FILTERING: Words<()> = &[("address-and-port", Some(())), ("endpoint", None)];
+pub(crate) const FILTERING: Words<Filtering> = &[
+    ("address-and-port", Some(Filtering::AddressAndPort)),
+    ("address", Some(Filtering::Address)),
+    ("endpoint", Some(Filtering::Endpoint)),
+];
 
 pub(crate) const FAMILY: Words<Family> = &[("ipv4", Some(Family::V4)), ("ipv6", Some(Family::V6))];
 

@@ -312,10 +312,11 @@ fn settings() {
         &["x.toml:23:11: gateway.workers: there are 1 to 64 workers"],
     );
     adding(
-        "[nat]\nfiltering = \"endpoint\"\nports = \"80-90\"\n\
+        "[nat]\nfiltering = \"nobody\"\nports = \"80-90\"\n\
             timeouts = { udp = \"5\", icmp = \"9d\", tpc = 1 }\n",
         &[
-            "x.toml:23:13: nat.filtering: \"endpoint\" is not in this version",
+            "x.toml:23:13: nat.filtering: unknown word \"nobody\", expected address-and-port, \
+             address, endpoint",
             "x.toml:24:9: nat.ports: masquerade takes at least 1024 ports, all of them from 1024 \
              up",
             "x.toml:25:20: nat.timeouts.udp: expected a duration, such as \"2h4m\" or \"90s\", \
@@ -362,6 +363,27 @@ fn a_short_timeout_is_only_a_warning() {
         warnings,
         ["x.toml:23:20: warning: nat.timeouts.udp: shorter than RFC 4787 REQ-5 asks for, 120 s"]
     );
+    for (key, rule, least) in [
+        ("tcp_established", "RFC 5382 REQ-5", 7_440),
+        ("tcp_transitory", "RFC 5382 REQ-5", 240),
+        ("tcp_opening", "RFC 5382 REQ-5", 240),
+        ("tcp_closing", "RFC 5382 REQ-5", 240),
+        ("tcp_reset", "RFC 7857 section 2.2", 240),
+        ("icmp", "RFC 5508 REQ-2", 60),
+    ] {
+        let warned = |seconds: u64| {
+            let text = format!("{BASE}[nat]\ntimeouts = {{ {key} = \"{seconds}s\" }}\n");
+            let config = Config::parse("x.toml", &text).unwrap();
+            config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(warned(least), [""; 0], "{key}");
+        let warning = format!("nat.timeouts.{key}: shorter than {rule} asks for, {least} s");
+        assert!(warned(least - 1)[0].ends_with(&warning), "{:?}", warned(least - 1));
+    }
+    let both =
+        format!("{BASE}[nat]\ntimeouts = {{ tcp_transitory = \"5m\", tcp_closing = \"6m\" }}\n");
+    let timeouts = Config::parse("x.toml", &both).unwrap().nat.timeouts;
+    assert_eq!((timeouts.tcp_opening.as_secs(), timeouts.tcp_closing.as_secs()), (300, 360));
 }
 
 #[test]

@@ -90,8 +90,13 @@ drop_reasons! {
     PolicyDenied = "policy_denied",
     /// A rule of the operator's says reject: answered with RST or ICMP.
     PolicyRejected = "policy_rejected",
+    /// To the outside port of a mapping that lets nobody in whom it has not sent to, or TCP to a
+    /// port that may become one.
+    Filtered = "filtered",
     /// A protocol that NAT cannot carry.
     ProtocolNotTranslated = "protocol_not_translated",
+    /// A TCP segment of a connection that is not known, with `nat.tcp_pickup = false`.
+    NoConnection = "no_connection",
     /// No outside address of the packet's family on the uplink.
     NoOutsideAddress = "no_outside_address",
     /// All outside ports are in use.
@@ -100,6 +105,8 @@ drop_reasons! {
     FlowTableFull = "flow_table_full",
     /// The port has used up its share of the flow table.
     FlowShareFull = "flow_share_full",
+    /// The outside address has used up its share of the flow table.
+    SourceShareFull = "source_share_full",
     /// Later fragment whose first one did not come, or went nowhere.
     FragmentUnattached = "fragment_unattached",
     /// A fragment that would hide a part of the transport header (RFC 1858, RFC 3128).
@@ -231,6 +238,12 @@ counters! {
         flows_expired,
         /// Flows now (gauge).
         flows,
+        /// Flows that ended to make room for others.
+        flows_evicted,
+        /// NAT mappings now (gauge).
+        mappings,
+        /// NAT mappings that took a TCP port which others have for other destinations.
+        ports_shared,
         /// Stations in the FDB now (gauge).
         stations,
         /// Stations not learnt: the FDB is full.

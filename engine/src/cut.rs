@@ -14,7 +14,7 @@ use crate::counters::DropReason;
 use crate::frame::{CHUNK_BYTES, FramePool, HEADROOM_BYTES};
 use crate::packet::{GsoKind, Offload, Packet};
 use crate::wire::checksum::{fold, pseudo_header, sum};
-use crate::wire::{ethernet, header_at, ipv4, ipv6, protocol, tcp, udp};
+use crate::wire::{crc32c, ethernet, header_at, ipv4, ipv6, protocol, sctp, tcp, udp};
 
 /// Bytes of a segment that its chunk takes; what is more goes to a tail.
 const HEAD_BYTES_MAX: usize = CHUNK_BYTES - HEADROOM_BYTES;
@@ -34,6 +34,9 @@ pub(crate) fn complete_checksum(packet: &mut Packet) -> Result<(), DropReason> {
         Offload::NeedsChecksum { start, offset } => (usize::from(start), usize::from(offset)),
         Offload::Gso { .. } => return Err(DropReason::MalformedOffload),
     };
+    if offset == sctp::CHECKSUM {
+        return complete_crc(packet, start);
+    }
     let field = start + offset;
     if field + 2 > packet.head().len() {
         return Err(DropReason::MalformedOffload);
@@ -50,6 +53,17 @@ pub(crate) fn complete_checksum(packet: &mut Packet) -> Result<(), DropReason> {
 pub(crate) fn sum_from(packet: &Packet, start: usize) -> u64 {
     let covered = packet.head().get(start..).unwrap_or_default();
     join(sum(covered), covered.len(), sum(packet.tail()))
+}
+
+/// SCTP's checksum, known by its place, is a CRC32c of four bytes.
+fn complete_crc(packet: &mut Packet, start: usize) -> Result<(), DropReason> {
+    let field = start + sctp::CHECKSUM;
+    let place = packet.head_mut().get_mut(field..field + 4);
+    place.ok_or(DropReason::MalformedOffload)?.fill(0);
+    let checksum = crc32c::whole(&[&packet.head()[start..], packet.tail()]);
+    packet.head_mut()[field..field + 4].copy_from_slice(&checksum.to_le_bytes());
+    packet.set_offload(Offload::None);
+    Ok(())
 }
 
 /// Cuts a super-frame and gives each segment to `emit`, in order; returns how many there were.

@@ -10,6 +10,7 @@ use crate::frame::FramePool;
 use crate::id::PortId;
 use crate::packet::{Batch, GsoKind, Offload, Packet};
 use crate::port::{Caps, Port};
+use crate::wire::sctp;
 
 /// A port and what is about to leave by it.
 struct Slot {
@@ -36,7 +37,10 @@ impl Slot {
     fn takes(&self, offload: Offload) -> bool {
         match offload {
             Offload::None => true,
-            Offload::NeedsChecksum { .. } => self.caps.checksum,
+            // A kernel would finish SCTP's CRC32c as if it were an Internet checksum.
+            Offload::NeedsChecksum { offset, .. } => {
+                self.caps.checksum && usize::from(offset) != sctp::CHECKSUM
+            }
             Offload::Gso { kind: GsoKind::Udp, .. } => self.caps.uso,
             Offload::Gso { .. } => self.caps.tso,
         }

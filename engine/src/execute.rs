@@ -6,11 +6,11 @@
 
 use crate::flow::{FlowAction, V4, V6};
 use crate::neighbour::{Adjacency, Macs};
-use crate::packet::{Offload, Packet, WINDOW_BYTES};
+use crate::packet::{Notes, Offload, Packet, WINDOW_BYTES};
 use crate::parse::{PLAIN_L3, PLAIN_L4_V4, PLAIN_L4_V6, PlainProtocol};
 use crate::wire::{
-    checksum, header_at, header_at_mut, icmp, ipv4, ipv6, protocol, raw_u16_at, raw_u32_at,
-    raw_u64_at, raw_u128_at, tcp, udp,
+    checksum, crc32c, header_at, header_at_mut, icmp, ipv4, ipv6, protocol, raw_u16_at, raw_u32_at,
+    raw_u64_at, raw_u128_at, sctp, tcp, udp,
 };
 
 /// What lowering the TTL by one adds to the complement of the header checksum: `~m + m'` where the
@@ -28,6 +28,9 @@ pub(crate) trait Edit: crate::flow::Family {
 
     /// The TTL or hop limit.
     fn ttl(head: &[u8], l3: usize) -> u8;
+
+    /// Takes back that a packet has passed a router.
+    fn raise_ttl(head: &mut [u8], l3: usize);
 
     /// Addresses in wire order, for deltas.
     fn bytes(addresses: Self::Addresses) -> AddressBytes;
@@ -72,6 +75,14 @@ impl Edit for V4 {
     #[inline(always)]
     fn ttl(head: &[u8], l3: usize) -> u8 {
         head.get(l3 + ipv4::TTL).copied().unwrap_or(0)
+    }
+
+    fn raise_ttl(head: &mut [u8], l3: usize) {
+        let Some(header) = header_at_mut::<{ ipv4::HEADER_BYTES }>(head, l3) else { return };
+        header[ipv4::TTL] = header[ipv4::TTL].wrapping_add(1);
+        let old = raw_u16_at(header, ipv4::CHECKSUM);
+        let checksum = checksum::apply(old, !TTL_DELTA.to_be());
+        header[ipv4::CHECKSUM..ipv4::SOURCE].copy_from_slice(&checksum.to_ne_bytes());
     }
 
     #[inline(always)]
@@ -122,6 +133,12 @@ impl Edit for V6 {
         head.get(l3 + ipv6::HOP_LIMIT).copied().unwrap_or(0)
     }
 
+    fn raise_ttl(head: &mut [u8], l3: usize) {
+        if let Some(limit) = head.get_mut(l3 + ipv6::HOP_LIMIT) {
+            *limit = limit.wrapping_add(1);
+        }
+    }
+
     #[inline(always)]
     fn ttl_plain(window: &[u8; WINDOW_BYTES]) -> u8 {
         window[PLAIN_L3 + ipv6::HOP_LIMIT]
@@ -162,27 +179,43 @@ pub(crate) fn execute<F: Edit>(
 ) {
     let (l3, l4) = (usize::from(packet.meta.l3), usize::from(packet.meta.l4));
     let (protocol, partial) = (packet.meta.protocol, packet.offload() != Offload::None);
+    let transport_bytes = (packet.meta.l3_bytes as usize).saturating_sub(l4 - l3);
     let head = packet.head_mut();
     edit::<F>(head, l3, action, adjacency.macs());
-    if with_transport {
-        edit_transport(head, l4, protocol, action.ports, delta_of(action, partial));
+    if !with_transport {
+        return;
+    }
+    match protocol {
+        protocol::SCTP => edit_sctp(head, l4, transport_bytes, action.ports, partial),
+        _ => edit_transport(head, l4, protocol, action.ports, delta_of(action, partial)),
     }
 }
 
+/// True if the executor can give a packet these ports: a first fragment of SCTP does not say how
+/// long the message is that its checksum covers.
+pub(crate) fn can_change_ports(packet: &Packet, ports: u32) -> bool {
+    let is_part = packet.meta.notes.any(Notes::FIRST_FRAGMENT);
+    let old = header_at::<4>(packet.head(), usize::from(packet.meta.l4));
+    !is_part
+        || packet.meta.protocol != protocol::SCTP
+        || old.is_some_and(|old| *old == ports.to_ne_bytes())
+}
+
 /// [`execute`] for a plain packet, whose headers are at fixed places: the same edits, the offsets
-/// known to the compiler.
+/// known to the compiler. Notes what a TCP segment acknowledges, as it is loaded.
 #[inline(always)]
 pub(crate) fn execute_plain<F: Edit>(
     window: &mut [u8; WINDOW_BYTES],
     partial: bool,
     action: &FlowAction<F::Addresses>,
+    acknowledged: &mut u32,
     macs: Macs,
 ) {
     let protocol = match F::protocol_plain(window) {
         protocol::TCP => PlainProtocol::Tcp,
         _ => PlainProtocol::Udp,
     };
-    execute_plain_of::<F>(window, protocol, partial, action, macs);
+    execute_plain_of::<F>(window, protocol, partial, action, acknowledged, macs);
 }
 
 /// [`execute_plain`] for a packet whose protocol is known.
@@ -192,13 +225,19 @@ pub(crate) fn execute_plain_of<F: Edit>(
     protocol: PlainProtocol,
     partial: bool,
     action: &FlowAction<F::Addresses>,
+    acknowledged: &mut u32,
     macs: Macs,
 ) {
     let head = &mut window[..];
     edit::<F>(head, PLAIN_L3, action, macs);
     let delta = delta_of(action, partial);
     match protocol {
-        PlainProtocol::Tcp => edit_tcp(head, F::PLAIN_L4, action.ports, delta),
+        PlainProtocol::Tcp => {
+            if let Some(header) = header_at::<{ tcp::HEADER_BYTES }>(head, F::PLAIN_L4) {
+                *acknowledged = raw_u32_at(header, tcp::ACKNOWLEDGEMENT);
+            }
+            edit_tcp(head, F::PLAIN_L4, action.ports, delta);
+        }
         PlainProtocol::Udp => edit_udp(head, F::PLAIN_L4, action.ports, delta),
     }
 }
@@ -258,8 +297,32 @@ fn edit_transport(head: &mut [u8], l4: usize, protocol: u8, ports: u32, delta: D
         protocol::TCP => edit_tcp(head, l4, ports, delta),
         protocol::UDP => edit_udp(head, l4, ports, delta),
         protocol::ICMP | protocol::ICMPV6 => edit_icmp(head, l4, protocol, ports, delta),
+        protocol::DCCP | protocol::UDP_LITE => edit_pseudo_header(head, l4, delta),
         _ => {}
     }
+}
+
+/// SCTP sums no addresses. While its checksum is not made yet the field has nothing to correct.
+fn edit_sctp(head: &mut [u8], l4: usize, bytes: usize, ports: u32, partial: bool) {
+    let Some(header) = header_at_mut::<{ sctp::HEADER_BYTES }>(head, l4) else { return };
+    let changed = (raw_u32_at(header, 0) ^ ports).to_ne_bytes();
+    if changed == [0; 4] {
+        return;
+    }
+    header[..4].copy_from_slice(&ports.to_ne_bytes());
+    if !partial {
+        let old = u32::from_le_bytes(raw_u32_at(header, sctp::CHECKSUM).to_ne_bytes());
+        let new = old ^ crc32c::change(changed, bytes.saturating_sub(changed.len()));
+        header[sctp::CHECKSUM..].copy_from_slice(&new.to_le_bytes());
+    }
+}
+
+/// DCCP and UDP-Lite: no port is translated, but their checksum, at the place of UDP's, covers the
+/// addresses.
+fn edit_pseudo_header(head: &mut [u8], l4: usize, delta: Delta) {
+    let Some(header) = header_at_mut::<{ udp::HEADER_BYTES }>(head, l4) else { return };
+    let checksum = delta.apply(raw_u16_at(header, udp::CHECKSUM), true);
+    header[udp::CHECKSUM..].copy_from_slice(&checksum.to_ne_bytes());
 }
 
 #[inline(always)]
@@ -403,12 +466,42 @@ mod tests {
             let action = action((old, old_ports), (new, new_ports));
             let mut plain = packet.copy(&mut frames).unwrap();
             execute::<V4>(&mut packet, &action, &adjacency(), true);
-            execute_plain::<V4>(plain.window_mut(), false, &action, adjacency().macs());
+            let mut acknowledged = 0;
+            let window = plain.window_mut();
+            execute_plain::<V4>(window, false, &action, &mut acknowledged, adjacency().macs());
+            prop_assert_eq!(acknowledged, 0);
             prop_assert_eq!(plain.head(), packet.head());
             check_v4(packet.head());
             prop_assert_eq!(&packet.head()[..12], &[7; 12]);
             prop_assert_eq!(packet.head()[22], ttl - 1);
             prop_assert_eq!(&packet.head()[34..38], &new_ports.to_be_bytes());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn sctp_ports_change_with_their_checksum_and_a_wrong_one_stays_wrong(
+            ports: u32, new_ports: u32, chunks in prop::collection::vec(any::<u8>(), 4..900),
+            wrong: u32,
+        ) {
+            let mut message = [&ports.to_be_bytes()[..], &[1; 4], &[0; 4], &chunks].concat();
+            let checksum = crc32c::whole(&[&message]) ^ wrong;
+            message[8..12].copy_from_slice(&checksum.to_le_bytes());
+            let mut bytes = Vec::new();
+            let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([1; 4], [2; 4], 9);
+            let number = etherparse::IpNumber(protocol::SCTP);
+            builder.write(&mut bytes, number, &message).unwrap();
+            let mut packet = Packet::copy_of(&bytes, &mut pool()).unwrap();
+            crate::parse::behind_tags(&mut packet, 0).unwrap();
+            crate::parse::ipv4(&mut packet).unwrap();
+            let addresses = (0x0101_0101_0202_0202, 0x0a00_0001_0202_0202);
+            let action = action((addresses.0, ports), (addresses.1, new_ports));
+            execute::<V4>(&mut packet, &action, &adjacency(), true);
+            let mut after = packet.head()[34..].to_vec();
+            prop_assert_eq!(&after[..4], &new_ports.to_be_bytes());
+            let found = u32::from_le_bytes(*after[8..].first_chunk().unwrap());
+            after[8..12].fill(0);
+            prop_assert_eq!(found ^ wrong, crc32c::whole(&[&after]));
         }
     }
 

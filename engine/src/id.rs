@@ -11,6 +11,10 @@ pub const WORKER_COUNT_MAX: usize = 64;
 pub struct PortId(pub u16);
 
 impl PortId {
+    /// No port: packets that turn round inside the gateway, from a mapping to a mapping, come in
+    /// and go out by it.
+    pub(crate) const TURN: PortId = PortId(u16::MAX - 1);
+
     /// The id as an index.
     pub fn index(self) -> usize {
         usize::from(self.0)

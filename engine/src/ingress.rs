@@ -13,7 +13,7 @@ use crate::packet::{Notes, Offload, Packet, WINDOW_BYTES};
 use crate::parse::{self, Ethernet, PlainProtocol};
 use crate::tables::{Network, PortKind, Tables};
 use crate::wire::{
-    ethernet, header_at, icmp, ipv4, ipv6, protocol, raw_u16_at, raw_u32_at, raw_u64_at, tcp,
+    ethernet, header_at, icmp, ipv4, ipv6, protocol, raw_u16_at, raw_u32_at, raw_u64_at, sctp, tcp,
     u32_at, u64_at, u128_at, udp,
 };
 
@@ -413,6 +413,7 @@ fn offload_is_honest(packet: &Packet) -> bool {
         protocol::TCP => tcp::CHECKSUM,
         protocol::UDP => udp::CHECKSUM,
         protocol::ICMPV6 => icmp::CHECKSUM,
+        protocol::SCTP => sctp::CHECKSUM,
         _ => return false,
     };
     match packet.offload() {

@@ -40,6 +40,16 @@ impl Stages {
     /// Decides about a packet with this input. Also says which stage settled it: an index into
     /// [`STAGE_NAMES`], whose last one stands for "none, it is forwarded".
     pub(crate) fn decide(&mut self, input: &FlowInput, cx: &Cx) -> (Decision, Verdict, usize) {
+        self.decide_again(input, None, cx)
+    }
+
+    /// The same for a flow that is there and holds this mapping.
+    pub(crate) fn decide_again(
+        &mut self,
+        input: &FlowInput,
+        held: Option<u32>,
+        cx: &Cx,
+    ) -> (Decision, Verdict, usize) {
         fn step<S: Stage>(
             stage: &mut S,
             input: &FlowInput,
@@ -59,6 +69,9 @@ impl Stages {
         let (on, walked) = (&mut decision, &mut 0);
         let settled = step(&mut self.admit, input, on, cx, walked)
             .or_else(|| step(&mut self.publish, input, on, cx, walked))
+            .or_else(|| {
+                Some(self.nat.unmap(input, on, held, cx)).filter(|v| *v != Verdict::Continue)
+            })
             .or_else(|| step(&mut self.local, input, on, cx, walked))
             .or_else(|| step(&mut self.bridge, input, on, cx, walked))
             .or_else(|| step(&mut self.route, input, on, cx, walked))

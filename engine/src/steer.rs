@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use crate::flow::{FlowInput, Path, mix, seed_for};
 use crate::id::{NetworkId, WorkerId};
-use crate::stage::Socket;
+use crate::stage::{Socket, has_ports};
 use crate::tables::Tables;
 
 /// The worker that owns the flow of a packet with this input.
@@ -31,18 +31,29 @@ pub(crate) fn home(input: &FlowInput, tables: &Tables, worker_count: usize, seed
     }
     let (protocol, publish) = (input.protocol, &tables.publish);
     let to_own = tables.uplink_with_address(destination.address).is_some();
+    let statics = &tables.nat.statics;
+    let to_mapping = to_own && tables.nat.has_port(destination.port);
+    let turns = to_mapping && input.network != NetworkId::NONE && has_ports(protocol);
     if to_own {
+        if let Some(one) = statics.by_outside(destination.address) {
+            return hash(Socket { address: one.inside, ..destination });
+        }
         if let Some(entry) = publish.by_host(destination.address, protocol, destination.port) {
             let port = entry.target_port_of(destination.port);
             return hash(Socket { address: entry.target, port });
         }
-        let range = tables.nat.port_min..=tables.nat.port_max;
-        if range.contains(&destination.port) {
+        if to_mapping && input.network == NetworkId::NONE {
             return by_port(destination.port);
         }
     }
-    let keeps_port =
-        |inside: Socket| publish.outward(inside.address, protocol, inside.port).is_some();
+    // What turns round has a mapping of its own, whoever sends it.
+    if turns {
+        return by_port(source.port);
+    }
+    let keeps_port = |inside: Socket| {
+        statics.by_inside(inside.address).is_some()
+            || publish.outward(inside.address, protocol, inside.port).is_some()
+    };
     if keeps_port(source) {
         return hash(destination);
     }

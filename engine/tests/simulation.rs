@@ -84,7 +84,26 @@ fn honest_traffic_does_not_suffer_from_garbage() {
 fn where_everything_is_too_small_the_rules_still_hold() {
     each_world(Kind::Tight, |plan| {
         let summary = run(plan);
-        assert!(summary.outcomes.lost > 0, "seed {}: nothing was too small", plan.seed);
+        // Flows make room for others, so a lucky world loses nothing of what it asked.
+        let is_narrow = |reason| {
+            use engine::DropReason::*;
+            matches!(
+                reason,
+                FlowShareFull
+                    | FlowTableFull
+                    | SourceShareFull
+                    | HoldFull
+                    | NeighbourTableFull
+                    | HandOverFull
+                    | EgressFull
+                    | NoFrame
+                    | AnswerLimited
+                    | FloodLimited
+            )
+        };
+        let narrow: u64 =
+            summary.drops.iter().filter(|drop| is_narrow(drop.0)).map(|drop| drop.1).sum();
+        assert!(narrow > 0, "seed {}: nothing was too small", plan.seed);
     });
 }
 

@@ -140,6 +140,8 @@ fn limits() -> Limits {
     Limits {
         flows: 64,
         flows_per_port: 24,
+        half_open_per_port: 8,
+        flows_per_source: 12,
         fdb: 16,
         fdb_per_port: 8,
         neighbours: 8,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use config::{
     Attach, Attachment, Config, Endpoint, Gateway, Network, Publish, Route, Rule, Uplink, Workers,
 };
-use engine::limits::{Limits, NatSettings};
+use engine::limits::Limits;
 use engine::tables::GatewayMode;
 
 /// Lines about parts of one kind. More are counted: nobody reads a thousand routes.
@@ -30,7 +30,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<String> {
     lines.extend(of_networks(&old.networks, &new.networks));
     lines.extend(of_endpoints(&old.endpoints, &new.endpoints));
     lines.extend(of_policy(&old.policy, &new.policy));
-    lines.extend(of_facts("nat", &nat_facts(&old.nat), &nat_facts(&new.nat)));
+    lines.extend(of_facts("nat", &nat_facts(old), &nat_facts(new)));
     lines
 }
 
@@ -270,6 +270,8 @@ fn network_facts(network: &Network) -> Vec<Fact> {
         ("icc", network.icc.to_string()),
         ("mode", mode(network.mode).to_owned()),
         ("masquerade", network.masquerade.to_string()),
+        ("host_ipv4", or_none(network.host_ipv4)),
+        ("host_ipv6", or_none(network.host_ipv6)),
         ("mac_policy", word(network.mac_policy)),
         ("mtu", network.mtu.to_string()),
         ("uplink", or_none(network.uplink.as_ref())),
@@ -303,12 +305,22 @@ fn attachment_facts(attachment: &Attachment) -> Vec<Fact> {
     ]
 }
 
-fn nat_facts(nat: &NatSettings) -> Vec<Fact> {
+fn nat_facts(config: &Config) -> Vec<Fact> {
+    let (nat, outside) = (&config.nat, &config.outside);
     let timeouts = &nat.timeouts;
+    let statics = outside.statics.iter().map(|one| format!("{}={}", one.inside, one.outside));
     vec![
+        ("filtering", word(nat.filtering)),
+        ("addresses", joined(&outside.addresses)),
+        ("static", joined(statics)),
         ("ports", format!("{}-{}", nat.port_min, nat.port_max)),
+        ("tcp_pickup", nat.tcp_pickup.to_string()),
         ("tcp_established", seconds(timeouts.tcp_established)),
-        ("tcp_transitory", seconds(timeouts.tcp_transitory)),
+        ("tcp_opening", seconds(timeouts.tcp_opening)),
+        ("tcp_closing", seconds(timeouts.tcp_closing)),
+        ("tcp_reset", seconds(timeouts.tcp_reset)),
+        ("sctp_established", seconds(timeouts.sctp_established)),
+        ("sctp_transitory", seconds(timeouts.sctp_transitory)),
         ("tcp_time_wait", seconds(timeouts.tcp_time_wait)),
         ("udp", seconds(timeouts.udp)),
         ("icmp", seconds(timeouts.icmp)),
@@ -338,6 +350,8 @@ fn limit_facts(limits: &Limits) -> Vec<Fact> {
     let all = [
         ("flows", limits.flows),
         ("flows_per_port", limits.flows_per_port),
+        ("half_open_per_port", limits.half_open_per_port),
+        ("flows_per_source", limits.flows_per_source),
         ("fdb", limits.fdb),
         ("fdb_per_port", limits.fdb_per_port),
         ("neighbours", limits.neighbours),

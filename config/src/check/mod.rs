@@ -26,7 +26,7 @@ pub(crate) use network::explained;
 use crate::bounds::{MTU_MAX, MTU_MIN, MTU_V6_MIN};
 use crate::ids;
 use crate::leases::Leases;
-use crate::model::Config;
+use crate::model::{Config, Outside};
 use crate::names;
 use crate::nearest::nearest;
 use crate::reader::{Field, Named};
@@ -65,6 +65,7 @@ pub(crate) fn check(document: &Document, leases: &Leases, report: &mut Report) -
     };
     let policy = policy::check(&document.policy, &names, report);
 
+    let uplinks_are_known = !uplinks.are_incomplete();
     let mut config = Config {
         gateway,
         uplinks: uplinks.list,
@@ -74,9 +75,11 @@ pub(crate) fn check(document: &Document, leases: &Leases, report: &mut Report) -
         port_leases: given.ports,
         last_port: given.last,
         nat,
+        outside: Outside::default(),
         limits,
         warnings: Vec::new(),
     };
+    nat::check_outside(document.nat.value(), &mut config, uplinks_are_known, report);
     let port_count = ids::port_count(&config);
     if port_count > ID_COUNT_MAX || config.networks.len() > ID_COUNT_MAX {
         let networks = config.networks.len();

@@ -129,6 +129,8 @@ fn without_addresses(name: &str, driver: NetworkDriver) -> Network {
         icc: true,
         mode: GatewayMode::Nat,
         masquerade: false,
+        host_ipv4: None,
+        host_ipv6: None,
         mac_policy: MacPolicy::Derived,
         mtu: uplink::MTU_DEFAULT,
         uplink: None,
@@ -186,11 +188,26 @@ impl<'d> Checker<'_, 'd> {
             icc: flag(&self.table.icc, true),
             mode,
             masquerade: flag(&self.table.masquerade, true) && mode != GatewayMode::Routed,
+            host_ipv4: self.host_address(&self.table.host_ipv4, false),
+            host_ipv6: self.host_address(&self.table.host_ipv6, true),
             mac_policy: mac_policy.unwrap_or(MacPolicy::Derived),
             mtu,
             uplink,
             quarantine: self.quarantine(),
         })
+    }
+
+    /// The outside address that it is masqueraded as.
+    fn host_address(&mut self, field: &Field<Address>, v6: bool) -> Option<IpAddr> {
+        let (at, &Address(address)) = field.given()?;
+        let uplinks = self.sources.uplinks;
+        if address.is_ipv6() != v6 {
+            let family = if v6 { "IPv6" } else { "IPv4" };
+            self.report.error(at, format!("{address} is no {family} address"));
+        } else if !uplinks.own(address) && !uplinks.are_incomplete() {
+            self.report.error(at, format!("{address} is no uplink's own address"));
+        }
+        Some(address)
     }
 
     /// Reports a driver that is not built; nothing else about such a network is known then.
@@ -217,6 +234,8 @@ impl<'d> Checker<'_, 'd> {
             table.reserved.place(),
             table.aux_addresses.place(),
             table.quarantine.place(),
+            table.host_ipv4.place(),
+            table.host_ipv6.place(),
             table.internal.place(),
             table.icc.place(),
             table.mode.place(),

@@ -141,6 +141,16 @@ pub(super) fn limits(given: Option<&schema::Limits>, report: &mut Report) -> Lim
             most::FLOWS_MAX,
             default.flows_per_port.min(flows),
         ),
+        half_open_per_port: limit(
+            &given.half_open_per_port,
+            most::FLOWS_MAX,
+            default.half_open_per_port.min(flows),
+        ),
+        flows_per_source: limit(
+            &given.flows_per_source,
+            most::FLOWS_MAX,
+            default.flows_per_source.min(flows),
+        ),
         fdb,
         fdb_per_port: limit(&given.fdb_per_port, most::FDB_MAX, default.fdb_per_port.min(fdb)),
         neighbours: limit(&given.neighbours, most::NEIGHBOURS_MAX, default.neighbours),
@@ -169,6 +179,9 @@ pub(super) fn limits(given: Option<&schema::Limits>, report: &mut Report) -> Lim
         hand_over: limit(&given.hand_over, most::HAND_OVER_MAX, default.hand_over),
     };
     share_within(&given.flows_per_port, limits.flows_per_port, "flows", flows, report);
+    let half_open = limits.half_open_per_port;
+    share_within(&given.half_open_per_port, half_open, "flows", flows, report);
+    share_within(&given.flows_per_source, limits.flows_per_source, "flows", flows, report);
     share_within(&given.fdb_per_port, limits.fdb_per_port, "fdb", fdb, report);
     limits
 }

@@ -11,7 +11,8 @@ use std::marker::PhantomData;
 
 use super::index::{Index, IndexView, mix, seed_for};
 use super::key::{Family, FlowInput, FlowKey};
-use super::track::TcpState;
+use super::order::{Class, Order};
+use super::track::{Expected, TcpState};
 use super::wheel::Wheel;
 use crate::id::WorkerId;
 use crate::stage::Parts;
@@ -49,6 +50,11 @@ impl FlowId {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AdjacencyId(pub(crate) u32);
 
+impl AdjacencyId {
+    /// What turns round has no neighbour. No table has so many, so the short way finds none.
+    pub(crate) const TURN: AdjacencyId = AdjacencyId(u32::MAX);
+}
+
 /// What to do with a packet of a known key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
@@ -76,10 +82,11 @@ pub(crate) struct FlowAction<A> {
     pub(crate) header_delta: u16,
     /// The complement of what the change of addresses and ports adds.
     pub(crate) transport_inverse: u16,
-    /// Guard: largest IP packet that may take this action.
+    /// Guard: largest IP packet that may take this action. In a side: 0, so that none fits, while
+    /// packets without SYN, FIN and RST may change the flow's state; [`FlowTable::action`] has it.
     pub(crate) mtu: u16,
     pub(crate) kind: ActionKind,
-    /// For a hand-over: to whom.
+    /// For a hand-over: to whom. Of a flow's side: its [`TcpState`], for [`Side::tcp`].
     pub(crate) worker: u8,
 }
 
@@ -104,10 +111,8 @@ pub(crate) struct Side<A> {
     pub(crate) last_seen: Tick,
     /// Snapshot of the tables, modulo 2^32, under which the action was last found right.
     pub(crate) generation: u32,
-    /// Guard of the short way: the action's MTU while every packet without SYN, FIN and RST leaves
-    /// the state as it is; else 0, so that none fits.
-    pub(crate) settled_mtu: u16,
-    tcp: TcpState,
+    /// TCP: what the side expects next of the other, as it is loaded from an acknowledgement.
+    expected: u32,
 }
 
 const _: () = assert!(size_of::<Side<u64>>() == 64, "IPv4: one line");
@@ -125,6 +130,7 @@ impl<A: Copy + Eq> Side<A> {
         self.transport != 0
     }
 
+    /// The action of the short way.
     #[inline(always)]
     pub(crate) fn action(&self) -> &FlowAction<A> {
         &self.action
@@ -138,20 +144,18 @@ impl<A: Copy + Eq> Side<A> {
         self.bytes += bytes as u64;
     }
 
-    /// Gives the flow another action; returns the one that it had.
-    pub(crate) fn set_action(&mut self, action: FlowAction<A>) -> FlowAction<A> {
-        let old = std::mem::replace(&mut self.action, action);
-        self.set_tcp(self.tcp);
-        old
+    /// The action of the short way, and where a TCP segment's acknowledgement is noted.
+    #[inline(always)]
+    pub(crate) fn action_and_expected(&mut self) -> (&FlowAction<A>, &mut u32) {
+        (&self.action, &mut self.expected)
     }
 
+    /// The state of the flow.
     pub(crate) fn tcp(&self) -> TcpState {
-        self.tcp
-    }
-
-    pub(crate) fn set_tcp(&mut self, state: TcpState) {
-        self.tcp = state;
-        self.settled_mtu = if state.is_settled() { self.action.mtu } else { 0 };
+        match self.action.kind {
+            ActionKind::Forward => TcpState::of(self.action.worker),
+            ActionKind::HandOver => TcpState::None,
+        }
     }
 
     pub(crate) fn key(&self) -> FlowKey<A> {
@@ -186,9 +190,12 @@ pub(crate) struct NewSide<A> {
 pub(crate) struct FlowTable<F: Family> {
     index: Index,
     sides: Box<[Side<F::Addresses>]>,
+    /// The MTU of each side's action, also while the guard is closed.
+    mtus: Box<[u16]>,
     cold: Box<[Option<Cold>]>,
     free: Vec<u32>,
     pub(crate) wheel: Wheel,
+    pub(crate) order: Order,
     hasher: Hasher<F>,
 }
 
@@ -229,9 +236,11 @@ impl<F: Family> FlowTable<F> {
         FlowTable {
             index: Index::new(capacity * 2),
             sides: vec![Side::default(); capacity * 2].into_boxed_slice(),
+            mtus: vec![0; capacity * 2].into_boxed_slice(),
             cold: vec![None; capacity].into_boxed_slice(),
             free: (0..capacity as u32).rev().collect(),
             wheel: Wheel::new(capacity, now),
+            order: Order::new(capacity),
             hasher: Hasher { seeds: [seed_for(seed, 10), seed_for(seed, 11)], family: PhantomData },
         }
     }
@@ -300,13 +309,13 @@ impl<F: Family> FlowTable<F> {
         let sides = [(id.original(), Some(original)), (id.reply(), reply)];
         for (side, new) in sides {
             let Some(new) = new else { continue };
+            self.mtus[side.0 as usize] = new.action.mtu;
             *self.side_mut(side) = Side {
                 addresses: new.key.addresses,
                 transport: new.key.transport,
                 action: new.action,
                 last_seen: now,
                 generation: generation as u32,
-                settled_mtu: new.action.mtu,
                 ..Side::default()
             };
             if !self.index.insert(self.hash(&new.key), side.0) {
@@ -315,6 +324,8 @@ impl<F: Family> FlowTable<F> {
                 return None;
             }
         }
+        let class = if cold.two_sided { Class::HalfOpen } else { Class::Stub };
+        self.order.add(id.0, cold.input.ingress, class);
         self.cold[id.0 as usize] = Some(cold);
         Some(id)
     }
@@ -334,6 +345,7 @@ impl<F: Family> FlowTable<F> {
         let cold = self.cold.get_mut(id.0 as usize)?.take()?;
         self.forget_sides(id);
         self.wheel.cancel(id.0);
+        self.order.remove(id.0);
         self.free.push(id.0);
         Some(cold)
     }
@@ -347,10 +359,49 @@ impl<F: Family> FlowTable<F> {
         }
     }
 
-    /// Sets the TCP state of both sides.
-    pub(crate) fn set_tcp(&mut self, id: FlowId, state: TcpState) {
-        self.side_mut(id.original()).set_tcp(state);
-        self.side_mut(id.reply()).set_tcp(state);
+    /// What a side's packets do, whatever the state of the flow.
+    pub(crate) fn action(&self, id: SideId) -> FlowAction<F::Addresses> {
+        FlowAction { mtu: self.mtus[id.0 as usize], ..self.side(id).action }
+    }
+
+    /// Gives a side another action; returns the one that it had.
+    pub(crate) fn set_action(
+        &mut self,
+        id: SideId,
+        action: FlowAction<F::Addresses>,
+    ) -> FlowAction<F::Addresses> {
+        let state = self.side(id).tcp();
+        self.mtus[id.0 as usize] = action.mtu;
+        let old = std::mem::replace(&mut self.side_mut(id).action, action);
+        self.set_state(id, state);
+        old
+    }
+
+    /// Sets the TCP state of both sides, and what they expect.
+    pub(crate) fn set_tcp(&mut self, id: FlowId, state: TcpState, expected: Expected) {
+        let sides = [(id.original(), expected.by_original), (id.reply(), expected.by_reply)];
+        for (side, number) in sides {
+            self.set_state(side, state);
+            self.side_mut(side).expected = number.to_be();
+        }
+    }
+
+    /// What the sides expect of each other.
+    pub(crate) fn expected(&self, id: FlowId) -> Expected {
+        let [by_original, by_reply] =
+            [id.original(), id.reply()].map(|side| u32::from_be(self.side(side).expected));
+        Expected { by_original, by_reply }
+    }
+
+    fn set_state(&mut self, id: SideId, state: TcpState) {
+        let mtu = if state.is_settled() { self.mtus[id.0 as usize] } else { 0 };
+        let action = &mut self.side_mut(id).action;
+        (action.worker, action.mtu) = (state as u8, mtu);
+    }
+
+    /// True if there is room for a flow.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.free.is_empty()
     }
 
     /// Flows in the table.

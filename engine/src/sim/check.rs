@@ -225,6 +225,9 @@ impl Judge {
             return Ok(());
         }
         let port = be16(datagram.payload, 2);
+        if self.tables.nat.statics.by_inside(datagram.destination).is_some() {
+            return Ok(());
+        }
         let publish = &self.tables.publish;
         match publish.by_target(datagram.destination, datagram.protocol, port) {
             Some(_) => Ok(()),
@@ -415,7 +418,11 @@ mod tests {
         };
         let topology = Topology::new(plan, &mut Rng::new(1));
         let judge = Judge::new(Arc::new(topology.tables.clone()), topology.caps.clone());
-        Scene { judge, ledger: Ledger::new(&Plan::lossless(1, 1), (32_768, 65_535)), topology }
+        Scene {
+            judge,
+            ledger: Ledger::new(&Plan::lossless(1, 1), (32_768, 65_535), topology.pool()),
+            topology,
+        }
     }
 
     impl Scene {

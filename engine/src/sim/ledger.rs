@@ -19,6 +19,8 @@ pub(super) enum Expect {
     Refused,
     /// It reaches the server, where nothing listens, and the error about it comes back.
     Unserved,
+    /// It reaches the server or not, by what that sent before; if so, it is answered.
+    Filtered,
     /// It reaches nobody; whether somebody says so does not matter.
     Denied,
 }
@@ -30,8 +32,9 @@ pub(super) enum Seen {
     Client,
     /// As this address, with any port.
     Address(IpAddr),
-    /// Masqueraded as this address, with a port of the masquerade range.
-    Masqueraded(IpAddr),
+    /// Masqueraded as one of the pool's addresses of this family, with a port of the masquerade
+    /// range.
+    Masqueraded { v6: bool },
     /// As this address with exactly this port: the source is published there.
     Published(SocketAddr),
 }
@@ -95,6 +98,9 @@ pub(super) struct Ledger {
     by_outside: BTreeMap<(Kind, SocketAddr), Mapping>,
     by_inside: BTreeMap<(Kind, SocketAddr, bool), Mapping>,
     ports: (u16, u16),
+    /// Outside addresses of masqueraded traffic, and which one each inside address has.
+    pool: Vec<IpAddr>,
+    paired: BTreeMap<IpAddr, IpAddr>,
     /// Everything is too small, so nothing needs to work.
     is_tight: bool,
     /// Nothing is lost, so everything must work at once.
@@ -106,12 +112,14 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(plan: &Plan, ports: (u16, u16)) -> Ledger {
+    pub(super) fn new(plan: &Plan, ports: (u16, u16), pool: Vec<IpAddr>) -> Ledger {
         Ledger {
             records: BTreeMap::new(),
             by_outside: BTreeMap::new(),
             by_inside: BTreeMap::new(),
             ports,
+            pool,
+            paired: BTreeMap::new(),
             is_tight: plan.tight,
             is_lossless: plan.is_lossless(),
             has_broken_inputs: plan.has_broken_inputs(),
@@ -156,13 +164,19 @@ impl Ledger {
         open.map(|(&nonce, _)| self.describe(nonce)).collect()
     }
 
-    /// An outside UDP socket that was in use lately, by a number that chooses among them.
-    pub(super) fn mapped_socket(&self, now_ns: u64, choice: u64) -> Option<SocketAddr> {
+    /// A UDP socket that was masqueraded lately, outside and inside, by a number that chooses among
+    /// them.
+    pub(super) fn mapped_socket(
+        &self,
+        now_ns: u64,
+        choice: u64,
+    ) -> Option<(SocketAddr, SocketAddr)> {
         let is_live = |((kind, _), mapping): &(&(Kind, SocketAddr), &Mapping)| {
             *kind == Kind::Udp && mapping.seen_ns + live_ns(*kind) > now_ns
         };
-        let sockets: Vec<SocketAddr> =
-            self.by_outside.iter().filter(is_live).map(|((_, outside), _)| *outside).collect();
+        let live = self.by_outside.iter().filter(is_live);
+        let sockets: Vec<(SocketAddr, SocketAddr)> =
+            live.map(|((_, outside), mapping)| (*outside, mapping.other)).collect();
         sockets.get((choice % sockets.len().max(1) as u64) as usize).copied()
     }
 
@@ -215,12 +229,12 @@ impl Ledger {
             Seen::Client => source == client,
             Seen::Address(address) => source.ip() == address,
             Seen::Published(outside) => source == outside,
-            Seen::Masqueraded(address) => source.ip() == address,
+            Seen::Masqueraded { v6 } => source.is_ipv6() == v6 && self.pool.contains(&source.ip()),
         };
         if !as_expected {
             return Err(format!("{story}, was seen as {source}, not as {:?}", entry.seen));
         }
-        if let Seen::Masqueraded(_) = entry.seen {
+        if let Seen::Masqueraded { .. } = entry.seen {
             self.masqueraded(now_ns, kind, client, source).map_err(|e| format!("{story}: {e}"))?;
         }
         Ok(())
@@ -241,7 +255,14 @@ impl Ledger {
         if kind == Kind::Udp && outside.port() % 2 != inside.port() % 2 {
             return Err(format!("outside port {} has another parity", outside.port()));
         }
-        let is_live = |mapping: &&Mapping| mapping.seen_ns + live_ns(kind) > now_ns;
+        // RFC 4787 REQ-2: an inside address keeps to one outside address.
+        let paired = *self.paired.entry(inside.ip()).or_insert(outside.ip());
+        if paired != outside.ip() {
+            return Err(format!("{} leaves as {paired} and as {outside}", inside.ip()));
+        }
+        // Where flows end to make room for others, mappings go with them.
+        let is_tight = self.is_tight;
+        let is_live = |mapping: &&Mapping| !is_tight && mapping.seen_ns + live_ns(kind) > now_ns;
         if let Some(mapping) = self.by_outside.get(&(kind, outside)).filter(is_live)
             && mapping.other != inside
         {
@@ -276,6 +297,8 @@ impl Ledger {
             }
             (Expect::Refused, Some(Expect::Refused)) => outcomes.refused += 1,
             (Expect::Unserved, Some(Expect::Refused)) if record.reached => outcomes.refused += 1,
+            (Expect::Filtered, Some(Expect::Refused) | None) => outcomes.refused += 1,
+            (Expect::Filtered, Some(Expect::Reply)) if record.reached => outcomes.answered += 1,
             (Expect::Denied, Some(Expect::Refused) | None) => outcomes.denied += 1,
             // What is refused by RST may be lost on the way, and is not repeated for ever.
             (Expect::Refused | Expect::Unserved, None) if !self.is_lossless => outcomes.lost += 1,

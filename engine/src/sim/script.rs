@@ -12,6 +12,7 @@ use super::plan::Plan;
 use super::rng::Rng;
 use super::topology::{NETWORK_COUNT, Place, Topology, WITHDRAWN};
 use crate::id::NetworkId;
+use crate::limits::Filtering;
 use crate::tables::{Protocol, PublishEntry};
 
 /// The first source port that hosts use.
@@ -70,8 +71,12 @@ impl Script {
     }
 
     /// The next question. `mapped`: an outside socket of somebody masqueraded, if there is one.
-    pub(super) fn next(&mut self, topology: &Topology, mapped: Option<SocketAddr>) -> Entry {
-        match self.rng.below(20) {
+    pub(super) fn next(
+        &mut self,
+        topology: &Topology,
+        mapped: Option<(SocketAddr, SocketAddr)>,
+    ) -> Entry {
+        match self.rng.below(24) {
             0..=3 => self.same_network(topology),
             4..=7 => self.masquerade(topology),
             8..=10 => self.published_from_outside(topology),
@@ -82,6 +87,9 @@ impl Script {
             16 => self.out_of_internal(topology),
             17 => self.gateway_itself(topology),
             18 => self.published_source_asks(topology),
+            19 => self.server_asks(topology),
+            20 => self.static_from_outside(topology),
+            21 => self.static_from_inside(topology),
             _ => match mapped {
                 Some(mapped) => self.unasked_to_mapping(topology, mapped),
                 None => self.masquerade(topology),
@@ -169,7 +177,7 @@ impl Script {
         let no_checksum = may_omit && self.rng.chance(100);
         let tries_max = match expect {
             Expect::Reply => self.tries_max,
-            Expect::Refused | Expect::Unserved => self.tries_max.min(5),
+            Expect::Refused | Expect::Unserved | Expect::Filtered => self.tries_max.min(5),
             Expect::Denied => 2,
         };
         let question = Question {
@@ -217,7 +225,62 @@ impl Script {
         let source = (client, address_of(topology, client, v6));
         let mut entry = self.entry("masquerade", source, kind, target, expect);
         entry.server = Some((server, target));
-        entry.seen = Seen::Masqueraded(topology.uplink_address(v6));
+        entry.seen = topology.seen_outside(entry.question.source);
+        entry
+    }
+
+    /// A socket that serves asks the outside, so that it is mapped and can be reached by that.
+    fn server_asks(&mut self, topology: &Topology) -> Entry {
+        let (client, server) = (self.inside_host(topology), self.outside_host(topology));
+        let v6 = self.rng.chance(500);
+        let target = SocketAddr::new(self.outside_address(topology, server, v6), 53);
+        let source = (client, address_of(topology, client, v6));
+        let mut entry = self.entry("from a server", source, Kind::Udp, target, Expect::Reply);
+        // Nobody publishes this one.
+        entry.question.source.set_port(7_001);
+        let port = entry.question.source.port();
+        if topology.tables.publish.by_target(source.1, 17, port).is_some() {
+            entry.question.source.set_port(7);
+            if topology.tables.publish.by_target(source.1, 17, 7).is_some() {
+                return self.masquerade(topology);
+            }
+        }
+        entry.server = Some((server, target));
+        entry.seen = topology.seen_outside(entry.question.source);
+        entry
+    }
+
+    /// The endpoint with an outside address for itself, by that address.
+    fn static_entry(
+        &mut self,
+        story: &'static str,
+        topology: &Topology,
+        (client, address): (usize, IpAddr),
+    ) -> Entry {
+        let v6 = address.is_ipv6();
+        let kind = self.kind();
+        let port = self.served_port(kind);
+        let outside = SocketAddr::new(topology.static_address(v6), port);
+        let server = topology.static_host();
+        let mut entry = self.entry(story, (client, address), kind, outside, Expect::Reply);
+        entry.server = Some((server, SocketAddr::new(address_of(topology, server, v6), port)));
+        entry
+    }
+
+    fn static_from_outside(&mut self, topology: &Topology) -> Entry {
+        let (client, v6) = (self.outside_host(topology), self.rng.chance(500));
+        let source = (client, self.outside_address(topology, client, v6));
+        self.static_entry("static, from outside", topology, source)
+    }
+
+    fn static_from_inside(&mut self, topology: &Topology) -> Entry {
+        let (client, v6) = (self.inside_host(topology), self.rng.chance(500));
+        let source = (client, address_of(topology, client, v6));
+        let own = Self::network_of(topology, client);
+        let mut entry = self.static_entry("static, from inside", topology, source);
+        if own == Self::network_of(topology, topology.static_host()) {
+            entry.seen = Seen::Address(topology.gateway_address(own, v6));
+        }
         entry
     }
 
@@ -414,13 +477,41 @@ impl Script {
         entry
     }
 
-    /// Somebody outside tries the outside port of a socket that has not asked him.
-    fn unasked_to_mapping(&mut self, topology: &Topology, mapped: SocketAddr) -> Entry {
-        let client = self.outside_host(topology);
-        let address = self.outside_address(topology, client, mapped.is_ipv6());
-        let story = "unasked, to a masqueraded socket";
-        let mut entry = self.entry(story, (client, address), Kind::Udp, mapped, Expect::Denied);
-        entry.question.source.set_port(1_024 + self.serial as u16 % 10_000);
+    /// Somebody, outside or inside, tries the outside port of a socket that has not asked him.
+    fn unasked_to_mapping(
+        &mut self,
+        topology: &Topology,
+        (mapped, inside): (SocketAddr, SocketAddr),
+    ) -> Entry {
+        let v6 = mapped.is_ipv6();
+        let expect = match topology.tables.nat.filtering {
+            Filtering::AddressAndPort => Expect::Denied,
+            Filtering::Endpoint if super::host::is_served(Kind::Udp, inside.port()) => {
+                Expect::Reply
+            }
+            Filtering::Endpoint => Expect::Unserved,
+            Filtering::Address => Expect::Filtered,
+        };
+        let is_outside = self.rng.chance(500);
+        // Such a socket has a mapping for hairpins only.
+        let is_static = topology.hosts[topology.static_host()].owns(inside.ip());
+        let expect = if is_outside && is_static { Expect::Denied } else { expect };
+        let (client, story) = match is_outside {
+            true => (self.outside_host(topology), "unasked, to a masqueraded socket"),
+            false => (self.inside_host(topology), "hairpin to a masqueraded socket"),
+        };
+        let address = match topology.places[client] {
+            Place::Outside => self.outside_address(topology, client, v6),
+            Place::Inside(..) => address_of(topology, client, v6),
+        };
+        let mut entry = self.entry(story, (client, address), Kind::Udp, mapped, expect);
+        entry.question.source.set_port(1_024 + self.serial as u16 % 5_000);
+        let owns = |host: &usize| topology.hosts[*host].owns(inside.ip());
+        let server = (0..topology.hosts.len()).find(owns);
+        entry.server = server.map(|server| (server, inside));
+        if let Place::Inside(..) = topology.places[client] {
+            entry.seen = Seen::Masqueraded { v6 };
+        }
         entry
     }
 }

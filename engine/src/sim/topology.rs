@@ -5,16 +5,17 @@
 //! published port in the masquerade range, a range, one bound to one address, one that leads to a
 //! port where nobody listens.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::host::HostPlan;
+use super::ledger::Seen;
 use super::rng::Rng;
 use crate::id::{MacAddress, NetworkId, PortId, UplinkId};
-use crate::limits::{Limits, NatSettings};
+use crate::limits::{Filtering, Limits, NatSettings, StaticNat, Statics};
 use crate::port::Caps;
 use crate::tables::*;
 
@@ -71,10 +72,24 @@ fn net(text: &str) -> IpNet {
     text.parse().expect("a prefix of this file")
 }
 
+/// The gateway's own addresses on the uplink. The first two are what masqueraded traffic leaves as,
+/// the last is one endpoint's alone.
+const OWN: [(&str, &str); 3] = [
+    ("192.0.2.10", "2001:db8::10"),
+    ("192.0.2.11", "2001:db8::11"),
+    ("192.0.2.12", "2001:db8::12"),
+];
+
+fn own(text: &str, prefix_bits: u8) -> IpNet {
+    IpNet::new(ip(text), prefix_bits).expect("a length that fits")
+}
+
 fn limits(tight: bool) -> Limits {
     let wide = Limits {
         flows: 8_192,
         flows_per_port: 4_096,
+        half_open_per_port: 4_096,
+        flows_per_source: 4_096,
         fdb: 1_024,
         fdb_per_port: 128,
         neighbours: 256,
@@ -84,6 +99,8 @@ fn limits(tight: bool) -> Limits {
     let narrow = Limits {
         flows: 24,
         flows_per_port: 8,
+        half_open_per_port: 4,
+        flows_per_source: 6,
         fdb: 8,
         fdb_per_port: 2,
         neighbours: 2,
@@ -117,7 +134,19 @@ impl Topology {
         }
         topology.add_published();
         topology.tables.limits = Arc::new(limits(plan.tight));
-        let mut nat = NatSettings { epoch: 1, ..NatSettings::default() };
+        let pool = OWN[..2].iter().flat_map(|(v4, v6)| [ip(v4), ip(v6)]).collect();
+        let mut nat = NatSettings {
+            epoch: 1,
+            filtering: *rng.pick(&[
+                Filtering::AddressAndPort,
+                Filtering::AddressAndPort,
+                Filtering::Address,
+                Filtering::Endpoint,
+            ]),
+            pools: vec![(UplinkId(0), pool)],
+            statics: topology.statics(),
+            ..NatSettings::default()
+        };
         if plan.short_timeouts {
             nat.timeouts.tcp_established = Duration::from_secs(300);
         }
@@ -149,6 +178,44 @@ impl Topology {
         uplink.address_of(v6).expect("it has both families")
     }
 
+    /// Outside addresses of masqueraded traffic.
+    pub(super) fn pool(&self) -> Vec<IpAddr> {
+        self.tables.nat.pools.iter().flat_map(|(_, addresses)| addresses.clone()).collect()
+    }
+
+    /// The endpoint that has an outside address for itself.
+    pub(super) fn static_host(&self) -> usize {
+        self.members(NetworkId(1))[2]
+    }
+
+    /// That address.
+    pub(super) fn static_address(&self, v6: bool) -> IpAddr {
+        ip(if v6 { OWN[2].1 } else { OWN[2].0 })
+    }
+
+    /// As what the outside sees a socket of inside that nothing publishes.
+    pub(super) fn seen_outside(&self, inside: SocketAddr) -> Seen {
+        let v6 = inside.is_ipv6();
+        match self.hosts[self.static_host()].owns(inside.ip()) {
+            true => Seen::Published(SocketAddr::new(self.static_address(v6), inside.port())),
+            false => Seen::Masqueraded { v6 },
+        }
+    }
+
+    fn statics(&self) -> Statics {
+        let host = self.static_host();
+        let Place::Inside(port, network) = self.places[host] else {
+            panic!("members of networks are inside");
+        };
+        let one = |v6| StaticNat {
+            inside: self.hosts[host].address(v6).expect("hosts have both families"),
+            outside: self.static_address(v6),
+            port,
+            network,
+        };
+        Statics::new(vec![one(false), one(true)])
+    }
+
     /// The gateway's own address in a network.
     pub(super) fn gateway_address(&self, network: NetworkId, v6: bool) -> IpAddr {
         let network = self.tables.network(network).expect("networks were added");
@@ -170,7 +237,7 @@ impl Topology {
             name: "wan".into(),
             port: UPLINK,
             mac,
-            addresses: vec![net("192.0.2.10/24"), net("2001:db8::10/64")],
+            addresses: OWN.into_iter().flat_map(|(v4, v6)| [own(v4, 24), own(v6, 64)]).collect(),
             trusted: false,
             host: Vec::new(),
         })));

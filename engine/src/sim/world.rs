@@ -119,7 +119,7 @@ impl World {
             from_host,
             to_host,
             script: Script::new(rng.fork(), &topology, &plan),
-            ledger: Ledger::new(&plan, (nat.port_min, nat.port_max)),
+            ledger: Ledger::new(&plan, (nat.port_min, nat.port_max), topology.pool()),
             judge: Judge::new(Arc::new(topology.tables.clone()), topology.caps.clone()),
             trace: Trace::new(plan.trace_len),
             outputs: vec![Output::default(); topology.tables.ports.len()],

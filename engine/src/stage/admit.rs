@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::{Cx, Decision, Stage, Verdict};
 use crate::counters::DropReason;
 use crate::flow::{FlowInput, Path};
-use crate::id::NetworkId;
+use crate::id::{NetworkId, PortId};
 use crate::tables::Tables;
 
 /// Has no state.
@@ -28,7 +28,9 @@ impl Stage for Admit {
         if is_group(input.destination) && !never_a_source(input.source) {
             return Verdict::Drop(DropReason::NotRoutable);
         }
-        match is_martian(input.source, input.network == NetworkId::NONE, cx.tables) {
+        // What turns round inside the gateway has its own outside address.
+        let from_outside = input.network == NetworkId::NONE && input.ingress != PortId::TURN;
+        match is_martian(input.source, from_outside, cx.tables) {
             true => Verdict::Drop(DropReason::Martian),
             false => Verdict::Continue,
         }

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 pub(crate) use admit::{Admit, is_martian};
 pub(crate) use bridge::Bridge;
 pub(crate) use local::Local;
-pub(crate) use nat::Nat;
+pub(crate) use nat::{Nat, has_ports};
 pub(crate) use policy::Policy;
 pub(crate) use publish::Publish;
 pub(crate) use route::Route;

@@ -24,6 +24,12 @@ impl Stage for Publish {
             // Docker translates none of these either: such a source means nothing in the network.
             return Verdict::Continue;
         }
+        if let Some(one) = cx.tables.nat.statics.by_outside(input.destination) {
+            decision.destination =
+                Some(Socket { address: one.inside, port: input.destination_port });
+            decision.published = Some(one.port);
+            return Verdict::Continue;
+        }
         let publish = &cx.tables.publish;
         let found = publish.by_host(input.destination, input.protocol, input.destination_port);
         if let Some(entry) = found {

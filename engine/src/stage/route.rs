@@ -27,11 +27,18 @@ impl Stage for Route {
         };
         let destination = decision.destination_of(input).address;
         decision.back = match from_outside {
+            true if input.ingress == PortId::TURN => {
+                Some(NextHop::Neighbour(PortId::TURN, input.source))
+            }
             true => towards(input.source, cx.tables),
             false => Some(NextHop::Endpoint(input.ingress)),
         };
         if decision.back.is_none() {
             return Verdict::Drop(DropReason::NoRoute);
+        }
+        if decision.forward.is_some() {
+            // It turns round.
+            return Verdict::Continue;
         }
         if let Some(port) = decision.published {
             decision.forward = Some(NextHop::Endpoint(port));

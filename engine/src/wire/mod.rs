@@ -5,6 +5,7 @@
 //! array was cut out of the packet, and no read here can fail.
 
 pub mod checksum;
+pub mod crc32c;
 
 /// Reads a big-endian number. `offset` is a constant at every call, so the bounds are checked by
 /// the compiler.
@@ -181,8 +182,14 @@ pub mod protocol {
     pub const UDP: u8 = 17;
     /// ICMPv6
     pub const ICMPV6: u8 = 58;
+    /// DCCP (RFC 4340)
+    pub const DCCP: u8 = 33;
+    /// Authentication header (RFC 4302), which forbids every change of addresses.
+    pub const AUTHENTICATION: u8 = 51;
     /// SCTP
     pub const SCTP: u8 = 132;
+    /// UDP-Lite (RFC 3828)
+    pub const UDP_LITE: u8 = 136;
 }
 
 /// RFC 9293 section 3.1.
@@ -227,6 +234,26 @@ pub mod udp {
 pub mod sctp {
     /// Length of the common header.
     pub const HEADER_BYTES: usize = 12;
+    /// Offset of the verification tag.
+    pub const TAG: usize = 4;
+    /// Offset of the checksum, which is a CRC32c in little-endian order (appendix A).
+    pub const CHECKSUM: usize = 8;
+    /// Length of a chunk's header: `[type 1 | flags 1 | length 2]`.
+    pub const CHUNK_HEADER_BYTES: usize = 4;
+    /// Chunk: INIT; its initiate tag follows the header.
+    pub const INIT: u8 = 1;
+    /// Chunk: INIT ACK; as INIT.
+    pub const INIT_ACK: u8 = 2;
+    /// Chunk: ABORT
+    pub const ABORT: u8 = 6;
+    /// Chunk: SHUTDOWN
+    pub const SHUTDOWN: u8 = 7;
+    /// Chunk: SHUTDOWN ACK
+    pub const SHUTDOWN_ACK: u8 = 8;
+    /// Chunk: SHUTDOWN COMPLETE
+    pub const SHUTDOWN_COMPLETE: u8 = 14;
+    /// Flag T of ABORT and SHUTDOWN COMPLETE: the tag is the sender's own, reflected.
+    pub const REFLECTED: u8 = 1;
 }
 
 /// RFC 792 and RFC 4443.

@@ -183,13 +183,14 @@ impl Hop {
         let window = packet.window_of_mut(shape);
         let ip_bytes = shape.head_bytes() as u16 - PLAIN_L3 as u16;
         let right = side.generation == self.generation
-            && ip_bytes <= side.settled_mtu
+            && ip_bytes <= side.action().mtu
             && side.action().adjacency == self.id
             && V4::ttl_plain(window) > 1;
         if right {
             side.count(shape.head_bytes(), self.tick);
             let protocol = self.alike.protocol_of::<TCP>();
-            execute_plain_of::<V4>(window, protocol, false, side.action(), self.macs);
+            let (action, expected) = side.action_and_expected();
+            execute_plain_of::<V4>(window, protocol, false, action, expected, self.macs);
         }
         right
     }

@@ -1,18 +1,28 @@
 //! Answers of the gateway's own: echo replies, ICMP errors, resets. Built from the packet that
 //! asks, sent back by the port it came from, and limited in rate (RFC 1812 section 4.3.2.8).
 
+use std::net::IpAddr;
+
 use super::core::Core;
 use crate::counters::DropReason;
+use crate::execute::Edit;
+use crate::flow::{Family, V4, V6};
+use crate::id::{NetworkId, PortId};
 use crate::packet::{Notes, Packet};
+use crate::parse;
 use crate::reply;
 use crate::stage::Answer;
+use crate::wire::ethernet;
 
 impl Core {
     /// Answers a packet; what is not turned into the answer is recycled and counted.
     pub(super) fn answer(&mut self, mut packet: Packet, answer: Answer) {
         let ingress = packet.meta.ingress;
         let own_mac = self.own_mac(ingress);
-        let own = self.own_address(ingress, packet.meta.notes.any(Notes::V6));
+        let own = match ingress {
+            PortId::TURN => destination_of(&packet),
+            ingress => self.own_address(ingress, packet.meta.notes.any(Notes::V6)),
+        };
         let (built, reason) = match answer {
             Answer::Echo => {
                 if !reply::echo_reply_in_place(&mut packet, own_mac) {
@@ -34,8 +44,37 @@ impl Core {
         };
         if let Some(built) = built {
             self.counters.worker.answers.add(1);
-            self.send(ingress, built);
+            match ingress {
+                PortId::TURN => self.turn_answer(built),
+                ingress => self.send(ingress, built),
+            }
         }
         self.drop(packet, reason);
+    }
+
+    /// An answer to what turned round goes back by the flow that it came by.
+    fn turn_answer(&mut self, mut answer: Packet) {
+        let is_parsed = parse::ethernet(&answer).and_then(|header| {
+            match parse::behind_tags(&mut answer, header.ethertype)? {
+                ethernet::IPV4 => parse::ipv4(&mut answer),
+                _ => parse::ipv6(&mut answer),
+            }
+        });
+        answer.meta.notes.0 |= Notes::ROUTED;
+        answer.meta.ingress = PortId::TURN;
+        answer.meta.network = NetworkId::NONE;
+        match is_parsed {
+            Ok(()) if self.released.len() < self.released.capacity() => self.released.push(answer),
+            _ => answer.recycle(&mut self.frames),
+        }
+    }
+}
+
+/// The destination of a parsed packet.
+fn destination_of(packet: &Packet) -> Option<IpAddr> {
+    let (head, l3) = (packet.head(), usize::from(packet.meta.l3));
+    match packet.meta.notes.any(Notes::V6) {
+        true => V6::read(head, l3).map(|addresses| V6::unpack(V6::loaded(addresses)).1),
+        false => V4::read(head, l3).map(|addresses| V4::unpack(V4::loaded(addresses)).1),
     }
 }

@@ -484,8 +484,8 @@ fn repeat<F: Edit, const ORDINARY: bool>(
     let fresh = side.generation == core.generation;
     // The MTU of a hand-over, and while TCP opens or closes, is 0, so that nothing fits.
     let fits = match ORDINARY {
-        true => packet.head_bytes() as u16 - PLAIN_L3 as u16 <= side.settled_mtu,
-        false => fits_plain(packet, side.settled_mtu),
+        true => packet.head_bytes() as u16 - PLAIN_L3 as u16 <= side.action().mtu,
+        false => fits_plain(packet, side.action().mtu),
     };
     if !(fresh && fits) {
         return None;
@@ -499,7 +499,8 @@ fn repeat<F: Edit, const ORDINARY: bool>(
         return None;
     }
     side.count(bytes, core.tick);
-    execute_plain::<F>(window, partial, side.action(), adjacency.macs());
+    let (action, expected) = side.action_and_expected();
+    execute_plain::<F>(window, partial, action, expected, adjacency.macs());
     Some(adjacency.port)
 }
 

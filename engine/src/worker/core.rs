@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 
 use super::Event;
+use super::eviction::Sources;
 use crate::counters::{Counters, DropReason};
 use crate::egress::Egress;
 use crate::flow::AdjacencyId;
@@ -78,6 +79,9 @@ pub(super) struct Core {
     /// Flows that each port has started.
     pub(super) started: Vec<u32>,
     pub(super) flows_per_port_max: u32,
+    pub(super) half_open_per_port_max: u32,
+    /// Flows that each outside address has begun.
+    pub(super) sources: Sources,
     pub(super) events: ArrayVec<Event, EVENTS_MAX>,
     pub(super) wakes: u64,
     pub(super) now: Instant,
@@ -163,6 +167,9 @@ impl Core {
 
     /// The adjacency of a next hop. `Err`: no room, or the port is gone.
     pub(super) fn adjacency(&mut self, hop: NextHop) -> Result<AdjacencyId, DropReason> {
+        if hop.port() == PortId::TURN {
+            return Ok(AdjacencyId::TURN);
+        }
         let own = self.own_mac(hop.port());
         let found = match hop {
             NextHop::Endpoint(port) => {

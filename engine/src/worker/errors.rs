@@ -15,7 +15,7 @@ use super::flows::{Flows, Revalidated, ports_of};
 use crate::counters::DropReason;
 use crate::execute::{Edit, fits};
 use crate::flow::{ActionKind, FlowAction, FlowKey, SideId, pack_ingress, pack_transport};
-use crate::id::WorkerId;
+use crate::id::{PortId, WorkerId};
 use crate::packet::{Notes, Packet};
 use crate::quote::{self, Quote};
 use crate::stage::is_martian;
@@ -80,7 +80,7 @@ impl<F: Edit> Flows<F> {
     /// An error about a packet of a flow that is valid: guards, edit, send. The flow does not
     /// notice.
     fn carry_error(&mut self, core: &mut Core, mut packet: Packet, quote: &Quote, side: SideId) {
-        let action = *self.table.side(side).action();
+        let action = self.table.action(side);
         let (l3, source) = (usize::from(packet.meta.l3), source_of::<F>(&packet));
         let from_outside = core.rule(packet.meta.ingress).is_some_and(|rule| rule.uplink);
         if is_martian(source, from_outside, &core.tables) {
@@ -93,8 +93,7 @@ impl<F: Edit> Flows<F> {
         if !fits(&packet, action.mtu) {
             return core.drop(packet, DropReason::TooBig);
         }
-        let resolved = core.neighbours.get(action.adjacency).filter(|known| known.resolved);
-        let Some(adjacency) = resolved.copied() else {
+        let Some(adjacency) = core.next_hop(action.adjacency) else {
             return core.wait(action.adjacency, packet);
         };
         if !core.errors.take(core.now) {
@@ -109,6 +108,9 @@ impl<F: Edit> Flows<F> {
         };
         quote.turn_back::<F>(&mut packet, (back_destination, back_source), source);
         packet.head_mut()[..12].copy_from_slice(&adjacency.macs);
+        if adjacency.port == PortId::TURN {
+            return self.turn_round(core, packet);
+        }
         core.counters.worker.icmp_errors.add(1);
         core.send(adjacency.port, packet);
     }

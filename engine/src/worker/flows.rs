@@ -3,14 +3,15 @@
 //!
 //! Every way through here ends in exactly one of: sent, held, handed over, answered, dropped.
 
+use super::connection;
 use super::core::Core;
 use crate::counters::DropReason;
-use crate::execute::{Edit, TTL_DELTA, execute, fits};
+use crate::execute::{Edit, TTL_DELTA, can_change_ports, execute, fits};
 use crate::flow::{
     ActionKind, AdjacencyId, Cold, FlowAction, FlowId, FlowInput, FlowKey, FlowTable, Fragments,
-    NewSide, SideId, TcpState, echo_answer, pack_ingress, pack_transport,
+    NewSide, SideId, echo_answer, pack_ingress, pack_transport,
 };
-use crate::id::{NetworkId, WorkerId};
+use crate::id::{NetworkId, PortId, WorkerId};
 use crate::ingress::IngressRule;
 use crate::neighbour::NoHold;
 use crate::packet::{Notes, Packet, WINDOW_BYTES};
@@ -18,7 +19,7 @@ use crate::reply::ErrorKind;
 use crate::stage::{Answer, Decision, NextHop, Parts, Verdict};
 use crate::steer;
 use crate::time::Tick;
-use crate::wire::{header_at, icmp, ipv4, protocol, raw_u32_at, u16_at, u32_at};
+use crate::wire::{header_at, icmp, ipv4, protocol, raw_u32_at, tcp, u16_at, u32_at};
 
 /// The flows of one address family.
 pub(super) struct Flows<F: Edit> {
@@ -141,16 +142,22 @@ impl<F: Edit> Flows<F> {
             self.install_stub(core, &input, key, home);
             return core.hand_over(home, packet, hops);
         }
-        let (stages, cx) = core.stages_and_cx();
-        let (decision, verdict, stage) = stages.decide(&input, &cx);
+        let decide = |core: &mut Core| {
+            let (stages, cx) = core.stages_and_cx();
+            stages.decide(&input, &cx)
+        };
+        let (mut decision, mut verdict, mut stage) = decide(core);
+        if verdict == Verdict::Drop(DropReason::OutsidePortsUsedUp)
+            && self.evict_for_its_port(core, &input)
+        {
+            (decision, verdict, stage) = decide(core);
+        }
         core.counters.settled_by(stage, verdict.refused());
         match verdict {
-            Verdict::Forward => {
-                match self.install(core, &input, key, &decision, packet.meta.tcp_flags) {
-                    Ok(flow) => self.carry(core, packet, flow.original(), hops),
-                    Err(reason) => core.drop(packet, reason),
-                }
-            }
+            Verdict::Forward => match self.install(core, &input, key, &decision, &packet) {
+                Ok(flow) => self.carry(core, packet, flow.original(), hops),
+                Err(reason) => core.drop(packet, reason),
+            },
             Verdict::Answer(answer) => core.answer(packet, answer),
             Verdict::Drop(reason) => core.drop(packet, reason),
             Verdict::Continue | Verdict::Flood => core.drop(packet, DropReason::NotRoutable),
@@ -169,6 +176,7 @@ impl<F: Edit> Flows<F> {
             Cold { input: *input, parts, mapping: None, two_sided: false, started: core.tick };
         let side = NewSide { key, action: FlowAction::hand_over(home) };
         let generation = core.tables.generation;
+        self.make_room_for_stub(core);
         let installed = self.table.insert(cold, side, None, generation, core.tick);
         // Without room the next packet asks again; it still arrives.
         if let Some(flow) = installed {
@@ -184,26 +192,30 @@ impl<F: Edit> Flows<F> {
         input: &FlowInput,
         key: FlowKey<F::Addresses>,
         decision: &Decision,
-        tcp_flags: u8,
+        packet: &Packet,
     ) -> Result<FlowId, DropReason> {
-        let started = core.started.get(input.ingress.index()).copied().unwrap_or(u32::MAX);
-        let installed = if started >= core.flows_per_port_max {
-            Err(DropReason::FlowShareFull)
+        // Held before a flow that uses it may end to make room.
+        if let Some(mapping) = decision.mapping {
+            core.stages.nat.hold(mapping, input);
+        }
+        let opens = packet.meta.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+        let installed = if input.protocol == protocol::TCP && !opens && !core.tables.nat.tcp_pickup
+        {
+            Err(DropReason::NoConnection)
         } else {
-            self.install_pair(core, input, key, decision)
+            self.make_room(core, input).and_then(|()| self.install_pair(core, input, key, decision))
         };
         match installed {
             Ok(flow) => {
-                let state = TcpState::first(input.protocol, tcp_flags);
-                self.table.set_tcp(flow, state);
+                let state = self.begin(flow, packet);
                 let timeout = state.timeout(input.protocol, &core.tables.nat.timeouts);
                 self.table.wheel.set(flow.0, core.tick, Tick::count(timeout));
-                core.started[input.ingress.index()] += 1;
+                core.count_begun(input);
                 Ok(flow)
             }
             Err(reason) => {
                 if let Some(mapping) = decision.mapping {
-                    core.stages.nat.forget(mapping);
+                    core.stages.nat.release(mapping, input);
                 }
                 Err(reason)
             }
@@ -233,9 +245,6 @@ impl<F: Edit> Flows<F> {
         let flow = flow.ok_or(DropReason::FlowTableFull)?;
         core.neighbours.hold(pair.original.action.adjacency);
         core.neighbours.hold(pair.reply.action.adjacency);
-        if let Some(mapping) = mapping {
-            core.stages.nat.hold(mapping);
-        }
         Ok(flow)
     }
 
@@ -248,11 +257,9 @@ impl<F: Edit> Flows<F> {
         }
         actions.iter().for_each(|action| core.neighbours.release(action.adjacency));
         if let Some(mapping) = cold.mapping {
-            core.stages.nat.release(mapping);
+            core.stages.nat.release(mapping, &cold.input);
         }
-        if let Some(started) = core.started.get_mut(cold.input.ingress.index()) {
-            *started = started.saturating_sub(1);
-        }
+        core.count_ended(&cold.input);
     }
 
     /// Asks whether a flow's decision still holds. Cheap when the tables are the same; when they
@@ -275,7 +282,9 @@ impl<F: Edit> Flows<F> {
             return Revalidated::Kept;
         }
         core.counters.worker.revalidated.add(1);
-        if core.rule(cold.input.ingress).is_none_or(|rule| rule.network != cold.input.network) {
+        let rule = core.rule(cold.input.ingress);
+        let is_gone = rule.is_none_or(|rule| rule.network != cold.input.network);
+        if is_gone && cold.input.ingress != PortId::TURN {
             // Its port is in another network now: nothing of the decision holds.
             self.end(core, flow);
             return Revalidated::Ended;
@@ -292,7 +301,7 @@ impl<F: Edit> Flows<F> {
             return Revalidated::Ended;
         }
         let (stages, cx) = core.stages_and_cx();
-        let (decision, verdict, _) = stages.decide(&cold.input, &cx);
+        let (decision, verdict, _) = stages.decide_again(&cold.input, cold.mapping, &cx);
         if verdict == Verdict::Forward
             && home == core.id
             && self.renew(core, flow, &cold, &decision)
@@ -326,7 +335,7 @@ impl<F: Edit> Flows<F> {
             return false;
         }
         for (side, new) in sides.into_iter().zip([new.original, new.reply]) {
-            let old = self.table.side_mut(side).set_action(new.action);
+            let old = self.table.set_action(side, new.action);
             core.neighbours.hold(new.action.adjacency);
             core.neighbours.release(old.adjacency);
         }
@@ -340,7 +349,7 @@ impl<F: Edit> Flows<F> {
     /// A packet of a valid flow: guards, state, edit, send.
     fn carry(&mut self, core: &mut Core, mut packet: Packet, side: SideId, hops: u8) {
         let Flows { table, .. } = self;
-        let action = *table.side(side).action();
+        let action = table.action(side);
         if action.kind == ActionKind::HandOver {
             table.side_mut(side).last_seen = core.tick;
             return core.hand_over(WorkerId(action.worker), packet, hops);
@@ -353,19 +362,16 @@ impl<F: Edit> Flows<F> {
         if !fits(&packet, action.mtu) {
             return core.too_big(packet, action.mtu);
         }
-        let resolved = core.neighbours.get(action.adjacency).filter(|known| known.resolved);
-        let Some(adjacency) = resolved.copied() else {
+        let resolved = core.next_hop(action.adjacency);
+        let Some(adjacency) = resolved else {
             return core.wait(action.adjacency, packet);
         };
         let later = packet.meta.notes.any(Notes::LATER_FRAGMENT);
-        let state = table.side(side).tcp();
-        if !later && !state.keeps(packet.meta.tcp_flags) {
-            let flow = side.flow();
-            let after = state.after(packet.meta.tcp_flags, side.is_original());
-            table.set_tcp(flow, after);
-            // A state with a shorter timeout is not to wait for the longer one's timer.
-            let timeout = after.timeout(packet.meta.protocol, &core.tables.nat.timeouts);
-            table.wheel.set(flow.0, core.tick, Tick::count(timeout));
+        if !later && !can_change_ports(&packet, action.ports) {
+            return core.drop(packet, DropReason::ProtocolNotTranslated);
+        }
+        if !later {
+            connection::track(table, core, side, &packet);
         }
         if packet.meta.notes.any(Notes::FIRST_FRAGMENT | Notes::LATER_FRAGMENT)
             && !self.renumber(core, &mut packet, action.addresses)
@@ -374,7 +380,10 @@ impl<F: Edit> Flows<F> {
         }
         self.table.side_mut(side).count(packet.len(), core.tick);
         execute::<F>(&mut packet, &action, &adjacency, !later);
-        core.send(adjacency.port, packet);
+        match adjacency.port {
+            PortId::TURN => self.turn_round(core, packet),
+            port => core.send(port, packet),
+        }
     }
 
     /// Ends idle flows, at most `budget` looks. Returns true if there may be more.
@@ -453,7 +462,10 @@ fn action<F: Edit>(
 ) -> Result<FlowAction<F::Addresses>, DropReason> {
     use crate::wire::checksum::{self, delta};
     let adjacency: AdjacencyId = core.adjacency(hop)?;
-    let mtu = core.rule(hop.port()).ok_or(DropReason::PortGone)?.mtu;
+    let mtu = match hop.port() {
+        PortId::TURN => u16::MAX,
+        port => core.rule(port).ok_or(DropReason::PortGone)?.mtu,
+    };
     let addresses = |input: &FlowInput| F::pack(input.source, input.destination);
     let ports =
         |input: &FlowInput| u32::from(input.source_port) << 16 | u32::from(input.destination_port);

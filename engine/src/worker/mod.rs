@@ -12,12 +12,15 @@ mod announce;
 mod answer;
 mod batch;
 mod bridging;
+mod connection;
 mod core;
 mod discovery;
 mod errors;
+mod eviction;
 mod flows;
 mod fragments;
 mod lookup;
+mod turn;
 mod upkeep;
 mod view;
 
@@ -29,6 +32,7 @@ use arrayvec::ArrayVec;
 pub use self::adoption::{Adoption, Retired};
 use self::announce::Announcements;
 use self::core::{Core, TokenBucket};
+use self::eviction::Sources;
 use self::flows::Flows;
 use self::lookup::Lookups;
 pub use self::view::{
@@ -152,7 +156,9 @@ impl Worker {
             answers: TokenBucket::new((limits.answers_per_second / worker_count as u32).max(1)),
             errors: TokenBucket::new((limits.icmp_errors_per_second / worker_count as u32).max(1)),
             started: vec![0; counted],
+            sources: Sources::new(share(limits.flows_per_source) as u32, seed),
             flows_per_port_max: share(limits.flows_per_port) as u32,
+            half_open_per_port_max: share(limits.half_open_per_port) as u32,
             events: ArrayVec::new(),
             wakes: 0,
             now,
@@ -182,6 +188,9 @@ impl Worker {
             upkeep_at: now,
             rounds_at: now,
         };
+        worker.v4.table.order.grow_ports(counted);
+        worker.v6.table.order.grow_ports(counted);
+        worker.core.stages.nat.adopt(&worker.core.tables.nat, false);
         if id == WorkerId(0) {
             // Nothing was announced before, so nothing is done.
             drop(worker.announcements.begin(&adoption.announcements, now));

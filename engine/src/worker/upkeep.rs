@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::core::TokenBucket;
 use super::{Adoption, Event, Retired, Worker};
 use crate::id::WorkerId;
+use crate::limits::Filtering;
 use crate::neighbour::Due;
 use crate::tables::Tables;
 use crate::time::Instant;
@@ -62,6 +63,8 @@ impl Worker {
         // There is room since the start, unless there is no supervisor to see to it.
         core.floods.resize(counted, floods);
         core.started.resize(counted, 0);
+        self.v4.table.order.grow_ports(counted);
+        self.v6.table.order.grow_ports(counted);
         let fdb = &mut core.stages.bridge.fdb;
         fdb.grow_ports(counted);
         // What was learnt of a station that is a member now is no longer true.
@@ -74,6 +77,8 @@ impl Worker {
                 _ => fdb.forget_stations(),
             }
         }
+        let was_wanted = core.tables.nat.filtering == Filtering::Address;
+        core.stages.nat.adopt(&adoption.tables.nat, was_wanted);
         core.egress.refresh_caps(&adoption.changed);
         core.counters.follow(&adoption.networks_gone, &adoption.ports_gone);
     }
@@ -104,6 +109,8 @@ impl Worker {
         let flows = self.v4.table.count() + self.v6.table.count();
         core.counters.worker.flows.set(flows as u64);
         core.counters.worker.stations.set(core.stages.bridge.fdb.count() as u64);
+        core.counters.worker.mappings.set(core.stages.nat.count() as u64);
+        core.counters.worker.ports_shared.set(core.stages.nat.shared_total());
         let (chunks, tails) = core.frames.count();
         core.counters.worker.chunks_free.set(chunks as u64);
         core.counters.worker.tails_free.set(tails as u64);

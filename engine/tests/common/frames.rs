@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use engine::sim::WireFrame;
 use engine::sim::frames::{
     Arp, ETHERTYPE_ARP, ETHERTYPE_IPV6, ICMP, ICMPV6, IpHeader, Neighbour, TCP, TcpHeader, UDP,
-    ethernet, fill_checksum, fill_partial_checksum, group_mac, icmp, solicited_node, tcp_gso,
+    ethernet, fill_checksum, fill_partial_checksum, flags, group_mac, icmp, solicited_node,
+    tcp_gso,
 };
 use engine::{MacAddress, Offload};
 
@@ -40,12 +41,14 @@ pub(crate) fn udp(from: &Host, source_port: u16, to: (IpAddr, u16)) -> Vec<u8> {
     routed(from, &header, &datagram(&header, (source_port, to.1), b"payload"))
 }
 
+/// Both sides begin at 1,000, and send and acknowledge nothing behind their SYN.
 fn tcp_header(source_port: u16, destination_port: u16, flags: u8) -> TcpHeader {
+    let has = |flag| flags & flag != 0;
     TcpHeader {
         source_port,
         destination_port,
-        sequence: 1_000,
-        acknowledgment: 2_000,
+        sequence: 1_000 + u32::from(!has(flags::SYN)),
+        acknowledgment: if has(flags::ACK) { 1_001 } else { 0 },
         flags,
         mss: None,
         nonce: None,
@@ -72,8 +75,7 @@ pub(crate) fn super_frame(
     payload: &[u8],
 ) -> WireFrame {
     let header = header(from, to, TCP);
-    let mut segment =
-        tcp_header(ports.0, ports.1, engine::sim::frames::flags::ACK).segment(payload);
+    let mut segment = tcp_header(ports.0, ports.1, flags::ACK).segment(payload);
     fill_partial_checksum(header.source, header.destination, TCP, &mut segment);
     let start = if to.is_ipv6() { 54 } else { 34 };
     WireFrame {
@@ -161,4 +163,20 @@ pub(crate) fn echo_reply(from: &Host, identifier: u16, to: IpAddr) -> Vec<u8> {
     let header = header(from, to, protocol);
     let word = u32::from(identifier) << 16 | 1;
     routed(from, &header, &icmp(header.source, to, (kind, 0), word, b"ping"))
+}
+
+/// A TCP segment without payload with these numbers, by way of the gateway.
+pub(crate) fn tcp_at(
+    from: &Host,
+    source_port: u16,
+    to: (IpAddr, u16),
+    flags: u8,
+    (sequence, acknowledgment): (u32, u32),
+) -> Vec<u8> {
+    let header = header(from, to.0, TCP);
+    let header_of_tcp =
+        TcpHeader { sequence, acknowledgment, ..tcp_header(source_port, to.1, flags) };
+    let mut segment = header_of_tcp.segment(b"");
+    fill_checksum(header.source, header.destination, TCP, &mut segment);
+    routed(from, &header, &segment)
 }

@@ -185,6 +185,7 @@ fn tcp_state(state: TcpState) -> Option<&'static str> {
         TcpState::Established => Some("established"),
         TcpState::SynSent => Some("syn-sent"),
         TcpState::SynReceived => Some("syn-received"),
+        TcpState::PickedUp => Some("picked-up"),
         TcpState::FinOriginal => Some("fin-sent"),
         TcpState::FinReply => Some("fin-received"),
         TcpState::TimeWait => Some("time-wait"),

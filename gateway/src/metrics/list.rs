@@ -346,6 +346,33 @@ pub const METRICS: &[Metric] = &[
         },
     ),
     metric(
+        "portolan_worker_evicted_flows",
+        Counter,
+        &["worker"],
+        "Flows that ended, half-open or idle, to make room for others.",
+        |state, out| {
+            workers(state, |id, link| out.count([id], link.counters.worker.flows_evicted.get()));
+        },
+    ),
+    metric(
+        "portolan_worker_mappings",
+        Gauge,
+        &["worker"],
+        "NAT mappings of the worker now: inside sockets with an outside port.",
+        |state, out| {
+            workers(state, |id, link| out.count([id], link.counters.worker.mappings.get()));
+        },
+    ),
+    metric(
+        "portolan_worker_overloaded_mappings",
+        Counter,
+        &["worker"],
+        "NAT mappings of TCP that share their port per destination: 90 % of the range was in use.",
+        |state, out| {
+            workers(state, |id, link| out.count([id], link.counters.worker.ports_shared.get()));
+        },
+    ),
+    metric(
         "portolan_worker_flows",
         Gauge,
         &["worker"],

@@ -1,0 +1,238 @@
+//! Room for a new flow: which flow goes when there is none.
+//!
+//! Bounded in all and per port, and of each port again what was not answered; and per outside
+//! address. At a limit the oldest flow goes that nobody has answered, then one that is over or has
+//! been idle, as far as a few looks find one; only then the new flow is refused. A port that has
+//! used up its share makes room among its own flows, so a flood harms nobody else. Notes about
+//! other workers' flows go before any flow does: they cost a look at the tables.
+//!
+//! The one hard constraint: with and without the cache the same flows go. So nothing counts but
+//! when flows began, their states, whether anybody answered, and when they were last used.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::core::Core;
+use super::flows::Flows;
+use crate::counters::DropReason;
+use crate::execute::Edit;
+use crate::flow::{Class, FlowId, FlowInput, TcpState, Whose, mix, seed_for};
+use crate::id::{NetworkId, PortId};
+use crate::time::Tick;
+
+/// Flows that one search looks at: 16 lines of memory, about 1 us. With fewer a search in a table
+/// full of busy flows would rarely find the idle one, with more a flood would cost more.
+const LOOKS_MAX: usize = 16;
+
+/// How long a flow must have been idle to go before its time, in a state that is not over. An open
+/// TCP connection may be silent for long, and cannot always be picked up again.
+const IDLE_ESTABLISHED: Duration = Duration::from_secs(120);
+const IDLE_OTHER: Duration = Duration::from_secs(30);
+
+/// Counters of flows by outside address. Each address counts in one of each row; the smaller one is
+/// the closest. With 65,536 in a row, a flood from 200,000 made-up addresses adds about three to
+/// an address's own number.
+const SOURCE_COUNTERS: usize = 1 << 16;
+
+/// How many flows outside addresses have begun.
+#[derive(Debug)]
+pub(super) struct Sources {
+    rows: [Box<[u32]>; 2],
+    seed: u64,
+    flows_max: u32,
+}
+
+impl Sources {
+    pub(super) fn new(flows_max: u32, seed: u64) -> Sources {
+        let row = || vec![0; SOURCE_COUNTERS].into_boxed_slice();
+        Sources { rows: [row(), row()], seed, flows_max }
+    }
+
+    /// The counters of an address; of IPv6, of its /64, which one host has as a whole.
+    fn places(&self, address: IpAddr) -> [usize; 2] {
+        let bits = match address {
+            IpAddr::V4(v4) => u64::from(v4.to_bits()),
+            IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
+        };
+        let hash = mix(bits ^ seed_for(self.seed, 60), seed_for(self.seed, 61));
+        [hash as usize % SOURCE_COUNTERS, (hash >> 32) as usize % SOURCE_COUNTERS]
+    }
+
+    fn is_full(&self, address: IpAddr) -> bool {
+        let places = self.places(address);
+        self.rows.iter().zip(places).all(|(row, place)| row[place] >= self.flows_max)
+    }
+
+    fn add(&mut self, address: IpAddr) {
+        let places = self.places(address);
+        self.rows.iter_mut().zip(places).for_each(|(row, place)| row[place] += 1);
+    }
+
+    fn remove(&mut self, address: IpAddr) {
+        let places = self.places(address);
+        self.rows
+            .iter_mut()
+            .zip(places)
+            .for_each(|(row, place)| row[place] = row[place].saturating_sub(1));
+    }
+}
+
+impl Core {
+    /// A flow with this input has begun.
+    pub(super) fn count_begun(&mut self, input: &FlowInput) {
+        if let Some(started) = self.started.get_mut(input.ingress.index()) {
+            *started += 1;
+        }
+        if is_from_outside(input) {
+            self.sources.add(input.source);
+        }
+    }
+
+    /// A flow with this input has ended.
+    pub(super) fn count_ended(&mut self, input: &FlowInput) {
+        if let Some(started) = self.started.get_mut(input.ingress.index()) {
+            *started = started.saturating_sub(1);
+        }
+        if is_from_outside(input) {
+            self.sources.remove(input.source);
+        }
+    }
+}
+
+fn is_from_outside(input: &FlowInput) -> bool {
+    // What turns round has a share already, that of its other half.
+    input.network == NetworkId::NONE && input.ingress != PortId::TURN
+}
+
+impl<F: Edit> Flows<F> {
+    /// Makes room for a flow with this input, or says which limit it is that lets none in.
+    pub(super) fn make_room(
+        &mut self,
+        core: &mut Core,
+        input: &FlowInput,
+    ) -> Result<(), DropReason> {
+        if is_from_outside(input) && core.sources.is_full(input.source) {
+            return Err(DropReason::SourceShareFull);
+        }
+        let port = input.ingress;
+        let started = core.started.get(port.index()).copied();
+        // What turns round has no port, and a share by its other half.
+        if started.is_some_and(|started| started >= core.flows_per_port_max)
+            && !self.evict(core, Whose::Port(port))
+        {
+            return Err(DropReason::FlowShareFull);
+        }
+        if self.table.order.count(port, Class::HalfOpen) >= core.half_open_per_port_max {
+            self.evict_half_open(core, Whose::Port(port));
+        }
+        let has_room = self.table.has_room()
+            || self.evict_stub(core)
+            || self.evict_half_open(core, Whose::Port(port))
+            || self.evict(core, Whose::Everybody);
+        if has_room { Ok(()) } else { Err(DropReason::FlowTableFull) }
+    }
+
+    /// Makes room for a note about another worker's flow, among such notes only.
+    pub(super) fn make_room_for_stub(&mut self, core: &mut Core) {
+        if !self.table.has_room() {
+            self.evict_stub(core);
+        }
+    }
+
+    /// Ends a flow of a port so that its outside port is free. False: there is none to end.
+    pub(super) fn evict_for_its_port(&mut self, core: &mut Core, input: &FlowInput) -> bool {
+        self.evict(core, Whose::Port(input.ingress))
+    }
+
+    fn evict(&mut self, core: &mut Core, whose: Whose) -> bool {
+        self.evict_half_open(core, whose) || self.evict_idle(core, whose)
+    }
+
+    fn evict_stub(&mut self, core: &mut Core) -> bool {
+        let oldest = self.table.order.first(Whose::Everybody, Class::Stub);
+        oldest.inspect(|&flow| self.end(core, FlowId(flow))).is_some()
+    }
+
+    /// The oldest flow that was not answered goes.
+    fn evict_half_open(&mut self, core: &mut Core, whose: Whose) -> bool {
+        for _ in 0..LOOKS_MAX {
+            let Some(id) = self.table.order.first(whose, Class::HalfOpen) else { return false };
+            let flow = FlowId(id);
+            if self.is_half_open(flow) {
+                core.counters.worker.flows_evicted.add(1);
+                self.end(core, flow);
+                return true;
+            }
+            self.defer(flow);
+        }
+        false
+    }
+
+    /// The first flow goes that is over or idle, of those that were not looked at for longest.
+    fn evict_idle(&mut self, core: &mut Core, whose: Whose) -> bool {
+        for _ in 0..LOOKS_MAX {
+            let Some(id) = self.table.order.first(whose, Class::Open) else { return false };
+            let flow = FlowId(id);
+            let idle = core.tick.since(self.table.last_seen(flow, core.tick));
+            let least = match self.table.side(flow.original()).tcp() {
+                state if state.is_over() || state.is_opening() => Duration::ZERO,
+                TcpState::Established => IDLE_ESTABLISHED,
+                _ => IDLE_OTHER,
+            };
+            if idle >= Tick::count(least) {
+                core.counters.worker.flows_evicted.add(1);
+                self.end(core, flow);
+                return true;
+            }
+            self.defer(flow);
+        }
+        false
+    }
+
+    fn defer(&mut self, flow: FlowId) {
+        if let Some(cold) = self.table.cold(flow) {
+            let port = cold.input.ingress;
+            self.table.order.defer(flow.0, port, Class::Open);
+        }
+    }
+
+    /// True for a flow that nobody has answered.
+    fn is_half_open(&self, flow: FlowId) -> bool {
+        let (original, reply) = (self.table.side(flow.original()), self.table.side(flow.reply()));
+        // A flow whose replies look like its own packets has one side.
+        original.tcp().is_opening() || (reply.is_used() && reply.packets == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_has_its_share_gets_no_more_until_one_ends() {
+        let mut sources = Sources::new(3, 7);
+        let address = IpAddr::from([198, 51, 100, 7]);
+        (0..3).for_each(|_| sources.add(address));
+        assert!(sources.is_full(address));
+        assert!(!sources.is_full(IpAddr::from([198, 51, 100, 8])));
+        sources.remove(address);
+        assert!(!sources.is_full(address));
+    }
+
+    #[test]
+    fn all_addresses_of_one_ipv6_host_are_one_source() {
+        let mut sources = Sources::new(2, 7);
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        sources.add(address("2001:db8::1"));
+        sources.add(address("2001:db8::2"));
+        assert!(sources.is_full(address("2001:db8::3")));
+        assert!(!sources.is_full(address("2001:db8:0:1::1")));
+    }
+
+    #[test]
+    fn many_sources_do_not_fill_the_share_of_another_one() {
+        let mut sources = Sources::new(64, 7);
+        (0..200_000u32).for_each(|bits| sources.add(IpAddr::from(bits.to_be_bytes())));
+        assert!(!sources.is_full(IpAddr::from([198, 51, 100, 7])));
+    }
+}
