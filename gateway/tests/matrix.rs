@@ -4,7 +4,8 @@
 //! forwarding policy and DESIGN's list of sources, not from the engine. Each cell is tried with
 //! real sockets in namespaces. The ordinary run takes a cover in which every pair of values of two
 //! dimensions occurs, from a seed that it prints (`PORTOLAN_MATRIX_SEED` sets it);
-//! `PORTOLAN_MATRIX_ALL=1` takes every cell. Gateways start once per network mode.
+//! `PORTOLAN_MATRIX_ALL=1` takes every cell. Gateways start once per network mode
+//! and kind of uplink.
 //!
 //! Needs root; does not skip without it.
 
@@ -20,7 +21,7 @@ mod probe;
 #[path = "matrix/world.rs"]
 mod world;
 
-use cell::{Cell, MODES};
+use cell::{Cell, MODES, UPLINKS};
 use expectation::Outcome;
 use world::World;
 
@@ -35,12 +36,14 @@ fn every_cell_of_the_matrix_is_as_expected() {
     let total = cell::all().len();
     println!("{} of {total} cells, PORTOLAN_MATRIX_SEED={seed}", cells.len());
     let mut wrong = Vec::new();
-    for mode in MODES {
-        let cells: Vec<&Cell> = cells.iter().filter(|cell| cell.mode == mode).collect();
+    let worlds = MODES.into_iter().flat_map(|mode| UPLINKS.map(|uplink| (mode, uplink)));
+    for (mode, uplink) in worlds {
+        let is_of = |cell: &&Cell| (cell.mode, cell.uplink) == (mode, uplink);
+        let cells: Vec<&Cell> = cells.iter().filter(is_of).collect();
         if cells.is_empty() {
             continue;
         }
-        let mut world = World::start(mode);
+        let mut world = World::start(mode, uplink);
         for cell in cells {
             let expected = expectation::of(cell);
             let mut found = world.probe(cell);

@@ -20,7 +20,7 @@ pub(crate) enum Way {
     Outside,
     /// Somebody outside who has a route to the server's own address.
     OutsideDirect,
-    /// The machine that the gateway runs on, by the uplink's address.
+    /// The machine that the gateway runs on, by the uplink's address; by AF_XDP a neighbour there.
     Host,
     /// The same, by the server's own address.
     HostDirect,
@@ -56,6 +56,15 @@ pub(crate) enum Protocol {
     Icmp,
 }
 
+/// By what the gateway's uplink goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Uplink {
+    /// A TAP, whose other end is the host's.
+    Tap,
+    /// AF_XDP on one end of a veth, whose other end is the host's.
+    Xdp,
+}
+
 pub(crate) const WAYS: [Way; 9] = [
     Way::SameNetwork,
     Way::SameNetworkPublished,
@@ -74,6 +83,8 @@ pub(crate) const MODES: [Mode; 5] =
 pub(crate) const PROTOCOLS: [Protocol; 4] =
     [Protocol::Tcp, Protocol::Udp, Protocol::Sctp, Protocol::Icmp];
 
+pub(crate) const UPLINKS: [Uplink; 2] = [Uplink::Tap, Uplink::Xdp];
+
 /// One question with one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Cell {
@@ -82,28 +93,30 @@ pub(crate) struct Cell {
     pub(crate) mode: Mode,
     pub(crate) protocol: Protocol,
     pub(crate) v6: bool,
+    pub(crate) uplink: Uplink,
 }
 
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Cell { way, published, mode, protocol, v6 } = self;
+        let Cell { way, published, mode, protocol, v6, uplink } = self;
         let family = if *v6 { "v6" } else { "v4" };
         let [way, published, mode] =
             [format!("{way:?}"), format!("{published:?}"), format!("{mode:?}")];
-        let protocol = format!("{protocol:?}");
-        write!(f, "{way:22} {published:11} {mode:15} {protocol:5} {family}")
+        let [protocol, uplink] = [format!("{protocol:?}"), format!("{uplink:?}")];
+        write!(f, "{way:22} {published:11} {mode:15} {protocol:5} {family} {uplink}")
     }
 }
 
 /// Every cell.
 pub(crate) fn all() -> Vec<Cell> {
     let mut cells = Vec::new();
+    let families = [false, true].into_iter().flat_map(|v6| UPLINKS.map(|uplink| (v6, uplink)));
     for way in WAYS {
         for published in PUBLISHED {
             for mode in MODES {
                 for protocol in PROTOCOLS {
-                    for v6 in [false, true] {
-                        cells.push(Cell { way, published, mode, protocol, v6 });
+                    for (v6, uplink) in families.clone() {
+                        cells.push(Cell { way, published, mode, protocol, v6, uplink });
                     }
                 }
             }
@@ -114,7 +127,7 @@ pub(crate) fn all() -> Vec<Cell> {
 
 impl Cell {
     /// Its place in each dimension.
-    fn places(&self) -> [usize; 5] {
+    fn places(&self) -> [usize; 6] {
         let at = |found: Option<usize>| found.expect("a cell is made of the dimensions' values");
         [
             at(WAYS.iter().position(|way| *way == self.way)),
@@ -122,14 +135,15 @@ impl Cell {
             at(MODES.iter().position(|mode| *mode == self.mode)),
             at(PROTOCOLS.iter().position(|protocol| *protocol == self.protocol)),
             usize::from(self.v6),
+            at(UPLINKS.iter().position(|uplink| *uplink == self.uplink)),
         ]
     }
 
     /// Every pair of values of two dimensions that it has.
     fn pairs(&self) -> Vec<(usize, usize, usize, usize)> {
         let places = self.places();
-        let pair = |first: usize| (first + 1..5).map(move |second| (first, second));
-        let all = (0..5).flat_map(pair);
+        let pair = |first: usize| (first + 1..6).map(move |second| (first, second));
+        let all = (0..6).flat_map(pair);
         all.map(|(first, second)| (first, second, places[first], places[second])).collect()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::cell::{Cell, Mode, Protocol, Published, Way};
+use super::cell::{Cell, Mode, Protocol, Published, Uplink, Way};
 
 /// Whom the server sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +49,9 @@ pub(crate) fn of(cell: &Cell) -> Outcome {
             _ => Outcome::Open(Source::Client),
         },
         // Docker's rules are about what is forwarded: the machine itself reaches every container.
-        Way::HostDirect => Outcome::Open(Source::Client),
-        Way::OtherNetwork | Way::OutsideDirect => straight(cell),
+        // By AF_XDP it is not the machine that is at the link's other end, but a neighbour.
+        Way::HostDirect if cell.uplink == Uplink::Tap => Outcome::Open(Source::Client),
+        Way::OtherNetwork | Way::OutsideDirect | Way::HostDirect => straight(cell),
         Way::SameNetworkPublished | Way::Itself => by_uplink(cell, Source::Gateway),
         Way::OtherNetworkPublished | Way::Outside | Way::Host => by_uplink(cell, Source::Client),
     }

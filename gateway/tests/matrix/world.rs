@@ -13,7 +13,7 @@ use std::process::Command;
 
 use gateway::netns::{self, Namespace};
 
-use super::cell::{Cell, Mode, Protocol, Published, Way};
+use super::cell::{Cell, Mode, Protocol, Published, Uplink, Way};
 use super::expectation::{Outcome, Source};
 use super::probe::{Asked, Server};
 use crate::common::{Daemon, PROGRAM, Scratch};
@@ -23,10 +23,8 @@ const CONFIG: &str = r#"
 workers = 2
 
 [uplink.wan]
-driver = "tap"
-interface = "wan0"
+UPLINK
 addresses = ["192.0.2.10/24", "2001:db8::10/64"]
-host_addresses = ["192.0.2.1/24", "2001:db8::1/64"]
 gateway = "192.0.2.1"
 gateway6 = "2001:db8::1"
 
@@ -51,6 +49,15 @@ attach = { netns = "PREFIXother", create = true }
 network = [{ name = "back", ip = "10.2.0.10", ip6 = "fd00:2::10" }]
 "#;
 
+const TAP: &str = r#"driver = "tap"
+interface = "wan0"
+host_addresses = ["192.0.2.1/24", "2001:db8::1/64"]"#;
+
+/// Our end of the pair is in a namespace of its own: the host's is `wan0` as well.
+const XDP: &str = r#"driver = "xdp"
+interface = "gw0"
+netns = "PREFIXlink""#;
+
 /// Of SCTP the number stays, so that every protocol has the same numbers.
 const PUBLISH: &str = r#"publish = [
     "8080:80", "8080:80/udp", "90:90/sctp",
@@ -62,8 +69,8 @@ pub(crate) struct World {
     scratch: Scratch,
     daemon: Daemon,
     servers: [Server; 2],
-    /// Host and outside.
-    _namespaces: [Namespace; 2],
+    /// Host, outside, and where an uplink by AF_XDP is.
+    _namespaces: [Namespace; 3],
 }
 
 fn ip(v6: bool, v4_text: &str, v6_text: &str) -> IpAddr {
@@ -97,8 +104,20 @@ fn join(host: &Namespace, outside: &Namespace, outside_name: &str) {
     .unwrap();
 }
 
+/// A pair between the host and where the gateway takes its end.
+fn lay_link(host: &Namespace, link: &Namespace, link_name: &str) {
+    netns::within(host.path(), || {
+        run(&format!("ip link add wan0 type veth peer name gw0 netns {link_name}"));
+        run("ip addr add 192.0.2.1/24 dev wan0");
+        run("ip addr add 2001:db8::1/64 dev wan0 nodad");
+        run("ip link set wan0 up");
+    })
+    .unwrap();
+    netns::within(link.path(), || run("ip link set gw0 up")).unwrap();
+}
+
 impl World {
-    pub(crate) fn start(mode: Mode) -> World {
+    pub(crate) fn start(mode: Mode, uplink: Uplink) -> World {
         let (keys, publish) = match mode {
             Mode::Nat => ("", PUBLISH),
             Mode::NatUnprotected => ("mode = \"nat-unprotected\"", PUBLISH),
@@ -108,11 +127,16 @@ impl World {
             Mode::IccOff => ("icc = false", PUBLISH),
         };
         let scratch = Scratch::new("matrix");
+        let driver = if uplink == Uplink::Xdp { XDP } else { TAP };
         let text = CONFIG.replace("MODE", keys).replace("PUBLISH", publish);
-        let namespaces = [scratch.name("host"), scratch.name("outside")];
-        let namespaces = namespaces.map(|name| Namespace::create(&name).unwrap());
-        let [host, outside] = &namespaces;
+        let text = text.replace("UPLINK", driver);
+        let namespaces = ["host", "outside", "link"];
+        let namespaces = namespaces.map(|name| Namespace::create(&scratch.name(name)).unwrap());
+        let [host, outside, link] = &namespaces;
         join(host, outside, &scratch.name("outside"));
+        if uplink == Uplink::Xdp {
+            lay_link(host, link, &scratch.name("link"));
+        }
         let mut command = Command::new(PROGRAM);
         command.args(["run", "-c"]).arg(scratch.config(&text));
         // A child is in the namespace of the thread that makes it.
@@ -191,6 +215,6 @@ impl World {
     pub(crate) fn stop(mut self) {
         drop(self.servers);
         assert!(self.daemon.terminate().success(), "{:?}", self.daemon.log);
-        assert_eq!(self.scratch.namespaces_left().len(), 2, "ours alone are left");
+        assert_eq!(self.scratch.namespaces_left().len(), 3, "ours alone are left");
     }
 }
