@@ -160,9 +160,12 @@ fn reloads_under_traffic_lose_no_packet_and_end_no_flow() {
     let (listening, published) = ("10.1.0.10:5001", "192.0.2.10:5001");
     let stream =
         Stream::start(&outside, published.parse().unwrap(), &web, listening.parse().unwrap());
-    // Packets that wait for a neighbour are few; these resolve all that are needed.
-    ping(&app, address("192.0.2.1"), ANSWER_WITHIN).unwrap();
-    ping(&web, address("192.0.2.1"), ANSWER_WITHIN).unwrap();
+    // Packets that wait for a neighbour are few; these resolve all that are needed: at each worker,
+    // as every echo is a flow of its own.
+    for _ in 0..16 {
+        ping(&app, address("192.0.2.1"), ANSWER_WITHIN).unwrap();
+        ping(&web, address("192.0.2.1"), ANSWER_WITHIN).unwrap();
+    }
     let beyond = "192.0.2.1:9000".parse().unwrap();
     let flows = Flows::start(FLOWS, &app, beyond, &outside, beyond);
     let started = Instant::now();
