@@ -345,9 +345,12 @@ fn more_queues_than_workers_are_refused_with_the_command_that_helps() {
 
 #[test]
 fn after_a_kill_no_program_is_left_and_another_start_works_at_once() {
+    if let Ok(path) = std::env::var(CHILD_ENV) {
+        use_until_killed(&path);
+    }
     let mut world = World::new(1500);
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "the_child_that_is_killed", "--ignored", "--nocapture"])
+        .args(["--exact", std::thread::current().name().unwrap(), "--nocapture"])
         .env(CHILD_ENV, path_of(&world.here))
         .stdout(Stdio::piped())
         .spawn()
@@ -368,11 +371,9 @@ fn after_a_kill_no_program_is_left_and_another_start_works_at_once() {
     assert!(!link.contains("xdp"), "{link}");
 }
 
-/// Not a test: uses the device of its parent's namespace until it is killed.
-#[test]
-#[ignore = "run by the test above"]
-fn the_child_that_is_killed() {
-    let Ok(path) = std::env::var(CHILD_ENV) else { return };
+/// The child of the test above, which is the same test: uses the device of its parent's namespace
+/// until it is killed.
+fn use_until_killed(path: &str) -> ! {
     let file = std::fs::File::open(path).unwrap();
     let kind = Some(rustix::thread::LinkNameSpaceType::Network);
     rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), kind).unwrap();
