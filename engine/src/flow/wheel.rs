@@ -50,7 +50,11 @@ impl Wheel {
         self.cancel(entry);
         let reach = (SLOTS as u32 - 2) << SLOT_SHIFT;
         let due = now.0.wrapping_add(ticks.min(reach)) >> SLOT_SHIFT;
-        let slot = (due.wrapping_add(1) as usize) % SLOTS;
+        // One round from where the wheel is, which may be behind `now`: a slot that it has still to
+        // come to would be due at once, and again for ever.
+        let ahead = due.wrapping_add(1).wrapping_sub(self.position) & (u32::MAX >> SLOT_SHIFT);
+        let ahead = ahead.min(SLOTS as u32 - 1);
+        let slot = self.position.wrapping_add(ahead) as usize % SLOTS;
         let head = self.heads[slot];
         self.links[entry as usize] = Link { next: head, previous: NONE, slot: slot as u32 };
         if head != NONE {
@@ -141,6 +145,20 @@ mod tests {
         let mut wheel = Wheel::new(1, Tick(0));
         wheel.set(0, Tick(0), 10_000_000);
         assert_eq!(drain(&mut wheel, 66_000), vec![0]);
+    }
+
+    #[test]
+    fn a_long_timer_that_is_set_again_while_the_wheel_is_behind_is_not_due_at_once() {
+        let mut wheel = Wheel::new(2, Tick(0));
+        wheel.set(0, Tick(0), 100);
+        wheel.set(1, Tick(0), 6_400);
+        // Both are due; the wheel has still to come to the slot of the second.
+        let now = Tick(6_400 + 640);
+        assert_eq!(wheel.due(now), Some(0));
+        wheel.set(0, now, 10_000_000);
+        assert_eq!(wheel.due(now), Some(1));
+        wheel.set(1, now, 10_000_000);
+        assert_eq!(wheel.due(now), None);
     }
 
     #[test]
