@@ -48,6 +48,8 @@ pub(super) struct Script {
     /// Payload that fits one packet on every path.
     payload_max: u64,
     fragments: bool,
+    /// Everything is too small.
+    is_tight: bool,
     /// UDP without checksums may be asked, because nothing flips bits that it would not notice.
     no_checksums: bool,
     pub(super) withdrawn: Withdrawn,
@@ -65,6 +67,7 @@ impl Script {
             tries_max,
             payload_max: u64::from(mtu) - 48 - HEADER_BYTES as u64,
             fragments: plan.fragments,
+            is_tight: plan.tight,
             no_checksums: plan.link.corrupted == 0,
             withdrawn: Withdrawn::No,
         }
@@ -90,11 +93,17 @@ impl Script {
             19 => self.server_asks(topology),
             20 => self.static_from_outside(topology),
             21 => self.static_from_inside(topology),
-            _ => match mapped {
+            _ => match mapped.filter(|_| self.knows_mappings(topology)) {
                 Some(mapped) => self.unasked_to_mapping(topology, mapped),
                 None => self.masquerade(topology),
             },
         }
+    }
+
+    /// False where flows make room for others and mappings let strangers in: a port that was seen
+    /// may be another socket's by now.
+    fn knows_mappings(&self, topology: &Topology) -> bool {
+        !self.is_tight || topology.tables.nat.filtering == Filtering::AddressAndPort
     }
 
     fn kind(&mut self) -> Kind {

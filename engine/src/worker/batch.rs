@@ -82,8 +82,13 @@ impl Worker {
         };
         self.core.counters.worker.hits.add(hits as u64);
         let whole = hits == batch.len() && one_egress && !found.special;
-        if whole && self.core.send_all(batch, lookups.all[0].egress, found.bytes) {
-            return;
+        if whole {
+            let egress = lookups.all[0].egress;
+            if self.core.send_all(batch, egress, found.bytes) {
+                return;
+            }
+            // Of packets that are alike only the first one's port was noted.
+            lookups.all[..hits].iter_mut().for_each(|lookup| lookup.egress = egress);
         }
         self.dispose(&rule, batch, lookups, hits);
     }
