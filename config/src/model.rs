@@ -377,7 +377,8 @@ impl Attachment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Publish {
-    /// The address that it is published on; `None`: every uplink address of the target's family.
+    /// The address that it is published on; `None`: every uplink address of the target's family;
+    /// `::`: every IPv6 address, also where the target has IPv4 only.
     pub host: Option<IpAddr>,
     /// Its protocol.
     pub protocol: Protocol,

@@ -6,6 +6,7 @@
 //! many CPUs "auto" is, stays as it was.
 
 use std::fmt::{Display, Write};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use toml::Value;
@@ -301,8 +302,8 @@ fn list<T: Display>(values: impl IntoIterator<Item = T>) -> Value {
 /// A published range in the grammar that it is read in, with its address.
 fn spec(publish: &Publish) -> String {
     let host = match (publish.host, publish.target.is_ipv6()) {
-        (Some(host), false) => host.to_string(),
-        (Some(host), true) => format!("[{host}]"),
+        (Some(IpAddr::V4(host)), _) => host.to_string(),
+        (Some(IpAddr::V6(host)), _) => format!("[{host}]"),
         (None, false) => "0.0.0.0".to_owned(),
         (None, true) => "[::]".to_owned(),
     };

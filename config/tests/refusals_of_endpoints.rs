@@ -194,7 +194,7 @@ fn published_ports() {
         &["x.toml:12:12: endpoint.web.publish[0]: 192.0.2.11 is not an address of an uplink"],
     );
     adding(
-        "[endpoint.x]\nattach = { netns = \"x\" }\npublish = [\"[::]:99:99\"]\n\
+        "[endpoint.x]\nattach = { netns = \"x\" }\npublish = [\"[::]:99:99/sctp\"]\n\
             [[endpoint.x.network]]\nname = \"back\"\n",
         &["x.toml:24:12: endpoint.x.publish[0]: endpoint x has no IPv6 address in a network with \
          a way out"],

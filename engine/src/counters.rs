@@ -117,8 +117,12 @@ drop_reasons! {
     FragmentLimited = "fragment_limited",
     /// TTL or hop limit used up.
     TtlExceeded = "ttl_exceeded",
-    /// Larger than the egress MTU.
+    /// Larger than the egress MTU, and nobody to tell: a bridged frame, a later fragment.
     TooBig = "too_big",
+    /// Larger than the egress MTU and not to be fragmented; its sender was told the MTU.
+    TooBigIcmpSent = "too_big_icmp_sent",
+    /// The same, but `answers_per_second` is used up.
+    TooBigRateLimited = "too_big_rate_limited",
     /// To one of our own addresses, at a port that nothing serves: answered with RST or ICMP.
     ClosedPort = "closed_port",
     /// To one of our own addresses, and nothing we answer.
@@ -232,6 +236,8 @@ counters! {
         handed_over,
         /// Super-frames cut.
         cuts,
+        /// Packets that were too large for their way out and left as fragments.
+        fragmented,
         /// Flows revalidated after a change of the tables.
         revalidated,
         /// Flows that ended by idle time.

@@ -191,7 +191,7 @@ impl Plan {
         emit: &mut dyn FnMut(Packet, &mut FramePool),
     ) -> Result<usize, DropReason> {
         let (headers, first) = packet.head().split_at(self.header_bytes);
-        let mut payload = Payload { now: first, later: packet.tail() };
+        let mut payload = Payload::new(first, packet.tail());
         for index in 0..self.segment_count {
             let offset = index * self.segment_bytes;
             let bytes = self.segment_bytes.min(self.payload_bytes - offset);
@@ -243,7 +243,7 @@ impl Plan {
 
 /// Takes frames for a segment and copies headers and the next payload into them; returns the sum
 /// of the payload. `None` when the pool has run dry.
-fn copy(
+pub(crate) fn copy(
     headers: &[u8],
     payload: &mut Payload<'_>,
     bytes: usize,
@@ -267,12 +267,17 @@ fn copy(
 }
 
 /// Payload not yet copied: first in the head, then in the tail.
-struct Payload<'a> {
+pub(crate) struct Payload<'a> {
     now: &'a [u8],
     later: &'a [u8],
 }
 
-impl Payload<'_> {
+impl<'a> Payload<'a> {
+    /// Payload in a head and its tail.
+    pub(crate) fn new(head: &'a [u8], tail: &'a [u8]) -> Payload<'a> {
+        Payload { now: head, later: tail }
+    }
+
     /// Copies the next bytes and returns their sum.
     fn copy_to(&mut self, to: &mut [u8]) -> u64 {
         if let Some((from, rest)) = self.now.split_at_checked(to.len()) {

@@ -34,6 +34,7 @@ mod stage;
 mod steer;
 pub mod tables;
 mod time;
+mod translate;
 pub mod wire;
 pub mod worker;
 

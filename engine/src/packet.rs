@@ -408,6 +408,20 @@ impl Packet {
         &mut self.head.bytes_mut()[start - headroom_bytes..end]
     }
 
+    /// Moves the packet's first byte by an even number of bytes: forward over headers that are to
+    /// go, back into the headroom where longer ones are to come.
+    ///
+    /// # Panics
+    /// When there is no room: drivers leave [`HEADROOM_BYTES`].
+    pub(crate) fn move_start(&mut self, bytes: isize) {
+        let (old, end) = (self.shape, self.shape.start() + self.head_bytes());
+        let start = old.start().checked_add_signed(bytes).expect("the headroom is not used up");
+        assert!(start <= START_MAX && start.is_multiple_of(2), "a packet starts near the front");
+        self.shape = Shape::new(start, end - start);
+        self.shape.set_lengths(end - start, old.tail_bytes());
+        self.shape.set_special(!old.is_ordinary());
+    }
+
     /// Cuts the packet to `len` bytes; an Ethernet trailer goes this way.
     #[inline]
     pub fn truncate(&mut self, len: usize) {

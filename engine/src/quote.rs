@@ -36,7 +36,7 @@ pub(crate) struct Quote {
 }
 
 /// An address and a port of a packet on its way through the gateway.
-type Socket = (IpAddr, u16);
+pub(crate) type Socket = (IpAddr, u16);
 
 /// True if the checksum of an ICMP message is right (RFC 5508 REQ-3). What its sender left to us
 /// is finished first.
@@ -77,6 +77,11 @@ impl Quote {
         Ok(Quote { l3, l4, protocol, source, destination })
     }
 
+    /// Start of the quoted IP header.
+    pub(crate) fn l3(&self) -> usize {
+        self.l3
+    }
+
     /// Start of the quoted transport header.
     pub(crate) fn l4(&self) -> usize {
         self.l4
@@ -97,7 +102,9 @@ impl Quote {
         lower_hops(head, l3, is_v6);
         readdress::<F>(head, l3, source, new_source);
         let change = readdress::<F>(head, self.l3, new_source, new_destination);
-        self.set_ports(head, (source_port, destination_port), change);
+        if let Some(transport) = head.get_mut(self.l4..) {
+            set_ports(transport, self.protocol, (source_port, destination_port), change);
+        }
         // The message's own checksum is made anew: it was found right, and is right again.
         let partial = fold(pseudo_sum(packet));
         if let Some(header) = header_at_mut::<{ icmp::HEADER_BYTES }>(packet.head_mut(), l4) {
@@ -108,52 +115,51 @@ impl Quote {
         let finished = cut::complete_checksum(packet);
         debug_assert!(finished.is_ok(), "the header lies inside the head");
     }
+}
 
-    /// Writes the ports of the quote, or the identifier of a quoted echo, and corrects its checksum
-    /// as far as it is there. `change`: of the addresses.
-    fn set_ports(&self, head: &mut [u8], ports: (u16, u16), change: u16) {
-        let Some(transport) = head.get_mut(self.l4..) else { return };
-        let (place, value): (usize, [u8; 4]) = match self.protocol {
-            protocol::TCP | protocol::UDP | protocol::SCTP => {
-                let both = u32::from(ports.0) << 16 | u32::from(ports.1);
-                (0, both.to_be_bytes())
-            }
-            protocol::ICMP | protocol::ICMPV6 => {
-                let Some(&header) = header_at::<8>(transport, 0) else { return };
-                let identifier = match (self.protocol, header[0]) {
-                    (protocol::ICMP, icmp::ECHO_REQUEST) | (_, icmp::V6_ECHO_REQUEST) => ports.0,
-                    (protocol::ICMP, icmp::ECHO_REPLY) | (_, icmp::V6_ECHO_REPLY) => ports.1,
-                    _ => u16_at(&header, icmp::IDENTIFIER),
-                };
-                let sequence = u16_at(&header, icmp::IDENTIFIER + 2);
-                let word = u32::from(identifier) << 16 | u32::from(sequence);
-                (icmp::IDENTIFIER, word.to_be_bytes())
-            }
-            _ => return,
-        };
-        let Some(field) = header_at_mut::<4>(transport, place) else { return };
-        let ports_change = delta(&*field, &value);
-        *field = value;
-        let (at, change) = match self.protocol {
-            protocol::TCP => (tcp::CHECKSUM, add(change, ports_change)),
-            protocol::UDP => (udp::CHECKSUM, add(change, ports_change)),
-            // ICMP sums no addresses, ICMPv6 does.
-            protocol::ICMP => (icmp::CHECKSUM, ports_change),
-            protocol::ICMPV6 => (icmp::CHECKSUM, add(change, ports_change)),
-            // LIMIT: the CRC of a quoted SCTP packet stays as it was sent. Receivers go by the
-            // verification tag (RFC 9260 section 10); set it right when the whole is quoted.
-            _ => return,
-        };
-        let Some(field) = header_at_mut::<2>(transport, at) else { return };
-        let old = u16::from_be_bytes(*field);
-        let new = match self.protocol {
-            // RFC 768: 0 says that there is none; adding never gives it (see `execute`).
-            protocol::UDP if old == 0 => 0,
-            protocol::UDP => add(old, !change),
-            _ => apply(old, change),
-        };
-        *field = new.to_be_bytes();
-    }
+/// Writes the ports of a quoted transport header, or the identifier of a quoted echo, and corrects
+/// its checksum as far as it is there. `change`: of the addresses.
+pub(crate) fn set_ports(transport: &mut [u8], protocol: u8, ports: (u16, u16), change: u16) {
+    let (place, value): (usize, [u8; 4]) = match protocol {
+        protocol::TCP | protocol::UDP | protocol::SCTP => {
+            let both = u32::from(ports.0) << 16 | u32::from(ports.1);
+            (0, both.to_be_bytes())
+        }
+        protocol::ICMP | protocol::ICMPV6 => {
+            let Some(&header) = header_at::<8>(transport, 0) else { return };
+            let identifier = match (protocol, header[0]) {
+                (protocol::ICMP, icmp::ECHO_REQUEST) | (_, icmp::V6_ECHO_REQUEST) => ports.0,
+                (protocol::ICMP, icmp::ECHO_REPLY) | (_, icmp::V6_ECHO_REPLY) => ports.1,
+                _ => u16_at(&header, icmp::IDENTIFIER),
+            };
+            let sequence = u16_at(&header, icmp::IDENTIFIER + 2);
+            let word = u32::from(identifier) << 16 | u32::from(sequence);
+            (icmp::IDENTIFIER, word.to_be_bytes())
+        }
+        _ => return,
+    };
+    let Some(field) = header_at_mut::<4>(transport, place) else { return };
+    let ports_change = delta(&*field, &value);
+    *field = value;
+    let (at, change) = match protocol {
+        protocol::TCP => (tcp::CHECKSUM, add(change, ports_change)),
+        protocol::UDP => (udp::CHECKSUM, add(change, ports_change)),
+        // ICMP sums no addresses, ICMPv6 does.
+        protocol::ICMP => (icmp::CHECKSUM, ports_change),
+        protocol::ICMPV6 => (icmp::CHECKSUM, add(change, ports_change)),
+        // LIMIT: the CRC of a quoted SCTP packet stays as it was sent. Receivers go by the
+        // verification tag (RFC 9260 section 10); set it right when the whole is quoted.
+        _ => return,
+    };
+    let Some(field) = header_at_mut::<2>(transport, at) else { return };
+    let old = u16::from_be_bytes(*field);
+    let new = match protocol {
+        // RFC 768: 0 says that there is none; adding never gives it (see `execute`).
+        protocol::UDP if old == 0 => 0,
+        protocol::UDP => add(old, !change),
+        _ => apply(old, change),
+    };
+    *field = new.to_be_bytes();
 }
 
 /// Where a quoted IPv4 packet has its transport header, and which.

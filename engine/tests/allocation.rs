@@ -418,6 +418,62 @@ fn fragments_allocate_nothing() {
 }
 
 #[test]
+fn cutting_too_large_packets_allocates_nothing() {
+    let mut tables = tables();
+    Arc::make_mut(tables.ports[WAN.index()].as_mut().unwrap()).mtu = 1_280;
+    let mut engine = Engine::with_tables(1, tables);
+    engine.prepare(&WEB, udp(&WEB, 40_000, (FAR.ip(false), 53)));
+    engine.settle("a first packet out");
+    engine.meet_neighbours();
+    for _ in 0..20 {
+        let header = header(&WEB, FAR.ip(false), UDP);
+        let datagram = datagram(&header, (40_000, 53), &[5; 1_400]);
+        engine.prepare(&WEB, routed(&WEB, &header, &datagram));
+    }
+    engine.settle("packets are cut");
+    assert_eq!(engine.sum(|counters| counters.worker.fragmented.get()), 20);
+}
+
+#[test]
+fn errors_and_flows_between_families_allocate_nothing() {
+    use engine::sim::frames::{ICMP, IpHeader, icmp};
+    use engine::tables::{Protocol, Publish, PublishEntry};
+    let mut tables = tables();
+    let entry = PublishEntry {
+        host: Some("::".parse().unwrap()),
+        protocol: Protocol::Udp,
+        host_port: 5_390,
+        target_port: 53,
+        target: WEB.ip(false),
+        ..published()[0].clone()
+    };
+    let all = [tables.publish.entries(), &[entry]].concat();
+    tables.publish = Arc::new(Publish::new(1, all));
+    let mut engine = Engine::with_tables(1, tables);
+    engine.prepare(&CLIENT, udp(&CLIENT, 40_000, (own(true), 5_390)));
+    engine.settle("a first packet across");
+    engine.meet_neighbours();
+    let flow = engine.workers[0].flows()[0];
+    let reply = udp(&WEB, 53, flow.source);
+    for _ in 0..20 {
+        engine.prepare(&CLIENT, udp(&CLIENT, 40_000, (own(true), 5_390)));
+        engine.prepare(&WEB, reply.clone());
+    }
+    engine.settle("packets across, there and back");
+    // Web refuses what it got, as it got it.
+    let got = IpHeader::new(flow.source.0, WEB.ip(false), UDP);
+    let got = got.packet(&datagram(&got, (flow.source.1, 53), b"payload"));
+    let header = IpHeader::new(WEB.ip(false), flow.source.0, ICMP);
+    let message = icmp(WEB.ip(false), flow.source.0, (3, 3), 0, &got);
+    for _ in 0..20 {
+        engine.prepare(&WEB, routed(&WEB, &header, &message));
+    }
+    engine.settle("errors across");
+    assert_eq!(engine.sum(|counters| counters.worker.icmp_errors.get()), 20);
+    assert!(engine.sent(&CLIENT) >= 40);
+}
+
+#[test]
 fn malformed_packets_allocate_nothing() {
     let mut engine = Engine::new(1, |limits| limits.flows = 4_096);
     for v6 in [false, true] {

@@ -2,10 +2,10 @@
 //!
 //! A mapping leads to the network that gives the endpoint its default route of the family, as
 //! Docker's port mappings follow the gateway endpoint. Without a host address it is two entries,
-//! one per family that the endpoint has.
+//! one per family; that of IPv6 leads to the IPv4 address of an endpoint that has no other.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Range;
 
 use engine::tables::{GatewayMode, Protocol};
@@ -71,7 +71,10 @@ impl<'u> Checker<'u> {
             let Some(mapping) = parse(at, spec, report) else { continue };
             let before = entries.len();
             for v6 in families(&mapping) {
-                entries.extend(entry(&mapping, v6, attachments));
+                let own = entry(&mapping, v6, attachments);
+                let across = || entry_across(&mapping, attachments);
+                let has_clients = mapping.host.is_some() || self.uplinks.have_v6();
+                entries.extend(own.or_else(|| across().filter(|_| v6 && has_clients)));
             }
             if entries[before..].iter().any(|entry| self.is_routed(&entry.network)) {
                 entries[before..].iter_mut().for_each(only_open);
@@ -294,8 +297,29 @@ fn family_name(v6: bool) -> &'static str {
 
 /// The entry of one family, if the endpoint can be reached by it.
 fn entry(mapping: &Mapping, v6: bool, attachments: &[Attachment]) -> Option<Publish> {
+    let host = mapping.host.filter(|host| !host.is_unspecified());
+    entry_to(mapping, host, v6, attachments)
+}
+
+/// The entry for IPv6 clients of an endpoint that has IPv4 only: they are translated, where Docker
+/// has a proxy. SCTP is not.
+fn entry_across(mapping: &Mapping, attachments: &[Attachment]) -> Option<Publish> {
+    if mapping.protocol == Protocol::Sctp {
+        return None;
+    }
+    let every = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    entry_to(mapping, Some(mapping.host.unwrap_or(every)), false, attachments)
+}
+
+/// The entry that leads to an endpoint's address of a family.
+fn entry_to(
+    mapping: &Mapping,
+    host: Option<IpAddr>,
+    target_v6: bool,
+    attachments: &[Attachment],
+) -> Option<Publish> {
     let target_of = |attachment: &Attachment| {
-        if v6 {
+        if target_v6 {
             attachment.default_route_v6?;
             attachment.ipv6_address().map(IpAddr::V6)
         } else {
@@ -306,7 +330,7 @@ fn entry(mapping: &Mapping, v6: bool, attachments: &[Attachment]) -> Option<Publ
     let (attachment, target) =
         attachments.iter().find_map(|attachment| Some((attachment, target_of(attachment)?)))?;
     Some(Publish {
-        host: mapping.host.filter(|host| !host.is_unspecified()),
+        host,
         protocol: mapping.protocol,
         host_port: match mapping.host_ports {
             HostPorts::From(first) => first,

@@ -39,6 +39,12 @@ impl Uplinks {
         addresses.any(|own| own.addr() == address)
     }
 
+    /// True if some uplink has an IPv6 address.
+    pub(super) fn have_v6(&self) -> bool {
+        let mut addresses = self.list.iter().flat_map(|uplink| &uplink.addresses);
+        addresses.any(|own| own.addr().is_ipv6())
+    }
+
     /// What tells this gateway from others: its uplinks with their addresses.
     pub(super) fn identity(&self) -> String {
         let of = |uplink: &Uplink| {

@@ -305,6 +305,11 @@ impl<F: Family> Fragments<F> {
         Some(*entry.fresh.get_or_insert_with(|| self.numbers.take(space)))
     }
 
+    /// A number for what may be fragmented further on.
+    pub(crate) fn next_number(&mut self, space: u64) -> u32 {
+        self.numbers.take(space)
+    }
+
     /// All of a datagram has passed.
     pub(crate) fn forget(&mut self, datagram: &Datagram<F::Addresses>) {
         if let Some(slot) = self.find(datagram) {

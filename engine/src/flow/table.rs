@@ -64,6 +64,8 @@ pub(crate) enum ActionKind {
     Forward,
     /// Another worker owns the flow.
     HandOver,
+    /// Build the header of the other address family and send; never on the short way.
+    Translate,
 }
 
 /// A decision in the form that the executor repeats: plain, of fixed size, free of pointers. What
@@ -153,7 +155,7 @@ impl<A: Copy + Eq> Side<A> {
     /// The state of the flow.
     pub(crate) fn tcp(&self) -> TcpState {
         match self.action.kind {
-            ActionKind::Forward => TcpState::of(self.action.worker),
+            ActionKind::Forward | ActionKind::Translate => TcpState::of(self.action.worker),
             ActionKind::HandOver => TcpState::None,
         }
     }
@@ -396,6 +398,8 @@ impl<F: Family> FlowTable<F> {
     fn set_state(&mut self, id: SideId, state: TcpState) {
         let mtu = if state.is_settled() { self.mtus[id.0 as usize] } else { 0 };
         let action = &mut self.side_mut(id).action;
+        // A header of the other family is never built on the short way.
+        let mtu = if action.kind == ActionKind::Forward { mtu } else { 0 };
         (action.worker, action.mtu) = (state as u8, mtu);
     }
 

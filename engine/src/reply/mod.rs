@@ -9,6 +9,7 @@
 //! `meta` of a new packet is left at its default. Answers carry no VLAN tag, and tagged packets are
 //! not answered but by echo, which keeps the tags.
 
+mod across;
 mod icmp;
 mod neighbour;
 mod reset;
@@ -21,6 +22,7 @@ use crate::packet::Packet;
 use crate::wire::checksum::{fold, pseudo_header, sum};
 use crate::wire::{ethernet, header_at, icmp as icmp_wire, ipv4, ipv6, protocol, tcp};
 
+pub(crate) use across::Across;
 pub(crate) use icmp::{ErrorKind, echo_reply_in_place, icmp_error};
 pub(crate) use neighbour::{
     arp_reply, arp_request, gratuitous_arp, neighbour_advertisement, neighbour_solicitation,

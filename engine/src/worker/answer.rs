@@ -10,7 +10,7 @@ use crate::flow::{Family, V4, V6};
 use crate::id::{NetworkId, PortId};
 use crate::packet::{Notes, Packet};
 use crate::parse;
-use crate::reply;
+use crate::reply::{self, ErrorKind};
 use crate::stage::Answer;
 use crate::wire::ethernet;
 
@@ -32,7 +32,11 @@ impl Core {
                 return self.send(ingress, packet);
             }
             Answer::Reset(_) | Answer::Error(..) if !self.answers.take(self.now) => {
-                return self.drop(packet, DropReason::AnswerLimited);
+                let reason = match answer {
+                    Answer::Error(ErrorKind::TooBig(_), _) => DropReason::TooBigRateLimited,
+                    _ => DropReason::AnswerLimited,
+                };
+                return self.drop(packet, reason);
             }
             Answer::Reset(reason) => (reply::tcp_reset(&packet, own_mac, &mut self.frames), reason),
             Answer::Error(kind, reason) => {
@@ -42,13 +46,20 @@ impl Core {
                 (error, reason)
             }
         };
-        if let Some(built) = built {
-            self.counters.worker.answers.add(1);
-            match ingress {
-                PortId::TURN => self.turn_answer(built),
-                ingress => self.send(ingress, built),
+        let reason = match (built, reason) {
+            (Some(built), reason) => {
+                self.counters.worker.answers.add(1);
+                match ingress {
+                    PortId::TURN => self.turn_answer(built),
+                    ingress => self.send(ingress, built),
+                }
+                match reason {
+                    DropReason::TooBig => DropReason::TooBigIcmpSent,
+                    reason => reason,
+                }
             }
-        }
+            (None, reason) => reason,
+        };
         self.drop(packet, reason);
     }
 

@@ -458,6 +458,9 @@ impl Worker {
             true => self.v6.route(&mut self.core, packet, hops),
             false => self.v4.route(&mut self.core, packet, hops),
         }
+        if !self.core.crossing.is_empty() {
+            self.route_crossing();
+        }
     }
 
     /// Packets that waited for a neighbour which is known now.

@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 
 use super::Event;
 use super::eviction::Sources;
+use super::translated::Crossing;
 use crate::counters::{Counters, DropReason};
 use crate::egress::Egress;
 use crate::flow::AdjacencyId;
@@ -86,6 +87,10 @@ pub(super) struct Core {
     pub(super) wakes: u64,
     pub(super) now: Instant,
     pub(super) tick: Tick,
+    /// Flows between address families that this worker has.
+    pub(super) translated: u32,
+    /// Packets that cross to the other family; empty between calls.
+    pub(super) crossing: Vec<Crossing>,
     /// Room for packets that waited and go on; empty between calls.
     pub(super) released: Vec<Packet>,
 }

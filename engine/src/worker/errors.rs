@@ -14,18 +14,23 @@ use super::core::Core;
 use super::flows::{Flows, Revalidated, ports_of};
 use crate::counters::DropReason;
 use crate::execute::{Edit, fits};
-use crate::flow::{ActionKind, FlowAction, FlowKey, SideId, pack_ingress, pack_transport};
+use crate::flow::{
+    ActionKind, FlowAction, FlowInput, FlowKey, SideId, pack_ingress, pack_transport,
+};
 use crate::id::{PortId, WorkerId};
 use crate::packet::{Notes, Packet};
 use crate::quote::{self, Quote};
 use crate::stage::is_martian;
-use crate::steer;
 use crate::wire::{icmp, protocol};
 
 /// Where an error goes: to a flow of this worker, or to another worker.
 enum Owner {
     Side(SideId),
     Worker(WorkerId),
+    /// A flow between families.
+    Across(SideId),
+    /// No flow of this family here; what one would be told by.
+    Unknown(FlowInput),
 }
 
 impl<F: Edit> Flows<F> {
@@ -38,6 +43,9 @@ impl<F: Edit> Flows<F> {
         match self.owner(core, &packet, &quote) {
             Ok(Owner::Side(side)) => self.carry_error(core, packet, &quote, side),
             Ok(Owner::Worker(to)) => core.hand_over(to, packet, hops),
+            Ok(Owner::Across(side)) => self.carry_error_across(core, packet, &quote, side),
+            Ok(Owner::Unknown(input)) if core.may_cross(&input) => core.cross(packet, input, hops),
+            Ok(Owner::Unknown(input)) => core.stray_error(packet, &input, hops),
             Err(reason) => core.drop(packet, reason),
         }
     }
@@ -59,12 +67,7 @@ impl<F: Edit> Flows<F> {
             transport: pack_transport(ports.to_be(), quote.protocol, ingress),
         };
         let Some(side) = self.table.find(&key) else {
-            let input = key.input::<F>(packet.meta.network);
-            let home = steer::home(&input, &core.tables, core.worker_count, core.seed);
-            return match home == core.id {
-                true => Err(DropReason::IcmpError),
-                false => Ok(Owner::Worker(home)),
-            };
+            return Ok(Owner::Unknown(key.input::<F>(packet.meta.network)));
         };
         match self.revalidate(core, side) {
             Revalidated::Kept => {}
@@ -74,6 +77,7 @@ impl<F: Edit> Flows<F> {
         Ok(match action.kind {
             ActionKind::HandOver => Owner::Worker(WorkerId(action.worker)),
             ActionKind::Forward => Owner::Side(side),
+            ActionKind::Translate => Owner::Across(side),
         })
     }
 

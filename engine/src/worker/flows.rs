@@ -11,6 +11,7 @@ use crate::flow::{
     ActionKind, AdjacencyId, Cold, FlowAction, FlowId, FlowInput, FlowKey, FlowTable, Fragments,
     NewSide, SideId, echo_answer, pack_ingress, pack_transport,
 };
+use crate::fragmentation::may_split;
 use crate::id::{NetworkId, PortId, WorkerId};
 use crate::ingress::IngressRule;
 use crate::neighbour::NoHold;
@@ -19,7 +20,8 @@ use crate::reply::ErrorKind;
 use crate::stage::{Answer, Decision, NextHop, Parts, Verdict};
 use crate::steer;
 use crate::time::Tick;
-use crate::wire::{header_at, icmp, ipv4, protocol, raw_u32_at, tcp, u16_at, u32_at};
+use crate::translate::HEADER_GROWTH;
+use crate::wire::{header_at, icmp, protocol, raw_u32_at, tcp, u16_at, u32_at};
 
 /// The flows of one address family.
 pub(super) struct Flows<F: Edit> {
@@ -119,7 +121,11 @@ impl<F: Edit> Flows<F> {
         // fresh.
         for _ in 0..2 {
             let Some(side) = self.table.find(&key) else {
-                return self.decide(core, packet, key, hops);
+                let input = key.input::<F>(packet.meta.network);
+                return match core.may_cross(&input) {
+                    true => core.cross(packet, input, hops),
+                    false => self.decide(core, packet, key, hops),
+                };
             };
             match self.revalidate(core, side) {
                 Revalidated::Kept => return self.carry(core, packet, side, hops),
@@ -134,7 +140,13 @@ impl<F: Edit> Flows<F> {
     }
 
     /// The first packet of a flow: the stages decide.
-    fn decide(&mut self, core: &mut Core, packet: Packet, key: FlowKey<F::Addresses>, hops: u8) {
+    pub(super) fn decide(
+        &mut self,
+        core: &mut Core,
+        packet: Packet,
+        key: FlowKey<F::Addresses>,
+        hops: u8,
+    ) {
         core.counters.worker.misses.add(1);
         let input = key.input::<F>(packet.meta.network);
         let home = steer::home(&input, &core.tables, core.worker_count, core.seed);
@@ -243,6 +255,10 @@ impl<F: Edit> Flows<F> {
         let cold = Cold { input: *input, parts, mapping, two_sided: true, started: tick };
         let flow = self.table.insert(cold, pair.original, reply, generation, tick);
         let flow = flow.ok_or(DropReason::FlowTableFull)?;
+        if pair.original.action.kind == ActionKind::Translate {
+            core.translated += 1;
+            core.tell_of_translation(input, decision);
+        }
         core.neighbours.hold(pair.original.action.adjacency);
         core.neighbours.hold(pair.reply.action.adjacency);
         Ok(flow)
@@ -254,6 +270,9 @@ impl<F: Edit> Flows<F> {
         let Some(cold) = self.table.remove(flow) else { return };
         if !cold.two_sided {
             return;
+        }
+        if actions[0].kind == ActionKind::Translate {
+            core.translated = core.translated.saturating_sub(1);
         }
         actions.iter().for_each(|action| core.neighbours.release(action.adjacency));
         if let Some(mapping) = cold.mapping {
@@ -347,19 +366,23 @@ impl<F: Edit> Flows<F> {
     }
 
     /// A packet of a valid flow: guards, state, edit, send.
-    fn carry(&mut self, core: &mut Core, mut packet: Packet, side: SideId, hops: u8) {
-        let Flows { table, .. } = self;
-        let action = table.action(side);
-        if action.kind == ActionKind::HandOver {
-            table.side_mut(side).last_seen = core.tick;
-            return core.hand_over(WorkerId(action.worker), packet, hops);
+    pub(super) fn carry(&mut self, core: &mut Core, mut packet: Packet, side: SideId, hops: u8) {
+        let action = self.table.action(side);
+        match action.kind {
+            ActionKind::Forward => {}
+            ActionKind::Translate => return self.carry_translated(core, packet, side),
+            ActionKind::HandOver => {
+                self.table.side_mut(side).last_seen = core.tick;
+                return core.hand_over(WorkerId(action.worker), packet, hops);
+            }
         }
         let l3 = usize::from(packet.meta.l3);
         if F::ttl(packet.head(), l3) <= 1 {
             let answer = Answer::Error(ErrorKind::TtlExceeded, DropReason::TtlExceeded);
             return core.answer(packet, answer);
         }
-        if !fits(&packet, action.mtu) {
+        let is_cut = !fits(&packet, action.mtu);
+        if is_cut && !may_split(&packet) {
             return core.too_big(packet, action.mtu);
         }
         let resolved = core.next_hop(action.adjacency);
@@ -370,20 +393,26 @@ impl<F: Edit> Flows<F> {
         if !later && !can_change_ports(&packet, action.ports) {
             return core.drop(packet, DropReason::ProtocolNotTranslated);
         }
-        if !later {
-            connection::track(table, core, side, &packet);
-        }
-        if packet.meta.notes.any(Notes::FIRST_FRAGMENT | Notes::LATER_FRAGMENT)
+        if (is_cut || packet.meta.notes.any(Notes::FIRST_FRAGMENT | Notes::LATER_FRAGMENT))
             && !self.renumber(core, &mut packet, action.addresses)
         {
             return core.drop(packet, DropReason::FragmentUnattached);
         }
-        self.table.side_mut(side).count(packet.len(), core.tick);
+        self.note_passage(core, &packet, side);
         execute::<F>(&mut packet, &action, &adjacency, !later);
-        match adjacency.port {
-            PortId::TURN => self.turn_round(core, packet),
-            port => core.send(port, packet),
+        match (adjacency.port, is_cut) {
+            (PortId::TURN, _) => self.turn_round(core, packet),
+            (port, false) => core.send(port, packet),
+            (port, true) => core.send_in_pieces(port, packet, action.mtu),
         }
+    }
+
+    /// A packet passes: state of the connection, last-seen, counters.
+    pub(super) fn note_passage(&mut self, core: &Core, packet: &Packet, side: SideId) {
+        if !packet.meta.notes.any(Notes::LATER_FRAGMENT) {
+            connection::track(&mut self.table, core, side, packet);
+        }
+        self.table.side_mut(side).count(packet.len(), core.tick);
     }
 
     /// Ends idle flows, at most `budget` looks. Returns true if there may be more.
@@ -466,6 +495,15 @@ fn action<F: Edit>(
         PortId::TURN => u16::MAX,
         port => core.rule(port).ok_or(DropReason::PortGone)?.mtu,
     };
+    let kind = match from.source.is_ipv6() == to.source.is_ipv6() {
+        true => ActionKind::Forward,
+        false => ActionKind::Translate,
+    };
+    let mtu = match (kind, to.source.is_ipv6()) {
+        (ActionKind::Translate, true) => mtu.saturating_sub(HEADER_GROWTH),
+        (ActionKind::Translate, false) => mtu.saturating_add(HEADER_GROWTH),
+        _ => mtu,
+    };
     let addresses = |input: &FlowInput| F::pack(input.source, input.destination);
     let ports =
         |input: &FlowInput| u32::from(input.source_port) << 16 | u32::from(input.destination_port);
@@ -479,7 +517,7 @@ fn action<F: Edit>(
         header_delta: checksum::add(address_delta, TTL_DELTA).to_be(),
         transport_inverse: !checksum::add(address_delta, port_delta).to_be(),
         mtu,
-        kind: ActionKind::Forward,
+        kind,
         worker: 0,
     })
 }
@@ -506,19 +544,8 @@ impl Core {
         }
     }
 
-    /// A packet that is larger than its way out.
-    fn too_big(&mut self, packet: Packet, mtu: u16) {
-        // LIMIT: an IPv4 packet that may be fragmented is dropped; fragmenting it comes with the
-        // MTU stage.
-        let l3 = usize::from(packet.meta.l3);
-        let fragment = header_at::<2>(packet.head(), l3 + ipv4::FRAGMENT);
-        let may_fragment = !packet.meta.notes.any(Notes::V6)
-            && fragment.is_some_and(|field| u16_at(field, 0) & ipv4::DONT_FRAGMENT == 0);
-        match may_fragment {
-            true => self.drop(packet, DropReason::TooBig),
-            false => {
-                self.answer(packet, Answer::Error(ErrorKind::TooBig(mtu), DropReason::TooBig));
-            }
-        }
+    /// A packet that is larger than its way out and may not be cut.
+    pub(super) fn too_big(&mut self, packet: Packet, mtu: u16) {
+        self.answer(packet, Answer::Error(ErrorKind::TooBig(mtu), DropReason::TooBig));
     }
 }

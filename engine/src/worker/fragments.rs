@@ -88,7 +88,9 @@ impl<F: Edit> Flows<F> {
 
     /// A later fragment goes where its first one went, if that went anywhere.
     fn follow(&mut self, core: &mut Core, packet: Packet, key: FlowKey<F::Addresses>, hops: u8) {
-        match self.table.find(&key).is_some() {
+        let known =
+            self.table.find(&key).is_some() || core.may_cross(&key.input::<F>(packet.meta.network));
+        match known {
             true => self.route_key(core, packet, key, hops),
             false => core.drop(packet, DropReason::FragmentUnattached),
         }
@@ -107,16 +109,34 @@ impl<F: Edit> Flows<F> {
         self.drop_lost(core);
     }
 
+    /// The number of ours that the fragments of a packet's datagram leave with. `None`: it is not
+    /// known any more.
+    pub(super) fn fresh_identification(
+        &mut self,
+        core: &Core,
+        packet: &Packet,
+        space: u64,
+    ) -> Option<u32> {
+        let datagram = datagram_of::<F>(packet)?;
+        self.fragments.fresh_identification(&datagram, space, core.tick)
+    }
+
     /// Gives a fragment that leaves with another source a number of ours. False: its datagram is
     /// not known any more.
     pub(super) fn renumber(&mut self, core: &Core, packet: &mut Packet, new: F::Addresses) -> bool {
-        let Some(datagram) = datagram_of::<F>(packet) else { return false };
+        let Some(old) = F::read(packet.head(), usize::from(packet.meta.l3)) else { return false };
         let source = |addresses| F::unpack(F::loaded(addresses)).0;
-        if source(datagram.addresses) == source(new) {
+        if source(old) == source(new) {
             return true;
         }
         let space = if packet.meta.notes.any(Notes::V6) { 1 << 32 } else { 1 << 16 };
-        match self.fragments.fresh_identification(&datagram, space, core.tick) {
+        let fragment = Notes::FIRST_FRAGMENT | Notes::LATER_FRAGMENT;
+        let number = match packet.meta.notes.any(fragment) {
+            true => self.fresh_identification(core, packet, space),
+            // It becomes one.
+            false => Some(self.fragments.next_number(space)),
+        };
+        match number {
             Some(number) => {
                 fragmentation::set_identification(packet, number);
                 true

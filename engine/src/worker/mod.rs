@@ -20,6 +20,7 @@ mod eviction;
 mod flows;
 mod fragments;
 mod lookup;
+mod translated;
 mod turn;
 mod upkeep;
 mod view;
@@ -95,6 +96,15 @@ pub enum Event {
     /// The device behind a port is gone. The worker keeps the port until it is detached, and uses
     /// it no more.
     PortDown(PortId),
+    /// An IPv6 client of an endpoint with IPv4 only is seen as this port of a gateway's address.
+    Translated {
+        /// The client.
+        client: (IpAddr, u16),
+        /// As whom the endpoint sees it.
+        seen_as: (IpAddr, u16),
+        /// The endpoint's address and port.
+        server: (IpAddr, u16),
+    },
     /// A neighbour does not answer ARP or ND.
     NeighbourFailed(PortId, IpAddr),
 }
@@ -164,6 +174,8 @@ impl Worker {
             now,
             tick,
             released: Vec::with_capacity(HELD_MAX),
+            crossing: Vec::with_capacity(share(limits.fragments_held) + 1),
+            translated: 0,
             generation: tables.generation as u32,
             tables,
         };

@@ -205,6 +205,8 @@ impl Piece<'_> {
         let original = flows.table.side(id.original());
         let reply = flows.table.side(id.reply());
         let (source, destination) = F::unpack(F::loaded(original.action().addresses));
+        // Of a flow between families the other side is kept in its mapped form.
+        let (source, destination) = (source.to_canonical(), destination.to_canonical());
         let ports = u32::from_be(original.action().ports);
         // A flow whose replies look like its own packets has one side.
         let reply_ingress = match reply.is_used() {

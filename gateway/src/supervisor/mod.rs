@@ -13,6 +13,7 @@ mod start;
 mod stop;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -184,6 +185,11 @@ impl Gateway {
         match report {
             Report::Event(_, Event::PortDown(port)) if self.exchanging.contains(&port) => {}
             Report::Event(_, Event::PortDown(port)) => self.note_down(port),
+            Report::Event(_, Event::Translated { client, seen_as, server }) => {
+                let [client, seen_as, server] =
+                    [client, seen_as, server].map(|(address, port)| SocketAddr::new(address, port));
+                tracing::info!(%client, %seen_as, %server, "ipv6 client of an ipv4-only endpoint");
+            }
             Report::Event(_, Event::NeighbourFailed(port, address)) => {
                 let port = self.port_name(port);
                 tracing::warn!(port, %address, "neighbour does not answer arp or nd");

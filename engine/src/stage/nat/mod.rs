@@ -61,8 +61,13 @@ impl Stage for Nat {
                     false => Verdict::Continue,
                 }
             }
-            (Some(target), _) if target == input.network && decision.published.is_some() => {
-                self.hairpin(input, decision, cx)
+            (Some(target), _) if decision.published.is_some() => {
+                let other_family =
+                    decision.destination_of(input).address.is_ipv6() != input.is_v6();
+                match target == input.network || other_family {
+                    true => self.hairpin(input, decision, target, cx),
+                    false => Verdict::Continue,
+                }
             }
             _ => Verdict::Continue,
         }
@@ -221,15 +226,24 @@ impl Nat {
         }
     }
 
-    fn hairpin(&mut self, input: &FlowInput, decision: &mut Decision, cx: &Cx) -> Verdict {
-        let network = cx.tables.network(input.network);
-        let Some(gateway) = network.and_then(|network| network.gateway_of(input.is_v6())) else {
+    /// The server sees its network's gateway: a member of its own, or a client of the other address
+    /// family, which has no address there.
+    fn hairpin(
+        &mut self,
+        input: &FlowInput,
+        decision: &mut Decision,
+        target: NetworkId,
+        cx: &Cx,
+    ) -> Verdict {
+        let server = decision.destination_of(input);
+        let network = cx.tables.network(target);
+        let gateway = network.and_then(|network| network.gateway_of(server.address.is_ipv6()));
+        let Some(gateway) = gateway else {
             return Verdict::Drop(DropReason::NoOutsideAddress);
         };
         if !is_translated(input) {
             return Verdict::Drop(DropReason::ProtocolNotTranslated);
         }
-        let server = decision.destination_of(input);
         let inside = Inside {
             protocol: input.protocol,
             socket: Socket { address: input.source, port: input.source_port },
