@@ -15,7 +15,7 @@ fn attaching_of_endpoints() {
     replacing(
         "{ netns = \"db\" }",
         "{}",
-        &["x.toml:19:10: endpoint.db.attach: neither netns nor tap is given"],
+        &["x.toml:19:10: endpoint.db.attach: neither netns nor tap nor xdp is given"],
     );
     replacing(
         "{ netns = \"db\" }",
