@@ -41,18 +41,20 @@ pub use self::view::{
 };
 use crate::counters::Counters;
 use crate::egress::Egress;
+use crate::execute::Edit;
 use crate::fdb::Fdb;
 use crate::flow::{FlowTable, Fragments, V4, V6};
 use crate::frame::FramePool;
 use crate::hand_over::{Chunk, HandOverRings, Message};
 use crate::id::{PortId, WorkerId};
+use crate::limits::Limits;
 use crate::neighbour::{HELD_MAX, Neighbours};
 use crate::packet::Batch;
 use crate::pipeline::Stages;
 use crate::port::{Port, PortSet};
 use crate::stage::Nat;
 use crate::tables::Tables;
-use crate::time::Instant;
+use crate::time::{Instant, Tick};
 
 /// Ports that a worker has room for at least, however few there are at its start. A port costs it
 /// about 200 bytes.
@@ -129,6 +131,21 @@ pub struct Worker {
     rounds_at: Instant,
 }
 
+/// A worker's share of what all have together.
+fn share_of(total: u32, worker_count: usize) -> usize {
+    (total as usize).div_ceil(worker_count)
+}
+
+/// Memory for a worker's flows of a family. `place`: its index, and how many workers there are.
+fn flows_of<F: Edit>(limits: &Limits, place: (usize, usize), seed: u64, tick: Tick) -> Flows<F> {
+    let share = |total| share_of(total, place.1);
+    let fragments = (share(limits.fragments), share(limits.fragments_held));
+    Flows::new(
+        FlowTable::new(share(limits.flows), seed, tick),
+        Fragments::new(fragments.0, fragments.1, place, seed),
+    )
+}
+
 impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Worker").field("id", &self.core.id).finish_non_exhaustive()
@@ -142,7 +159,7 @@ impl Worker {
         let limits = tables.limits.clone();
         let adoption = Arc::new(Adoption::new(tables.clone(), None));
         let worker_count = rings.worker_count();
-        let share = |total: u32| (total as usize).div_ceil(worker_count);
+        let share = |total| share_of(total, worker_count);
         let (tick, ports) = (now.tick(), tables.ports.len());
         let counted = port_room(ports);
         // Stations are told to all workers, so each has room for all of them.
@@ -179,18 +196,11 @@ impl Worker {
             generation: tables.generation as u32,
             tables,
         };
-        let (fragments, held) = (share(limits.fragments), share(limits.fragments_held));
         let place = (id.index(), worker_count);
         let mut worker = Worker {
             core,
-            v4: Flows::new(
-                FlowTable::new(flows, seed, tick),
-                Fragments::new(fragments, held, place, seed),
-            ),
-            v6: Flows::new(
-                FlowTable::new(flows, seed, tick),
-                Fragments::new(fragments, held, place, seed),
-            ),
+            v4: flows_of(&limits, place, seed, tick),
+            v6: flows_of(&limits, place, seed, tick),
             announcements: Announcements::default(),
             adoption: adoption.clone(),
             batch: Some(Box::new(Batch::new())),
