@@ -76,6 +76,8 @@ impl Excerpt {
 /// Another place that has to do with a finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Related {
+    /// The file that it is in.
+    pub file: String,
     /// What is there, in a few words.
     pub label: String,
     /// Line, from 1.

@@ -1,6 +1,7 @@
 //! Portolan's config: text in, a checked [`Config`] out, and from it the engine's tables.
 //!
-//! `text -> schema -> check -> Config -> compile -> engine::Tables`. Each step is a module that
+//! `text -> schema -> check -> Config -> compile -> engine::Tables`; files in other dialects join at
+//! the schema. Each step is a module that
 //! knows its neighbours' types and nothing else: `reader` and `schema` know TOML and places,
 //! `check` knows the rules and collects **every** error, `model` is what is left when there are
 //! none, `compile` knows the engine. The one hard constraint: no input panics, and a config that is
@@ -17,6 +18,7 @@ mod compile;
 mod damage;
 mod default_route;
 mod diagnostic;
+mod dialect;
 mod ids;
 mod ipam;
 mod leases;
@@ -46,6 +48,9 @@ use toml::de::DeTable;
 
 pub use compile::compile;
 pub use diagnostic::{Diagnostic, Excerpt, Related, Severity};
+pub use dialect::{
+    Checked, ConfigFile, Converted, Dialect, check as check_dialect, convert, read_text,
+};
 pub use leases::{EphemeralPorts, Lease, Leases, QUARANTINE_MAX, Released};
 pub use model::{
     AddressPool, Attach, Attachment, Config, Endpoint, Family, Gateway, Idle, LogFormat, MacPolicy,
@@ -80,25 +85,15 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_with(path: &Path, leases: &Leases) -> Result<Config, Vec<Diagnostic>> {
-        let text = Config::read(path)?;
-        Config::parse_with(&path.display().to_string(), &text, leases)
+        Config::parse_file(&ConfigFile::read(path)?, leases)
     }
 
-    /// Reads a file's text, which may be checked more than once then.
+    /// Checks a file that was read, and what it imports.
     ///
     /// # Errors
-    /// It cannot be read, or is not UTF-8.
-    pub fn read(path: &Path) -> Result<String, Vec<Diagnostic>> {
-        let name = path.display().to_string();
-        let bytes = std::fs::read(path)
-            .map_err(|error| vec![Diagnostic::of_file(&name, format!("cannot read: {error}"))])?;
-        String::from_utf8(bytes).map_err(|error| {
-            let valid = error.utf8_error().valid_up_to();
-            let text = String::from_utf8_lossy(error.as_bytes());
-            let mut report = Report::new(&name, &text);
-            report.syntax_error(valid..valid, "this is not UTF-8");
-            report.into_diagnostics()
-        })
+    /// As [`Config::parse`].
+    pub fn parse_file(file: &ConfigFile, leases: &Leases) -> Result<Config, Vec<Diagnostic>> {
+        Config::parse_text(&file.name(), file.text(), Some(file), leases)
     }
 
     /// Checks a text. `file_name` is what diagnostics call it.
@@ -118,6 +113,15 @@ impl Config {
     pub fn parse_with(
         file_name: &str,
         text: &str,
+        leases: &Leases,
+    ) -> Result<Config, Vec<Diagnostic>> {
+        Config::parse_text(file_name, text, None, leases)
+    }
+
+    fn parse_text(
+        file_name: &str,
+        text: &str,
+        file: Option<&ConfigFile>,
         leases: &Leases,
     ) -> Result<Config, Vec<Diagnostic>> {
         if text.len() > FILE_BYTES_MAX {
@@ -141,12 +145,13 @@ impl Config {
         }
         report.find_damage(errors.iter().map(span));
         let report = RefCell::new(report);
-        let document: Document = reader::read(&table, &report);
+        let mut document: Document = reader::read(&table, &report);
         let mut report = report.into_inner();
         if blanked.is_some() || !report.is_whole() {
             report.forget_top_level();
             return Err(report.into_diagnostics());
         }
+        let imported = dialect::join_imports(&mut document, file, &mut report);
         let mut config = check::check(&document, leases, &mut report);
         let is_refused = report.has_errors();
         let diagnostics = report.into_diagnostics();
@@ -154,6 +159,7 @@ impl Config {
             return Err(diagnostics);
         }
         config.warnings = diagnostics;
+        config.imported = imported;
         Ok(config)
     }
 }

@@ -52,6 +52,8 @@ pub struct Config {
     pub limits: Limits,
     /// What is allowed but probably not meant.
     pub warnings: Vec<Diagnostic>,
+    /// The files that were imported.
+    pub imported: Vec<PathBuf>,
 }
 
 impl Config {

@@ -57,6 +57,7 @@ fn sections() -> [Section; 14] {
         section("[[nat.static]]", "StaticNat", keys::<schema::StaticNat>()),
         section("[nat.timeouts]", "Timeouts", keys::<schema::Timeouts>()),
         section("[limits]", "Limits", keys::<schema::Limits>()),
+        section("[[import]]", "Import", keys::<schema::Import>()),
     ]
 }
 

@@ -54,7 +54,7 @@ fn paragraph(diagnostic: &Diagnostic, renderer: &Renderer) -> String {
     // What is in the same line is underlined in the same excerpt.
     let is_beside = |other: &&Related| {
         let last = other.excerpt.span_in_window().end;
-        other.line == *line
+        (other.line, &other.file) == (*line, file)
             && other.excerpt.starts_line
             && excerpt.starts_line
             && last <= excerpt.window.len()
@@ -65,7 +65,7 @@ fn paragraph(diagnostic: &Diagnostic, renderer: &Renderer) -> String {
         group =
             show(group, file, (*line, *column), excerpt, AnnotationKind::Primary, None, &beside);
     }
-    for Related { label, line, column, excerpt } in elsewhere {
+    for Related { file, label, line, column, excerpt } in elsewhere {
         let (place, kind) = ((*line, *column), AnnotationKind::Context);
         group = show(group, file, place, excerpt, kind, Some(label), &[]);
     }

@@ -34,6 +34,30 @@ struct Place {
     parent: PlaceId,
     step: Step,
     span: Range<usize>,
+    /// Index of the file that it is in.
+    source: u32,
+}
+
+/// One file.
+#[derive(Debug)]
+struct Source {
+    file: String,
+    text: String,
+    line_starts: Vec<usize>,
+}
+
+impl Source {
+    fn new(file: &str, text: &str) -> Source {
+        let line_starts = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(offset, _)| offset + 1))
+            .collect();
+        Source { file: file.to_owned(), text: text.to_owned(), line_starts }
+    }
+
+    /// The line of a byte, from 1.
+    fn line_of(&self, offset: usize) -> usize {
+        self.line_starts.partition_point(|&start| start <= offset)
+    }
 }
 
 #[derive(Debug)]
@@ -59,12 +83,10 @@ impl Problem {
     }
 }
 
-/// Places and problems of one file.
+/// Places and problems of a file, and of those that it imports.
 #[derive(Debug)]
 pub(crate) struct Report {
-    file: String,
-    text: String,
-    line_starts: Vec<usize>,
+    sources: Vec<Source>,
     places: Vec<Place>,
     problems: Vec<Problem>,
     damage: Damage,
@@ -72,28 +94,41 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(file: &str, text: &str) -> Report {
-        let line_starts = std::iter::once(0)
-            .chain(text.match_indices('\n').map(|(offset, _)| offset + 1))
-            .collect();
-        let root = Place { parent: PlaceId::ROOT, step: Step::Root, span: 0..0 };
-        Report {
-            file: file.to_owned(),
-            text: text.to_owned(),
-            line_starts,
-            places: vec![root],
+        let mut report = Report {
+            sources: Vec::new(),
+            places: Vec::new(),
             problems: Vec::new(),
             damage: Damage::default(),
-        }
+        };
+        report.add_source(file, text);
+        report
+    }
+
+    /// Another file, which this one imports; the place is all of it.
+    pub(crate) fn add_source(&mut self, file: &str, text: &str) -> PlaceId {
+        let source = u32::try_from(self.sources.len()).expect("imports are bounded");
+        self.sources.push(Source::new(file, text));
+        let id = self.next_place();
+        self.places.push(Place { parent: id, step: Step::Root, span: 0..0, source });
+        id
+    }
+
+    fn next_place(&self) -> PlaceId {
+        PlaceId(u32::try_from(self.places.len()).expect("a file of 4 GiB is refused before"))
+    }
+
+    fn source(&self, at: PlaceId) -> &Source {
+        &self.sources[self.places[at.0 as usize].source as usize]
     }
 
     /// Notes where the text is no TOML.
     pub(crate) fn find_damage(&mut self, errors: impl Iterator<Item = Range<usize>>) {
-        self.damage = Damage::new(&self.text, errors);
+        self.damage = Damage::new(&self.sources[0].text, errors);
     }
 
     /// True if the value at these bytes is no TOML, which has been reported.
     pub(crate) fn is_spoilt(&mut self, value: &Range<usize>) -> bool {
-        self.damage.spoils(&self.text, value)
+        self.damage.spoils(&self.sources[0].text, value)
     }
 
     /// True if nothing of the text is lost but such values.
@@ -111,9 +146,10 @@ impl Report {
 
     /// Notes a place, by its bytes in the text.
     pub(crate) fn place(&mut self, parent: PlaceId, step: Step, span: Range<usize>) -> PlaceId {
-        let id = u32::try_from(self.places.len()).expect("a file of 4 GiB is refused before");
-        self.places.push(Place { parent, step, span });
-        PlaceId(id)
+        let id = self.next_place();
+        let source = self.places[parent.0 as usize].source;
+        self.places.push(Place { parent, step, span, source });
+        id
     }
 
     /// Reports an error at a place.
@@ -128,9 +164,34 @@ impl Report {
         self.push(at, span, Severity::Warning, message.into())
     }
 
+    /// Reports a warning at a part of a place, such as a key beside its value.
+    pub(crate) fn warning_in(
+        &mut self,
+        at: PlaceId,
+        span: Range<usize>,
+        message: impl Into<String>,
+    ) -> &mut Problem {
+        self.push(at, span, Severity::Warning, message.into())
+    }
+
+    /// Reports an error at a part of a place.
+    pub(crate) fn error_in(
+        &mut self,
+        at: PlaceId,
+        span: Range<usize>,
+        message: impl Into<String>,
+    ) -> &mut Problem {
+        self.push(at, span, Severity::Error, message.into())
+    }
+
     /// Reports an error in text that could not be read, by its bytes.
     pub(crate) fn syntax_error(&mut self, span: Range<usize>, message: impl Into<String>) {
         self.push(PlaceId::ROOT, span, Severity::Error, message.into());
+    }
+
+    /// How many errors were reported so far.
+    pub(crate) fn error_count(&self) -> usize {
+        self.problems.iter().filter(|problem| problem.severity == Severity::Error).count()
     }
 
     fn push(
@@ -156,9 +217,15 @@ impl Report {
         self.problems.iter().any(|problem| problem.severity == Severity::Error)
     }
 
-    /// The line of a place, from 1: for messages that point at another place.
-    pub(crate) fn line(&self, at: PlaceId) -> usize {
-        self.line_of(self.places[at.0 as usize].span.start)
+    /// The line of a place, from 1, and its file if that is an imported one: for messages that point
+    /// at another place.
+    pub(crate) fn line(&self, at: PlaceId) -> String {
+        let (place, source) = (&self.places[at.0 as usize], self.source(at));
+        let line = source.line_of(place.span.start);
+        match place.source {
+            0 => line.to_string(),
+            _ => format!("{line} of {}", source.file),
+        }
     }
 
     /// The keys that lead to a place.
@@ -175,30 +242,25 @@ impl Report {
         }
     }
 
-    /// The line of a byte, from 1.
-    fn line_of(&self, offset: usize) -> usize {
-        self.line_starts.partition_point(|&start| start <= offset)
-    }
-
     /// Line and column, both from 1, of a byte, and the text there.
     ///
     /// Columns are counted in a window only, and from `near`, a place in the same line whose column
     /// is known: a file may be one line of 64 MiB with an error at each of its values.
-    fn locate(&self, span: &Range<usize>, near: &mut Known) -> (u32, u32, Excerpt) {
-        let line = self.line_of(span.start);
-        let start = self.line_starts[line - 1];
+    fn locate(source: &Source, span: &Range<usize>, near: &mut Known) -> (u32, u32, Excerpt) {
+        let line = source.line_of(span.start);
+        let start = source.line_starts[line - 1];
         if near.line != line || near.offset > span.start {
             *near = Known { line, offset: start, column: 1 };
         }
-        let between = self.text.get(near.offset..span.start).unwrap_or_default();
+        let between = source.text.get(near.offset..span.start).unwrap_or_default();
         near.column += between.chars().count();
         near.offset = span.start;
-        let end = self.line_starts.get(line).map_or(self.text.len(), |&next| next - 1);
-        let window = window(&self.text[start..end], span.start - start);
+        let end = source.line_starts.get(line).map_or(source.text.len(), |&next| next - 1);
+        let window = window(&source.text[start..end], span.start - start);
         let (from, to) = (start + window.start, start + window.end);
-        let text = self.text.get(span.start..span.end.clamp(span.start, to.max(span.start)));
+        let text = source.text.get(span.start..span.end.clamp(span.start, to.max(span.start)));
         let text = text.unwrap_or_default().trim_end_matches('\r');
-        let shown = self.text[from..to].trim_end_matches('\r');
+        let shown = source.text[from..to].trim_end_matches('\r');
         let excerpt = Excerpt {
             text: text.to_owned(),
             window: shown.to_owned(),
@@ -212,21 +274,29 @@ impl Report {
     /// Everything that was reported, in the order of the file.
     pub(crate) fn into_diagnostics(mut self) -> Vec<Diagnostic> {
         let mut problems = std::mem::take(&mut self.problems);
-        problems.sort_by_key(|problem| problem.span.start);
-        let mut near = Known { line: 1, offset: 0, column: 1 };
-        problems.into_iter().map(|problem| self.diagnostic(problem, &mut near)).collect()
+        let source = |problem: &Problem| self.places[problem.at.0 as usize].source;
+        problems.sort_by_key(|problem| (source(problem), problem.span.start));
+        let (mut near, mut last) = (Known::START, 0);
+        let located = problems.into_iter().map(|problem| {
+            let source = source(&problem);
+            if source != last {
+                (near, last) = (Known::START, source);
+            }
+            self.diagnostic(problem, &mut near)
+        });
+        located.collect()
     }
 
     fn diagnostic(&self, problem: Problem, near: &mut Known) -> Diagnostic {
-        let (line, column, excerpt) = self.locate(&problem.span, near);
+        let source = self.source(problem.at);
+        let (line, column, excerpt) = Report::locate(source, &problem.span, near);
         let related = problem.related.into_iter().map(|(at, label)| {
-            let span = &self.places[at.0 as usize].span;
-            let mut near = Known { line: 1, offset: 0, column: 1 };
-            let (line, column, excerpt) = self.locate(span, &mut near);
-            Related { label, line, column, excerpt }
+            let (span, source) = (&self.places[at.0 as usize].span, self.source(at));
+            let (line, column, excerpt) = Report::locate(source, span, &mut Known::START.clone());
+            Related { file: source.file.clone(), label, line, column, excerpt }
         });
         Diagnostic {
-            file: self.file.clone(),
+            file: source.file.clone(),
             line,
             column,
             path: self.path(problem.at),
@@ -240,10 +310,15 @@ impl Report {
 }
 
 /// A byte whose line and column are known.
+#[derive(Clone)]
 struct Known {
     line: usize,
     offset: usize,
     column: usize,
+}
+
+impl Known {
+    const START: Known = Known { line: 1, offset: 0, column: 1 };
 }
 
 /// How far in a line, in bytes, a place may be that is shown with its line from the beginning.

@@ -16,8 +16,8 @@ use crate::bounds::{self, limits};
 use crate::leases::QUARANTINE_MAX;
 use crate::reader::{Field, Named};
 use crate::values::{
-    Address, Addresses, Later, Mac, Number, Period, PortRange, Prefix, Texts, WordOrList, Workers,
-    written,
+    Address, Addresses, Later, Mac, Number, Period, PortRange, Prefix, Scalar, Texts, WordOrList,
+    Workers, written,
 };
 use crate::words::{self, known};
 
@@ -41,9 +41,25 @@ pub(crate) struct Document {
     /// Rules about who may talk to whom, asked in this order before all others; the first that fits
     /// decides.
     pub(crate) policy: Field<Vec<Field<Rule>>>,
-    /// Files in other dialects.
-    #[schemars(skip)]
-    pub(crate) import: Field<Later>,
+    /// Files in other dialects, which join this one. They are read at start and at each reload.
+    pub(crate) import: Field<Vec<Field<Import>>>,
+}
+
+/// Files in another dialect.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, extend("required" = ["dialect", "path"]))]
+pub(crate) struct Import {
+    /// What they are written in.
+    #[schemars(extend("enum" = ["marathon", "dcos", "cni", "docker"]))]
+    pub(crate) dialect: Field<String>,
+    /// The file, or a pattern with * and ? within names; relative to the folder of this file.
+    #[schemars(extend("minLength" = 1))]
+    pub(crate) path: Field<String>,
+    /// Settings of the dialect, such as { offered_ports = "31000-32000" }; docs/dialects.md lists
+    /// them.
+    #[schemars(extend("default" = {}))]
+    pub(crate) set: Field<Named<Scalar>>,
 }
 
 /// The daemon's own settings.

@@ -12,7 +12,8 @@ use crate::bounds;
 use crate::names::NAME_BYTES_MAX;
 use crate::reader::{Field, Named};
 use crate::values::{
-    Address, Addresses, Listed, Mac, Number, Period, PortRange, Prefix, Texts, WordOrList, Workers,
+    Address, Addresses, Listed, Mac, Number, Period, PortRange, Prefix, Scalar, Texts, WordOrList,
+    Workers,
 };
 
 /// Implements `JsonSchema` for a type whose schema stands where it is used.
@@ -41,6 +42,14 @@ fn text(title: &str, pattern: &str) -> Schema {
     json_schema!({ "type": "string", "title": title, "pattern": pattern })
 }
 
+inline!(
+    Scalar,
+    "Scalar",
+    _,
+    json_schema!({ "anyOf": [
+        { "type": "string" }, { "type": "integer" }, { "type": "boolean" },
+    ] })
+);
 inline!(Number, "Number", _, json_schema!({ "type": "integer" }));
 inline!(Prefix, "Prefix", _, text("address with prefix length", "^[0-9a-fA-F:.]+/[0-9]{1,3}$"));
 inline!(Address, "Address", _, text("address", "^[0-9a-fA-F:.]+$"));

@@ -334,7 +334,10 @@ fn settings() {
     );
     adding(
         "[[import]]\npath = 1979-05-27\n",
-        &["x.toml:22:1: import: imports from other dialects are not in this version"],
+        &[
+            "x.toml:22:1: import[0]: dialect is missing",
+            "x.toml:23:8: import[0].path: expected text, found a date",
+        ],
     );
 }
 

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod dialect;
 pub mod script;
 
 mod host;

@@ -6,7 +6,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use config::{Config, Diagnostic, Severity};
+use config::{Config, Diagnostic, Dialect, Severity, check_dialect, convert, read_text};
 
 /// How findings are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +18,12 @@ pub enum Format {
 }
 
 /// How a check is done.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
+    /// What the files are written in.
+    pub dialect: Dialect,
+    /// Settings of the dialect, each KEY=VALUE.
+    pub set: Vec<String>,
     /// How findings are printed.
     pub format: Format,
     /// True: what is printed on standard output is the config with everything filled in, and
@@ -35,7 +39,7 @@ pub struct Options {
 /// Standard output or standard error takes no more.
 pub fn run(
     files: &[impl AsRef<Path>],
-    options: Options,
+    options: &Options,
     out: &mut impl Write,
     log: &mut impl Write,
 ) -> io::Result<bool> {
@@ -44,14 +48,10 @@ pub fn run(
     // What is said about files that are valid.
     let mut answers = String::new();
     for file in files {
-        match Config::load(file.as_ref()) {
-            Ok(config) if options.resolved => {
-                answers.push_str(&config.to_toml());
-                all.extend(config.warnings);
-            }
-            Ok(config) => {
-                answers.push_str(&format!("{}: valid\n", file.as_ref().display()));
-                all.extend(config.warnings);
+        match check(file.as_ref(), options) {
+            Ok((answer, warnings)) => {
+                answers.push_str(&answer);
+                all.extend(warnings);
             }
             Err(diagnostics) => {
                 is_valid = false;
@@ -68,6 +68,28 @@ pub fn run(
         out.write_all(answers.as_bytes())?;
     }
     Ok(is_valid)
+}
+
+/// What is said about a valid file, and its warnings.
+fn check(file: &Path, options: &Options) -> Result<(String, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let name = file.display().to_string();
+    if options.dialect == Dialect::Native {
+        let config = Config::load(file)?;
+        let answer = if options.resolved { config.to_toml() } else { format!("{name}: valid\n") };
+        return Ok((answer, config.warnings));
+    }
+    let (text, set) = (read_text(file)?, &options.set);
+    if options.resolved {
+        let converted = convert(options.dialect, Dialect::Native, &name, &text, set)?;
+        let config = Config::parse(&name, &converted.text)?;
+        return Ok((config.to_toml(), converted.warnings));
+    }
+    let checked = check_dialect(options.dialect, &name, &text, set)?;
+    let mut answer = format!("{name}: valid\n");
+    for line in checked.summary {
+        answer.push_str(&format!("  {line}\n"));
+    }
+    Ok((answer, checked.warnings))
 }
 
 fn as_json(diagnostics: &[Diagnostic]) -> serde_json::Value {
@@ -108,8 +130,9 @@ mod tests {
         }
         let files: Vec<_> = (0..texts.len()).map(name).collect();
         let (mut out, mut log) = (Vec::new(), Vec::new());
-        let options = Options { format, resolved, coloured: false };
-        let is_valid = run(&files, options, &mut out, &mut log).unwrap();
+        let (dialect, set) = (Dialect::Native, Vec::new());
+        let options = Options { dialect, set, format, resolved, coloured: false };
+        let is_valid = run(&files, &options, &mut out, &mut log).unwrap();
         let place = format!("{}/", folder.path().display());
         let said = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(&place, "");
         (said(out), said(log), is_valid)

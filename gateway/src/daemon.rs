@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::SystemTime;
 
-use config::{Config, Diagnostic};
+use config::{Config, ConfigFile, Diagnostic, Leases};
 use crossbeam::channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -25,28 +25,28 @@ use crate::store::Store;
 use crate::supervisor::Gateway;
 use crate::watch;
 
-/// Reads and checks a config; its text is read once, for it may come from a pipe.
+/// Reads and checks a config and what it imports; each text is read once, for it may come from a pipe.
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn load(path: &Path) -> Result<(String, Config), Vec<Diagnostic>> {
-    let text = Config::read(path)?;
-    let config = Config::parse(&path.display().to_string(), &text)?;
-    Ok((text, config))
+pub fn load(path: &Path) -> Result<(ConfigFile, Config), Vec<Diagnostic>> {
+    let file = ConfigFile::read(path)?;
+    let config = Config::parse_file(&file, &Leases::default())?;
+    Ok((file, config))
 }
 
-/// Runs a config until told to end. `path` is the file that it came from, `text` what was in it.
+/// Runs a config until told to end. `path` is the file that it came from, `file` what was in it.
 ///
 /// # Errors
 /// The gateway could not be started, or a worker failed. Devices and namespaces are gone all the
 /// same.
-pub fn run(path: &Path, text: &str, config: &Config) -> Result<(), Error> {
+pub fn run(path: &Path, file: &ConfigFile, config: &Config) -> Result<(), Error> {
     let reloading = Arc::new(OnceLock::new());
     let end = signals(Some(reloading.clone()))?;
     Gateway::check_privileges()?;
     let store = Arc::new(Store::open(&config.gateway.state)?);
     let listeners = Listeners::bind(&config.gateway)?;
-    let config = &with_leases(path, text, &store)?;
+    let config = &with_leases(file, &store)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -75,9 +75,9 @@ pub fn run(path: &Path, text: &str, config: &Config) -> Result<(), Error> {
 }
 
 /// The config again, with what was given out before.
-fn with_leases(path: &Path, text: &str, store: &Store) -> Result<Config, Error> {
+fn with_leases(file: &ConfigFile, store: &Store) -> Result<Config, Error> {
     let leases = leases::load_here(store, SystemTime::now())?;
-    let config = Config::parse_with(&path.display().to_string(), text, &leases);
+    let config = Config::parse_file(file, &leases);
     Ok(config.expect("leases are wishes: they make no config wrong"))
 }
 

@@ -11,6 +11,7 @@ pub mod api;
 pub mod check;
 pub mod client;
 pub mod control;
+pub mod convert;
 pub mod daemon;
 pub mod demo;
 pub mod devices;

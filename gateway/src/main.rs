@@ -10,11 +10,11 @@ use std::process::ExitCode;
 use anyhow::{Context, ensure};
 use benches::system::BenchOptions;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
-use config::LogFormat;
+use config::{Dialect, LogFormat};
 use gateway::log::is_coloured;
 use gateway::manual::CompletedShell;
 use gateway::show::{Filter, Target, What};
-use gateway::{check, daemon, demo, log, manual, show};
+use gateway::{check, convert, daemon, demo, log, manual, show};
 
 /// Portolan: networks for containers, VMs and namespaces, in user space
 #[derive(Parser)]
@@ -43,12 +43,33 @@ enum Command {
         /// The config files
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+        /// What they are written in
+        #[arg(long, value_enum, default_value = "native")]
+        dialect: Language,
+        /// A setting of the dialect; may be given more than once
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
         /// How findings are printed
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
         /// Print the config, of one file, with every default filled in and everything allocated
         #[arg(long)]
         resolved: bool,
+    },
+    /// Print a file of one dialect in another, or in its own dialect's present form
+    Convert {
+        /// What it is written in
+        #[arg(long, value_enum)]
+        from: Language,
+        /// What is wanted
+        #[arg(long, value_enum, default_value = "native")]
+        to: Language,
+        /// A setting of the dialect; may be given more than once
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
     },
     /// Print the JSON Schema of config files, for editors
     Schema,
@@ -133,6 +154,28 @@ impl From<Format> for check::Format {
     }
 }
 
+/// A language that networks are described in.
+#[derive(Clone, Copy, ValueEnum)]
+enum Language {
+    Native,
+    Marathon,
+    Dcos,
+    Cni,
+    Docker,
+}
+
+impl From<Language> for Dialect {
+    fn from(language: Language) -> Dialect {
+        match language {
+            Language::Native => Dialect::Native,
+            Language::Marathon => Dialect::Marathon,
+            Language::Dcos => Dialect::Dcos,
+            Language::Cni => Dialect::Cni,
+            Language::Docker => Dialect::Docker,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match dispatch(arguments) {
@@ -172,11 +215,16 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<bool> {
     let (mut out, mut errors) = (std::io::stdout(), std::io::stderr());
     match command {
         Command::Run { config } => run(&config, &filter, given),
-        Command::Check { files, format, resolved } => {
+        Command::Check { files, dialect, set, format, resolved } => {
             ensure!(!resolved || files.len() == 1, "--resolved takes one file");
-            let format = format.into();
-            let options = check::Options { format, resolved, coloured: is_coloured() };
-            Ok(check::run(&files, options, &mut out, &mut errors)?)
+            let (dialect, format, coloured) = (dialect.into(), format.into(), is_coloured());
+            let options = check::Options { dialect, set, format, resolved, coloured };
+            Ok(check::run(&files, &options, &mut out, &mut errors)?)
+        }
+        Command::Convert { from, to, set, file } => {
+            let (from, to, coloured) = (from.into(), to.into(), is_coloured());
+            let options = convert::Options { from, to, set, coloured };
+            Ok(convert::run(&file, &options, &mut out, &mut errors)?)
         }
         Command::Schema => {
             writeln!(out, "{:#}", config::json_schema())?;
@@ -220,7 +268,7 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<bool> {
 
 /// The daemon. Its log begins when the config has said how it is written.
 fn run(path: &Path, filter: &str, given: Option<LogFormat>) -> anyhow::Result<bool> {
-    let (text, config) = match daemon::load(path) {
+    let (file, config) = match daemon::load(path) {
         Ok(loaded) => loaded,
         Err(diagnostics) => {
             let text = config::render(&diagnostics, is_coloured());
@@ -229,6 +277,6 @@ fn run(path: &Path, filter: &str, given: Option<LogFormat>) -> anyhow::Result<bo
         }
     };
     start_log(filter, given.unwrap_or(config.gateway.log))?;
-    daemon::run(path, &text, &config)?;
+    daemon::run(path, &file, &config)?;
     Ok(true)
 }

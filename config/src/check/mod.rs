@@ -41,7 +41,6 @@ const ID_COUNT_MAX: usize = 32_767;
 
 /// Checks a document; what is wrong goes into the report. What has a lease keeps it if it can.
 pub(crate) fn check(document: &Document, leases: &Leases, report: &mut Report) -> Config {
-    not_in_this_version(&document.import, "imports from other dialects are", report);
     let mut gateway = settings::gateway(document.gateway.value(), report);
     let limits = settings::limits(document.limits.value(), report);
     let nat = nat::check(document.nat.value(), report);
@@ -78,6 +77,7 @@ pub(crate) fn check(document: &Document, leases: &Leases, report: &mut Report) -
         outside: Outside::default(),
         limits,
         warnings: Vec::new(),
+        imported: Vec::new(),
     };
     nat::check_outside(document.nat.value(), &mut config, uplinks_are_known, report);
     let port_count = ids::port_count(&config);

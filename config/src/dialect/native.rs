@@ -1,0 +1,254 @@
+//! Writes what a file of another dialect comes to as a native config.
+//!
+//! The text is for people to go on with: it says what each part comes from, and leaves open what
+//! the file left open, so addresses are still allocated. The one hard constraint: the checker has
+//! taken the same tables that are written, so whatever comes out here is a config, and what the
+//! checker refuses is shown where it stands in the file.
+
+use std::fmt::{Display, Write};
+
+use ipnet::IpNet;
+use toml::Value;
+
+use super::Dialect;
+use super::fragment::{self, Fragment, list};
+use super::settings::Settings;
+use crate::check;
+use crate::leases::Leases;
+use crate::reader::{Field, Named};
+use crate::report::{PlaceId, Report};
+use crate::schema::{self, Document};
+use crate::values::WordOrList;
+
+/// The uplink of a config whose file knows none. The addresses are those of documentation
+/// (RFC 5737), so that nobody's network is meant.
+const UPLINK: &str = "wan";
+const UPLINK_INTERFACE: &str = "wan0";
+const UPLINK_ADDRESS: &str = "192.0.2.10/24";
+const UPLINK_HOST_ADDRESS: &str = "192.0.2.1/24";
+const UPLINK_GATEWAY: &str = "192.0.2.1";
+
+/// The native config that a fragment is. `None`: it is refused, which has been reported.
+pub(crate) fn write(
+    from: Dialect,
+    file_name: &str,
+    fragment: Fragment,
+    settings: &Settings,
+    report: &mut Report,
+) -> Option<String> {
+    let mut text = Text(String::new());
+    text.comment(&format!("From {file_name} ({}) by portolan convert.", from.name()));
+    for line in &fragment.summary {
+        text.comment(line);
+    }
+    let publishes = |part: &fragment::Part<schema::Endpoint>| !part.table.publish.is_absent();
+    let mut document = Document::default();
+    if fragment.endpoints.iter().any(publishes) {
+        let uplink = uplink(settings, report)?;
+        text.uplink(&uplink);
+        let tables = Named(vec![(
+            fragment::text(PlaceId::ROOT, UPLINK),
+            Field::Given(PlaceId::ROOT, uplink),
+        )]);
+        document.uplink = Field::Given(PlaceId::ROOT, tables);
+        if settings.text("uplink_address").is_none() {
+            let message =
+                "the file does not say where ports are published: the uplink is an example";
+            let problem = report.warning(PlaceId::ROOT, message);
+            problem.hint(
+                "set uplink_address, uplink_host_address and uplink_gateway, or edit [uplink.wan]",
+            );
+        }
+    }
+    for part in &fragment.networks {
+        text.network(&part.name, &part.comment, &part.table);
+    }
+    for (name, joined) in &fragment.joined {
+        let is_defined = fragment.networks.iter().any(|part| part.name == *name);
+        if !is_defined && !matches!(name.as_str(), "host" | "none") {
+            text.network(name, &joined.comment, &schema::Network::default());
+            if !joined.is_implied {
+                let message = format!("network {name} is not in this file: it gets a free subnet");
+                report.warning(joined.at, message);
+            }
+        }
+    }
+    for part in &fragment.endpoints {
+        text.endpoint(&part.name, &part.comment, &part.table);
+    }
+    fragment.add_to(&mut document, |_| true, report);
+    check::check(&document, &Leases::default(), report);
+    (!report.has_errors()).then_some(text.0)
+}
+
+fn uplink(settings: &Settings, report: &mut Report) -> Option<schema::Uplink> {
+    let mut prefix = |key: &str, default: &str| {
+        let (written, at) = settings.text(key).unwrap_or((default, PlaceId::ROOT));
+        match written.parse::<IpNet>() {
+            Ok(prefix) => Some(fragment::prefix(at, prefix)),
+            Err(_) => {
+                let message = format!("{written:?} is no address with its prefix length");
+                report.error(at, message);
+                None
+            }
+        }
+    };
+    let own = prefix("uplink_address", UPLINK_ADDRESS)?;
+    let host = prefix("uplink_host_address", UPLINK_HOST_ADDRESS)?;
+    let default = if settings.text("uplink_address").is_some() { "" } else { UPLINK_GATEWAY };
+    let (written, at) = settings.text("uplink_gateway").unwrap_or((default, PlaceId::ROOT));
+    let gateway = match written.parse() {
+        Ok(gateway) => fragment::address(at, gateway),
+        Err(_) if written.is_empty() => Field::Absent,
+        Err(_) => {
+            report.error(at, format!("{written:?} is no address"));
+            return None;
+        }
+    };
+    let interface = settings.text_or("uplink_interface", UPLINK_INTERFACE);
+    Some(schema::Uplink {
+        driver: fragment::text(PlaceId::ROOT, "tap"),
+        interface: fragment::text(PlaceId::ROOT, interface),
+        addresses: Field::Given(PlaceId::ROOT, WordOrList::List(vec![own])),
+        host_addresses: list(vec![host]),
+        gateway,
+        ..schema::Uplink::default()
+    })
+}
+
+/// TOML while it is written.
+struct Text(String);
+
+impl Text {
+    fn line(&mut self, line: impl Display) {
+        writeln!(self.0, "{line}").expect("a string takes every line");
+    }
+
+    /// Comment lines. Text of the file may hold anything: it stays in its lines.
+    fn comment(&mut self, comment: &str) {
+        for line in comment.lines() {
+            let shown: String = line.chars().filter(|c| !c.is_control()).collect();
+            self.line(format_args!("# {shown}"));
+        }
+    }
+
+    fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.line(format_args!("{key} = {}", value.into()));
+    }
+
+    fn set_text(&mut self, key: &str, field: &Field<String>) {
+        if let Some(text) = field.value() {
+            self.set(key, text.as_str());
+        }
+    }
+
+    fn set_flag(&mut self, key: &str, field: &Field<bool>) {
+        if let Some(flag) = field.value() {
+            self.set(key, *flag);
+        }
+    }
+
+    fn set_list<T>(&mut self, key: &str, field: &Field<Vec<Field<T>>>, show: fn(&T) -> String) {
+        if let Some(items) = field.value() {
+            let shown = items.iter().filter_map(Field::value).map(|item| Value::from(show(item)));
+            self.set(key, Value::Array(shown.collect()));
+        }
+    }
+
+    fn uplink(&mut self, uplink: &schema::Uplink) {
+        self.line("");
+        self.comment("The file says nothing of the way out: put your own addresses here.");
+        self.line(format_args!("[uplink.{UPLINK}]"));
+        self.set_text("driver", &uplink.driver);
+        self.set_text("interface", &uplink.interface);
+        if let Some(WordOrList::List(addresses)) = uplink.addresses.value() {
+            let shown = addresses.iter().filter_map(Field::value);
+            let shown = shown.map(|prefix| Value::from(prefix.0.to_string()));
+            self.set("addresses", Value::Array(shown.collect()));
+        }
+        self.set_list("host_addresses", &uplink.host_addresses, |one| one.0.to_string());
+        if let Some(gateway) = uplink.gateway.value() {
+            self.set("gateway", gateway.0.to_string());
+        }
+    }
+
+    fn network(&mut self, name: &str, comment: &str, table: &schema::Network) {
+        self.line("");
+        self.comment(comment);
+        self.line(format_args!("[network.{}]", key(name)));
+        self.set_text("driver", &table.driver);
+        self.set_list("subnets", &table.subnets, |one| one.0.to_string());
+        self.set_flag("ipv4", &table.ipv4);
+        self.set_flag("ipv6", &table.ipv6);
+        self.set_list("gateways", &table.gateways, |one| one.0.to_string());
+        self.set_list("ip_ranges", &table.ip_ranges, |one| one.0.to_string());
+        self.set_list("reserved", &table.reserved, |one| match one.0.prefix_len() {
+            len if len == one.0.max_prefix_len() => one.0.addr().to_string(),
+            _ => one.0.to_string(),
+        });
+        if let Some(Named(aux)) = table.aux_addresses.value() {
+            let shown = aux.iter().filter_map(|(name, address)| {
+                Some((name.value()?.clone(), Value::from(address.value()?.0.to_string())))
+            });
+            self.set("aux_addresses", Value::Table(shown.collect()));
+        }
+        self.set_flag("internal", &table.internal);
+        self.set_flag("icc", &table.icc);
+        self.set_text("mode", &table.mode);
+        self.set_flag("masquerade", &table.masquerade);
+        self.set_text("mac_policy", &table.mac_policy);
+        if let Some(mtu) = table.mtu.value() {
+            self.set("mtu", mtu.0);
+        }
+    }
+
+    fn endpoint(&mut self, name: &str, comment: &str, table: &schema::Endpoint) {
+        self.line("");
+        self.comment(comment);
+        self.line(format_args!("[endpoint.{}]", key(name)));
+        if let Some(attach) = table.attach.value() {
+            let mut keys = Vec::new();
+            if let Some(netns) = attach.netns.value() {
+                keys.push(format!("netns = {}", Value::from(netns.as_str())));
+            }
+            if let Some(interface) = attach.interface.value() {
+                keys.push(format!("interface = {}", Value::from(interface.as_str())));
+            }
+            if let Some(create) = attach.create.value() {
+                keys.push(format!("create = {create}"));
+            }
+            self.line(format_args!("attach = {{ {} }}", keys.join(", ")));
+        }
+        self.set_list("publish", &table.publish, String::clone);
+        for member in table.network.value().into_iter().flatten().filter_map(Field::value) {
+            self.member(name, member);
+        }
+    }
+
+    fn member(&mut self, endpoint: &str, table: &schema::EndpointNetwork) {
+        self.line(format_args!("[[endpoint.{}.network]]", key(endpoint)));
+        self.set_text("name", &table.name);
+        for (key, field) in [("ip", &table.ip), ("ip6", &table.ip6)] {
+            if let Some(address) = field.value() {
+                self.set(key, address.0.to_string());
+            }
+        }
+        if let Some(mac) = table.mac.value() {
+            self.set("mac", mac.0.to_string());
+        }
+        self.set_text("interface", &table.interface);
+        self.set_list("aliases", &table.aliases, String::clone);
+        if let Some(priority) = table.gw_priority.value() {
+            self.set("gw_priority", priority.0);
+        }
+    }
+}
+
+/// A name as a key.
+fn key(name: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !name.is_empty() && name.chars().all(bare) {
+        return name.to_owned();
+    }
+    Value::from(name).to_string()
+}
