@@ -49,7 +49,8 @@ use toml::de::DeTable;
 pub use compile::compile;
 pub use diagnostic::{Diagnostic, Excerpt, Related, Severity};
 pub use dialect::{
-    Checked, ConfigFile, Converted, Dialect, check as check_dialect, convert, read_text,
+    Checked, ConfigFile, Converted, Dialect, ImportedFiles, check as check_dialect, convert,
+    read_text,
 };
 pub use leases::{EphemeralPorts, Lease, Leases, QUARANTINE_MAX, Released};
 pub use model::{

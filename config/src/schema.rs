@@ -86,7 +86,7 @@ pub(crate) struct Gateway {
     /// Address and port where the Prometheus text is served, such as "127.0.0.1:9478". Absent:
     /// nowhere.
     pub(crate) metrics: Field<String>,
-    /// True: the config file is watched, and a change of it is a reload.
+    /// True: the config file and what it imports are watched, and a change is a reload.
     #[schemars(extend("default" = false))]
     pub(crate) watch: Field<bool>,
     /// How the log is written: lines for people, or one JSON object per line.

@@ -162,7 +162,8 @@ fn cni_configurations_are_refused_in_the_words_of_the_plugins() {
         ),
         (
             range(json!({ "subnet": "10.1.0.5/24" })),
-            "plugins[0].ipam.ranges[0][0].subnet: Network has host bits set. For a subnet mask of \
+            "plugins[0].ipam.ranges[0][0].subnet: Network has host bits set. For a subnet mask \
+                of \
              length 24 the network address is 10.1.0.0",
         ),
         (
@@ -239,8 +240,13 @@ fn every_version_of_cni_is_read() {
 #[test]
 fn a_cni_network_is_a_native_one() {
     let text = native(Cni, &example("cni/dcos.json"), &[]).to_toml();
-    for line in ["[network.dcos]", "subnets = [\"9.0.1.0/25\"]", "masquerade = false", "mtu = 1420"]
-    {
+    for line in [
+        "[network.dcos]",
+        "subnets = [\"9.0.1.0/25\"]",
+        "masquerade = false",
+        "mtu = \
+        1420",
+    ] {
         assert!(text.contains(line), "{line} in {text}");
     }
     let config = native(Cni, &example("cni/front.conflist"), &[]);
@@ -271,7 +277,8 @@ fn what_a_cni_network_loses_is_said() {
         said,
         [
             "plugins[0].dns: dns is not in this version",
-            "plugins[0].ipam.routes[0].dst: a route of members to 10.9.0.0/16 is not in this version",
+            "plugins[0].ipam.routes[0].dst: a route of members to 10.9.0.0/16 is not in this \
+                version",
             "plugins[0].ipam: members have no default route there, and one here",
             "plugins[0].vlan: vlan is not in this version",
             "plugins[0]: the bridge has no address there; the gateway has one here",
@@ -354,7 +361,8 @@ fn docker_networks_are_refused_in_the_words_of_docker() {
         ),
         (
             pool(json!({ "Gateway": "10.2.0.1" })),
-            "[0].IPAM.Config[0].Gateway: every ip-range or gateway must have a corresponding subnet",
+            "[0].IPAM.Config[0].Gateway: every ip-range or gateway must have a corresponding \
+                subnet",
         ),
         (
             pool(json!({ "Subnet": "fe80::/10" })),
@@ -368,7 +376,8 @@ fn docker_networks_are_refused_in_the_words_of_docker() {
         (
             network(json!({ "IPAM": { "Config": [{ "Subnet": "10.1.0.0/24" },
                                                  { "Subnet": "10.1.0.0/16" }] } })),
-            "[0].IPAM.Config[1].Subnet: multiple overlapping subnet configuration is not supported",
+            "[0].IPAM.Config[1].Subnet: multiple overlapping subnet configuration is not \
+                supported",
         ),
         (
             option("com.docker.network.bridge.enable_icc", "maybe"),
@@ -382,7 +391,8 @@ fn docker_networks_are_refused_in_the_words_of_docker() {
         ),
         (
             option("com.docker.network.bridge.gateway_mode_ipv4", "isolated"),
-            "[0].Options.\"com.docker.network.bridge.gateway_mode_ipv4\": gateway mode 'isolated' \
+            "[0].Options.\"com.docker.network.bridge.gateway_mode_ipv4\": gateway mode \
+                'isolated' \
              can only be used for an internal network",
         ),
         (
@@ -524,7 +534,8 @@ fn compose_files_are_refused_in_the_words_of_compose_and_docker() {
         ("ports: [{ published: 80 }]", "services.web.ports[0]: target is missing"),
         (
             "networks: { default: { ipv4_address: 10.0.0.1 } }",
-            "services.web.networks.default.ipv4_address: no configured subnet contains IP address \
+            "services.web.networks.default.ipv4_address: no configured subnet contains IP \
+                address \
              10.0.0.1",
         ),
         ("scale: -1", "services.web.scale: -1 is out of bounds: 0 to 10000"),
@@ -629,26 +640,47 @@ fn dcos_configs_are_refused_in_the_words_of_the_installer() {
     let two = "{ name: a, subnet: 9.0.0.0/8 }, { name: b, subnet: 9.1.0.0/16 }";
     let twice = "{ name: a, subnet: 9.0.0.0/16 }, { name: a, subnet: 10.0.0.0/16 }";
     let cases = [
-        ("dcos_overlay_enable: maybe\n".to_owned(), "dcos_overlay_enable: Must be one of 'true', 'false'. Got 'maybe'.".to_owned()),
+        ("dcos_overlay_enable: maybe\n".to_owned(), "dcos_overlay_enable: Must be one of \
+            'true', 'false'. Got 'maybe'.".to_owned()),
         ("dcos_overlay_mtu: 500\n".into(), "dcos_overlay_mtu: Must be above 552".into()),
-        ("dcos_overlay_mtu: big\n".into(), "dcos_overlay_mtu: Must be an integer but got a str: big".into()),
-        ("dcos_overlay_config_attempts: 11\n".into(), "dcos_overlay_config_attempts: Must be between 0 and 10 inclusive".into()),
-        ("dcos_l4lb_min_named_ip: 11.0.0\n".into(), "dcos_l4lb_min_named_ip: Invalid IPv4 addresses in list: 11.0.0".into()),
-        ("calico_vxlan_vni: 1024\n".into(), "calico_vxlan_vni: calico_vxlan_vni 1024 is the overlays' on port 64000: take another".into()),
+        ("dcos_overlay_mtu: big\n".into(), "dcos_overlay_mtu: Must be an integer but got a str: \
+            big".into()),
+        ("dcos_overlay_config_attempts: 11\n".into(), "dcos_overlay_config_attempts: Must be \
+            between 0 and 10 inclusive".into()),
+        ("dcos_l4lb_min_named_ip: 11.0.0\n".into(), "dcos_l4lb_min_named_ip: Invalid IPv4 \
+            addresses in list: 11.0.0".into()),
+        ("calico_vxlan_vni: 1024\n".into(), "calico_vxlan_vni: calico_vxlan_vni 1024 is the \
+            overlays' on port 64000: take another".into()),
         (overlay(""), format!("{path}: \"Overlays\" network configuration is empty")),
-        (overlay("{ subnet: 9.0.0.0/8 }"), format!("{path}[0]: Missing \"name\" in overlay configuration")),
-        (overlay("{ name: a }"), format!("{path}[0]: Missing \"subnet\" or \"subnet6\" in overlay configuration")),
-        (overlay("{ name: a0123456789012, subnet: 9.0.0.0/8 }"), format!("{path}[0].name: Overlay name cannot exceed 13 characters:a0123456789012")),
-        (overlay("{ name: host, subnet: 9.0.0.0/8 }"), format!("{path}[0].name: host is a reserved network name")),
-        (overlay("{ name: a, subnet: 'fd00::/64' }"), format!("{path}[0].subnet: Incorrect value for overlay subnet fd00::/64. Only IPv4 values are allowed")),
-        (overlay("{ name: a, subnet6: 9.0.0.0/8 }"), format!("{path}[0].subnet6: Incorrect value for overlay subnet6 9.0.0.0/8. Only IPv6 values are allowed")),
-        (overlay("{ name: a, subnet: 9.0.0.0/8, prefix: 30 }"), format!("{path}[0].prefix: 30 is out of bounds: 8 to 29")),
+        (overlay("{ subnet: 9.0.0.0/8 }"), format!("{path}[0]: Missing \"name\" in overlay \
+            configuration")),
+        (overlay("{ name: a }"), format!("{path}[0]: Missing \"subnet\" or \"subnet6\" in \
+            overlay configuration")),
+        (overlay("{ name: a0123456789012, subnet: 9.0.0.0/8 }"), format!("{path}[0].name: \
+            Overlay name cannot exceed 13 characters:a0123456789012")),
+        (overlay("{ name: host, subnet: 9.0.0.0/8 }"), format!("{path}[0].name: host is a \
+            reserved network name")),
+        (overlay("{ name: a, subnet: 'fd00::/64' }"), format!("{path}[0].subnet: Incorrect \
+            value for overlay subnet fd00::/64. Only IPv4 values are allowed")),
+        (overlay("{ name: a, subnet6: 9.0.0.0/8 }"), format!("{path}[0].subnet6: Incorrect \
+            value for overlay subnet6 9.0.0.0/8. Only IPv6 values are allowed")),
+        (overlay("{ name: a, subnet: 9.0.0.0/8, prefix: 30 }"), format!("{path}[0].prefix: 30 \
+            is out of bounds: 8 to 29")),
         (overlay(two), format!("{path}[1].name: Found overlapping address spaces")),
-        (overlay(twice), format!("{path}[1].name: Duplicate overlay configuration detected for overlay: a")),
-        (format!("{}dcos_overlay_network_default_name: foo\n", overlay("{ name: bar, subnet: 1.1.0.0/16 }")), "dcos_overlay_network_default_name: Default overlay network name does not reference a defined overlay network: foo".into()),
-        ("dcos_overlay_network: { vtep_mac_oui: '70:B3:D5:00:00:00', overlays: [{ name: a, subnet: 9.0.0.0/8 }] }\n".into(), "dcos_overlay_network: Missing \"vtep_subnet\" in overlay configuration".into()),
-        ("dcos_overlay_network: { vtep_subnet: 44.128.0.0/20, overlays: [{ name: a, subnet: 9.0.0.0/8 }] }\n".into(), "dcos_overlay_network: Missing \"vtep_mac_oui\" in overlay configuration".into()),
-        ("dcos_overlay_network: { vtep_subnet: 4.0.0.0/7, vtep_mac_oui: '70:B3:D5:00:00:00', overlays: [{ name: a, subnet: 9.0.0.0/8 }] }\n".into(), "dcos_overlay_network.vtep_subnet: vtep_subnet 4.0.0.0/7 is too large: a MAC address has the lower 24 bits of the VTEP's".into()),
+        (overlay(twice), format!("{path}[1].name: Duplicate overlay configuration detected for \
+            overlay: a")),
+        (format!("{}dcos_overlay_network_default_name: foo\n", overlay("{ name: bar, subnet: \
+            1.1.0.0/16 }")), "dcos_overlay_network_default_name: Default overlay network name \
+            does not reference a defined overlay network: foo".into()),
+        ("dcos_overlay_network: { vtep_mac_oui: '70:B3:D5:00:00:00', overlays: [{ name: a, \
+            subnet: 9.0.0.0/8 }] }\n".into(), "dcos_overlay_network: Missing \"vtep_subnet\" in \
+            overlay configuration".into()),
+        ("dcos_overlay_network: { vtep_subnet: 44.128.0.0/20, overlays: [{ name: a, subnet: \
+            9.0.0.0/8 }] }\n".into(), "dcos_overlay_network: Missing \"vtep_mac_oui\" in \
+            overlay configuration".into()),
+        ("dcos_overlay_network: { vtep_subnet: 4.0.0.0/7, vtep_mac_oui: '70:B3:D5:00:00:00', \
+            overlays: [{ name: a, subnet: 9.0.0.0/8 }] \
+            }\n".into(), "dcos_overlay_network.vtep_subnet: vtep_subnet 4.0.0.0/7 is too large: a MAC address has the lower 24 bits of the VTEP's".into()),
     ];
     for (text, message) in cases {
         assert_eq!(errors(Dcos, &text), [message], "{text}");
@@ -674,7 +706,8 @@ proptest! {
     fn no_text_panics(text in "[\\[\\]{}:, \"a-z0-9./\n-]{0,64}|\\PC{0,40}") {
         for dialect in Dialect::ALL {
             let _ = check_dialect(dialect, "x", &text, &[]);
-            if let Ok(converted) = convert(dialect, Native, "x", &text, &settings(&["create=true"])) {
+            let set = settings(&["create=true"]);
+            if let Ok(converted) = convert(dialect, Native, "x", &text, &set) {
                 prop_assert!(Config::parse("x", &converted.text).is_ok());
             }
         }

@@ -345,7 +345,8 @@ fn every_rule_of_apps_has_its_message_and_path() {
              ports array or container port mappings.",
         ),
         (
-            json!({ "healthChecks": [{ "protocol": "HTTP", "portIndex": 0, "ipProtocol": "IPv6" }] }),
+            json!({ "healthChecks": [
+                { "protocol": "HTTP", "portIndex": 0, "ipProtocol": "IPv6" }] }),
             "healthChecks[0]: IPv6 can only be used for container type DOCKER and Mesos \
              http/https/tcp health checks",
         ),

@@ -1,9 +1,9 @@
-//! Watches the config file: a change asks for a reload.
+//! Watches the config file and what it imports: a change asks for a reload.
 //!
 //! The directory is watched, not the file, because editors write another file and rename it over
 //! the old one, and container platforms swap a symbolic link beside it. Whatever happens in the
-//! directory, what counts is whether the file that the path leads to is another one now (device,
-//! inode, size, time of change). The one hard constraint: a file is read when writing has paused,
+//! directory, what counts is whether the files that the paths lead to are others now (device, inode,
+//! size, time of change). The one hard constraint: a file is read when writing has paused,
 //! not while it is half written.
 
 use std::fs::Metadata;
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use config::ImportedFiles;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::{Errno, retry_on_intr};
@@ -37,14 +38,24 @@ const EVENTS_BYTES: usize = 4096;
 /// What tells one state of a file from another.
 type Identity = (u64, u64, u64, i64, i64);
 
+/// The state of the config file, and of each file that it imports: `None` while there is none.
+type State = (Identity, Vec<(PathBuf, Option<Identity>)>);
+
 fn identity(metadata: &Metadata) -> Identity {
     let changed = (metadata.ctime(), metadata.ctime_nsec());
     (metadata.dev(), metadata.ino(), metadata.size(), changed.0, changed.1)
 }
 
-/// The file as it is now; `None` while there is none, as in the middle of some replacements.
+/// A file as it is now; `None` while there is none, as in the middle of some replacements.
 fn look(path: &Path) -> Option<Identity> {
     std::fs::metadata(path).ok().map(|metadata| identity(&metadata))
+}
+
+/// The config file as it is now, with what it imports.
+fn look_at_all(path: &Path) -> Option<State> {
+    let imported = ImportedFiles::of(path).files.into_iter();
+    let imported = imported.map(|file| (file.clone(), look(&file))).collect();
+    look(path).map(|own| (own, imported))
 }
 
 /// Starts a thread that asks for a reload whenever the file has changed, for as long as the process
@@ -75,7 +86,7 @@ struct Watcher {
     path: PathBuf,
     directory: PathBuf,
     notifications: OwnedFd,
-    seen: Option<Identity>,
+    seen: Option<State>,
 }
 
 impl Watcher {
@@ -86,7 +97,7 @@ impl Watcher {
         };
         let notifications = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let (path, directory) = (path.to_owned(), directory.to_owned());
-        let watcher = Watcher { seen: look(&path), path, directory, notifications };
+        let watcher = Watcher { seen: look_at_all(&path), path, directory, notifications };
         watcher.watch()?;
         Ok(watcher)
     }
@@ -95,11 +106,18 @@ impl Watcher {
         let what = WatchFlags::CLOSE_WRITE
             | WatchFlags::MOVED_TO
             | WatchFlags::CREATE
+            | WatchFlags::DELETE
+            | WatchFlags::MOVED_FROM
             | WatchFlags::ATTRIB
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;
         inotify::add_watch(&self.notifications, &self.directory, what)?;
+        for folder in ImportedFiles::of(&self.path).folders {
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { &folder };
+            // One that is not there yet is watched from the next change of another on.
+            let _ = inotify::add_watch(&self.notifications, folder, what);
+        }
         Ok(())
     }
 
@@ -109,9 +127,10 @@ impl Watcher {
             self.something_happens(None)?;
             let first = Instant::now();
             while first.elapsed() < QUIET_MAX && self.something_happens(Some(QUIET))? {}
-            let now = look(&self.path);
+            let now = look_at_all(&self.path);
             if now.is_some() && now != self.seen {
                 self.seen = now;
+                self.watch()?;
                 return Ok(());
             }
         }
@@ -187,6 +206,22 @@ mod tests {
         fs::rename(&link, &path).unwrap();
         changes.recv_timeout(WITHIN).unwrap();
         assert!(changes.recv_timeout(3 * QUIET).is_err(), "nothing has changed since");
+    }
+
+    #[test]
+    fn files_that_are_imported_count_as_the_config_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, apps) = (folder.path().join("gateway.toml"), folder.path().join("apps"));
+        fs::create_dir(&apps).unwrap();
+        fs::write(&path, "[[import]]\npath = 'apps/*.json'\n").unwrap();
+        let changes = watched(&path);
+        fs::write(apps.join("a.json"), "1").unwrap();
+        changes.recv_timeout(WITHIN).unwrap();
+        fs::write(apps.join("a.txt"), "1").unwrap();
+        assert!(changes.recv_timeout(3 * QUIET).is_err(), "it is not imported");
+        fs::remove_file(apps.join("a.json")).unwrap();
+        fs::write(apps.join("b.json"), "1").unwrap();
+        changes.recv_timeout(WITHIN).unwrap();
     }
 
     #[test]

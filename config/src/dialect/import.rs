@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use toml::de::DeTable;
+
 use super::settings::Settings;
 use super::{Dialect, Purpose, Source, read, report_charset};
 use crate::FILE_BYTES_MAX;
@@ -79,9 +81,48 @@ impl ConfigFile {
     }
 }
 
-/// The files that a pattern stands for, in the order of their names. `*` and `?` stand for anything
-/// within a name that is not hidden.
+/// What a config file consists of on disk now, for whoever watches it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImportedFiles {
+    /// The files that it imports.
+    pub files: Vec<PathBuf>,
+    /// The folders that they are in, or would be.
+    pub folders: Vec<PathBuf>,
+}
+
+impl ImportedFiles {
+    /// Looks at a config file. One that is no TOML imports nothing.
+    pub fn of(path: &Path) -> ImportedFiles {
+        let mut found = ImportedFiles::default();
+        let Ok(text) = std::fs::read_to_string(path) else { return found };
+        let (table, _) = DeTable::parse_recoverable(&text);
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let imports = table.get_ref().get("import").and_then(|imports| imports.as_ref().as_array());
+        for import in imports.into_iter().flatten() {
+            let pattern =
+                import.as_ref().as_table().and_then(|table| table.get("path")?.as_ref().as_str());
+            let Some(pattern) = pattern else { continue };
+            found.files.extend(matches(folder, pattern).unwrap_or_default());
+            let above = pattern.rsplit_once('/').map_or("", |(above, _)| above);
+            let above = if above.is_empty() && pattern.starts_with('/') { "/" } else { above };
+            found.folders.extend(expand(folder, above).unwrap_or_default());
+        }
+        found
+    }
+}
+
+/// The files that a pattern stands for, in the order of their names.
 fn matches(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
+    let mut found = expand(folder, pattern)?;
+    if pattern.contains(['*', '?']) {
+        found.retain(|path| path.is_file());
+    }
+    Ok(found)
+}
+
+/// The paths that a pattern stands for, whatever is there. `*` and `?` stand for anything within a
+/// name that is not hidden.
+fn expand(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
     let mut found = vec![if pattern.starts_with('/') { "/".into() } else { folder.to_owned() }];
     for part in pattern.split('/').filter(|part| !part.is_empty()) {
         if !part.contains(['*', '?']) {
@@ -102,9 +143,6 @@ fn matches(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
         }
         next.sort();
         found = next;
-    }
-    if pattern.contains(['*', '?']) {
-        found.retain(|path| path.is_file());
     }
     Ok(found)
 }
@@ -240,6 +278,20 @@ fn texts(files: &[Imported], at: PlaceId, report: &mut Report) -> Vec<(PlaceId, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_config_imports_is_found_without_reading_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, apps) = (folder.path().join("gateway.toml"), folder.path().join("apps"));
+        std::fs::create_dir(&apps).unwrap();
+        std::fs::write(apps.join("a.json"), "{").unwrap();
+        let text = "[[import]]\npath = 'apps/*.json'\n[[import]]\npath = 'b.json'\n[[import]]\n";
+        std::fs::write(&path, text).unwrap();
+        let found = ImportedFiles::of(&path);
+        assert_eq!(found.files, [apps.join("a.json"), folder.path().join("b.json")]);
+        assert_eq!(found.folders, [apps, folder.path().to_owned()]);
+        assert_eq!(ImportedFiles::of(&folder.path().join("none")), ImportedFiles::default());
+    }
 
     #[test]
     fn stars_and_question_marks_fit_within_a_name() {

@@ -22,8 +22,8 @@ mod yaml;
 
 use std::path::Path;
 
-pub use import::ConfigFile;
 pub(crate) use import::join_imports;
+pub use import::{ConfigFile, ImportedFiles};
 
 use crate::diagnostic::Diagnostic;
 use crate::report::{PlaceId, Report};

@@ -277,7 +277,8 @@ mod tests {
                     b:\n  - c: |\n      two\n      lines\n";
         let (written, found) = reread(text);
         assert_eq!(found, [""; 0]);
-        let expected = r#"{"a":[1,16,-7,1.5,"yes","true",true,null,"10.1.0.0/24","70:B3"],"b":[{"c":"two\nlines\n"}]}"#;
+        let a = r#"{"a":[1,16,-7,1.5,"yes","true",true,null,"10.1.0.0/24","70:B3"],"#;
+        let expected = format!("{a}{}", r#""b":[{"c":"two\nlines\n"}]}"#);
         assert_eq!(written.unwrap(), expected);
     }
 

@@ -218,8 +218,11 @@ fn portmap(plugin: &Node, report: &mut Report) {
         plugin.flag_at(key, report);
     }
     if let Some(bit) = plugin.get("markMasqBit") {
-        if matches!(&bit.value, Value::Number(text) if text.parse().is_ok_and(|bit: i64| !(0..32).contains(&bit)))
-        {
+        let number = match &bit.value {
+            Value::Number(text) => text.parse::<i64>().ok(),
+            _ => None,
+        };
+        if number.is_some_and(|number| !(0..32).contains(&number)) {
             report.error(bit.at, "MasqMarkBit must be between 0 and 31");
         } else {
             bit.integer(0..=31, report);

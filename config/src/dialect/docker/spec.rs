@@ -95,7 +95,8 @@ impl Spec {
         if let Some((name, at)) = &self.labels.bridge_name {
             if name == "docker0" && self.name != "bridge" {
                 let message = format!(
-                    "cannot create network {} (docker0): conflicts with network bridge (docker0): \
+                    "cannot create network {} (docker0): conflicts with network bridge \
+                        (docker0): \
                      networks have same bridge name",
                     self.name
                 );
@@ -226,7 +227,8 @@ pub(super) fn validate_together(specs: &[Spec], report: &mut Report) {
         for other in specs[..index].iter().filter(|other| other.is_bridge()) {
             let Some((at, why)) = conflict(spec, other) else { continue };
             let message = format!(
-                "cannot create network {} ({}): conflicts with network {} ({}): networks have {why}",
+                "cannot create network {} ({}): conflicts with network {} ({}): networks have \
+                    {why}",
                 spec.name,
                 spec.device(),
                 other.name,

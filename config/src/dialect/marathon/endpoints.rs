@@ -257,7 +257,8 @@ impl Placing<'_> {
                 Some(fixed) if instance > 0 => {
                     if instance == 1 {
                         let message = format!(
-                            "one agent has port {fixed} once: only the first of {} instances gets it",
+                            "one agent has port {fixed} once: only the first of {} instances \
+                                gets it",
                             workload.instances
                         );
                         self.report.warning(port.at, message);

@@ -139,7 +139,8 @@ fn mappings(app: &App, mappings: &[Mapping], report: &mut Report) {
             && mapping.host_port.is_some()
             && mapping.network_names.len() != 1
         {
-            let message = "networkNames must be a single item list when hostPort is specified and \
+            let message = "networkNames must be a single item list when hostPort is specified \
+                and \
                            more than 1 container network is defined";
             report.error(mapping.at, message);
         }
@@ -215,7 +216,8 @@ fn health_check(check: &Node, ports: Range<i64>, engine: Option<Engine>, report:
     if !ip_protocol.eq_ignore_ascii_case("ipv4") && !(is_mesos && engine == Some(Engine::Docker)) {
         report.error(
             check.at,
-            "IPv6 can only be used for container type DOCKER and Mesos http/https/tcp health checks",
+            "IPv6 can only be used for container type DOCKER and Mesos http/https/tcp health \
+                checks",
         );
     }
 }
