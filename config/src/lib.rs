@@ -1,8 +1,8 @@
 //! Portolan's config: text in, a checked [`Config`] out, and from it the engine's tables.
 //!
-//! `text -> schema -> check -> Config -> compile -> engine::Tables`; files in other dialects join at
-//! the schema. Each step is a module that
-//! knows its neighbours' types and nothing else: `reader` and `schema` know TOML and places,
+//! `text -> schema -> check -> Config -> compile -> engine::Tables`; files in other dialects join
+//! at the schema. Each step is a module that knows its neighbours' types and nothing else: `reader`
+//! and `schema` know TOML and places,
 //! `check` knows the rules and collects **every** error, `model` is what is left when there are
 //! none, `compile` knows the engine. The one hard constraint: no input panics, and a config that is
 //! refused changes nothing.

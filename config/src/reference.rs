@@ -40,7 +40,7 @@ struct Section {
     keys: &'static [&'static str],
 }
 
-fn sections() -> [Section; 14] {
+fn sections() -> [Section; 15] {
     let section = |heading, definition, keys| Section { heading, definition, keys };
     [
         section("[gateway]", "Gateway", keys::<schema::Gateway>()),

@@ -217,8 +217,8 @@ impl Report {
         self.problems.iter().any(|problem| problem.severity == Severity::Error)
     }
 
-    /// The line of a place, from 1, and its file if that is an imported one: for messages that point
-    /// at another place.
+    /// The line of a place, from 1, and its file if that is an imported one: for messages that
+    /// point at another place.
     pub(crate) fn line(&self, at: PlaceId) -> String {
         let (place, source) = (&self.places[at.0 as usize], self.source(at));
         let line = source.line_of(place.span.start);

@@ -4,12 +4,18 @@
 // Clippy allows this in test functions, not in their helpers.
 #![allow(clippy::unwrap_used)]
 
+mod refused;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use config::{Config, Dialect, Severity, check_dialect, convert};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+
+/// Rules that the lists have a case of, at least.
+const APP_RULES: usize = 35;
+const POD_RULES: usize = 8;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/marathon")
@@ -51,6 +57,15 @@ fn migrated_with(text: &str, set: &[&str]) -> Value {
 
 fn migrated(app: &Value) -> Value {
     migrated_with(&app.to_string(), &[])
+}
+
+/// Checks a list: each file has the one error that stands below it.
+fn assert_refused(name: &str, least: usize) {
+    let cases = refused::cases(name);
+    assert!(cases.len() >= least, "{name} has {} cases", cases.len());
+    for (text, message) in cases {
+        assert_eq!(errors_with(&text, &[]), [message], "{text}");
+    }
 }
 
 /// An app with these keys besides those that every app has.
@@ -213,163 +228,7 @@ fn an_empty_list_is_not_an_absent_one() {
 
 #[test]
 fn every_rule_of_apps_has_its_message_and_path() {
-    let container = |name: &str| json!({ "mode": "container", "name": name });
-    let docker = json!({ "image": "i" });
-    let user = json!({ "image": "i", "network": "USER" });
-    let mapping = |name: &str| json!({ "containerPort": 80, "name": name });
-    let bridge = json!([{ "mode": "container/bridge" }]);
-    let cases = [
-        (
-            json!({ "networks": [{ "mode": "host", "name": "n" }] }),
-            "networks[0].name: Host networks may not have names or labels",
-        ),
-        (
-            json!({ "networks": [{ "mode": "host", "labels": { "a": "b" } }] }),
-            "networks[0]: Host networks may not have names or labels",
-        ),
-        (
-            json!({ "networks": [{ "mode": "container/bridge", "name": "n" }] }),
-            "networks[0].name: Bridge networks may not have names",
-        ),
-        (
-            json!({ "networks": [container("n"), container("n")] }),
-            "networks[1]: Duplicate networks are not allowed",
-        ),
-        (
-            json!({ "networks": [container("n"), { "mode": "host" }] }),
-            "networks[1]: May specify a single host network, single bridge network, or else \
-             1-to-n container networks",
-        ),
-        (
-            json!({ "networks": [{ "mode": "host" }, { "mode": "host" }] }),
-            "networks[1]: May specify a single host network, single bridge network, or else \
-             1-to-n container networks",
-        ),
-        (
-            json!({ "networks": [container("Upper")] }),
-            "networks[0].name: must fully match regular expression \
-             '^[a-z0-9]([-a-z0-9_]*[a-z0-9])?$'",
-        ),
-        (
-            json!({ "networks": [container("a"), container("b")],
-                    "container": { "portMappings": [{ "containerPort": 1, "hostPort": 0 }] } }),
-            "container.portMappings[0]: networkNames must be a single item list when hostPort is \
-             specified and more than 1 container network is defined",
-        ),
-        (
-            json!({ "networks": [container("a"), container("b")],
-                    "container": { "type": "DOCKER", "docker": docker } }),
-            "networks[1]: may only specify a single container network when using the Docker \
-             container engine",
-        ),
-        (
-            json!({ "networks": [container("a")],
-                    "container": { "portMappings": [
-                        { "containerPort": 1, "networkNames": ["x"] }] } }),
-            "container.portMappings[0].networkNames[0]: is not one of (a)",
-        ),
-        (
-            json!({ "networks": [{ "mode": "host" }],
-                    "container": { "portMappings": [mapping("a")] } }),
-            "container.portMappings[0]: portMappings are not allowed with host-networking",
-        ),
-        (
-            json!({ "networks": bridge, "portDefinitions": [{ "port": 0 }] }),
-            "portDefinitions[0]: portDefinitions are only allowed with host-networking",
-        ),
-        (
-            json!({ "networks": bridge,
-                    "container": { "portMappings": [mapping("a"), mapping("a")] } }),
-            "container.portMappings[1].name: Port names must be unique.",
-        ),
-        (
-            json!({ "portDefinitions": [{ "name": "a" }, { "name": "a" }] }),
-            "portDefinitions[1].name: Port names must be unique.",
-        ),
-        (
-            json!({ "portDefinitions": [{ "port": 80 }, { "port": 80 }] }),
-            "portDefinitions[1]: Ports must be unique.",
-        ),
-        (json!({ "ports": [80, 0, 80, 0] }), "ports[2]: ports must be unique"),
-        (
-            json!({ "container": { "type": "DOCKER", "docker": user }, "networks": bridge }),
-            "container.docker.network: must not specify both container.docker.network and networks",
-        ),
-        (
-            json!({ "ipAddress": {}, "networks": bridge }),
-            "ipAddress: must not specify both networks and ipAddress",
-        ),
-        (
-            json!({ "ipAddress": { "networkName": "n" }, "ports": [80] }),
-            "ports: cannot specify both an IP address and port",
-        ),
-        (
-            json!({ "ports": [80], "portDefinitions": [{ "port": 81 }] }),
-            "ports[0]: cannot specify both ports and port definitions",
-        ),
-        (
-            json!({ "container": { "type": "DOCKER",
-                    "docker": { "image": "i", "portMappings": [mapping("a")] },
-                    "portMappings": [mapping("b")] } }),
-            "container.docker.portMappings[0]: cannot specify both portMappings and \
-             docker.portMappings",
-        ),
-        (
-            json!({ "container": { "portMappings": [mapping("a")] },
-                    "ipAddress": { "discovery": { "ports": [{ "number": 1, "name": "x" }] } } }),
-            "ipAddress.discovery: container.portMappings and ipAddress.discovery.ports must not \
-             both be set",
-        ),
-        (
-            json!({ "container": { "type": "DOCKER", "docker": user },
-                    "ipAddress": { "networkName": "n", "discovery": {} } }),
-            "ipAddress: ipAddress/discovery is not allowed for Docker containers",
-        ),
-        (
-            json!({ "container": { "type": "DOCKER",
-                    "docker": { "image": "i", "network": "NONE" } } }),
-            "container.docker.network: unsupported docker network type NONE",
-        ),
-        (
-            json!({ "container": { "type": "MESOS", "docker": user } }),
-            "container.docker.network: must be empty",
-        ),
-        (
-            json!({ "container": { "type": "MESOS",
-                    "docker": { "image": "i", "parameters": [{ "key": "a", "value": "b" }] } } }),
-            "container.docker.parameters: must be empty",
-        ),
-        (
-            json!({ "healthChecks": [{ "protocol": "HTTP", "portIndex": 1 }] }),
-            "healthChecks[0].portIndex: Health check port indices must address an element of the \
-             ports array or container port mappings.",
-        ),
-        (
-            json!({ "healthChecks": [
-                { "protocol": "HTTP", "portIndex": 0, "ipProtocol": "IPv6" }] }),
-            "healthChecks[0]: IPv6 can only be used for container type DOCKER and Mesos \
-             http/https/tcp health checks",
-        ),
-        (
-            json!({ "portDefinitions": [{ "protocol": "sctp" }] }),
-            "portDefinitions[0].protocol: unknown word \"sctp\", expected tcp, udp or udp,tcp",
-        ),
-        (
-            json!({ "portDefinitions": [{ "port": 65536 }] }),
-            "portDefinitions[0].port: 65536 is out of bounds: 0 to 65535",
-        ),
-        (json!({ "instances": -1 }), "instances: -1 is out of bounds: 0 to 1000000"),
-        (json!({ "instances": 1.5 }), "instances: expected a whole number, found 1.5"),
-        (json!({ "networks": {} }), "networks: expected a list, found an object"),
-        (
-            json!({ "args": ["a"] }),
-            ": AppDefinition must either contain one of 'cmd' or 'args', and/or a 'container'.",
-        ),
-        (json!({ "id": "/" }), "id: must not be root"),
-    ];
-    for (keys, message) in cases {
-        assert_eq!(errors(&app(keys.clone())), [message], "{keys}");
-    }
+    assert_refused("marathon-apps.txt", APP_RULES);
     let id = errors(&app(json!({ "id": "/A_b" })));
     assert!(id[0].starts_with("id: must fully match regular expression"), "{id:?}");
 }
@@ -397,51 +256,7 @@ fn valid_neighbours_of_the_rules_are_taken() {
 
 #[test]
 fn every_rule_of_pods_has_its_message_and_path() {
-    let pod = |networks: Value, endpoints: Value| {
-        json!({ "id": "/p", "networks": networks,
-                "containers": [{ "name": "c", "endpoints": endpoints },
-                               { "name": "d", "endpoints": [
-                                   { "name": "other", "containerPort": 9, "hostPort": 9 }] }] })
-    };
-    let container = json!([{ "mode": "container", "name": "n" }]);
-    let in_container = |endpoint: Value| pod(container.clone(), json!([endpoint]));
-    let cases = [
-        (
-            in_container(json!({ "name": "other", "containerPort": 1 })),
-            "containers[1].endpoints[0].name: endpoint names nust be unique across all containers",
-        ),
-        (
-            in_container(json!({ "name": "a", "containerPort": 9 })),
-            "containers[1].endpoints[0].containerPort: container ports must be unique across all \
-             containers",
-        ),
-        (
-            in_container(json!({ "name": "a", "containerPort": 1, "hostPort": 9 })),
-            "containers[1].endpoints[0].hostPort: host ports must be unique across all containers",
-        ),
-        (
-            in_container(json!({ "name": "a" })),
-            "containers[0].endpoints[0]: containerPort is required when using container-mode \
-             networking",
-        ),
-        (
-            in_container(json!({ "name": "a", "containerPort": 1, "protocol": ["tcp", "tcp"] })),
-            "containers[0].endpoints[0].protocol[1]: Duplicate protocols within the same endpoint \
-             are not allowed",
-        ),
-        (
-            in_container(json!({ "containerPort": 1 })),
-            "containers[0].endpoints[0]: name is missing",
-        ),
-        (
-            pod(json!([{ "mode": "container/bridge", "name": "x" }]), json!([])),
-            "networks[0].name: Bridge networks may not have names",
-        ),
-        (json!({ "id": "/p", "containers": [] }), ": containers must not be empty"),
-    ];
-    for (pod, message) in cases {
-        assert_eq!(errors(&pod), [message], "{pod}");
-    }
+    assert_refused("marathon-pods.txt", POD_RULES);
     let host = json!({ "id": "/p", "networks": [{ "mode": "host" }], "containers": [
         { "name": "c", "endpoints": [{ "name": "a", "containerPort": 1 }] }] });
     assert_eq!(
@@ -452,7 +267,9 @@ fn every_rule_of_pods_has_its_message_and_path() {
              networking",
         ]
     );
-    assert_eq!(errors(&in_container(json!({ "name": "a", "containerPort": 1 }))), [""; 0]);
+    let valid = json!({ "id": "/p", "networks": [{ "name": "n" }], "containers": [
+        { "name": "c", "endpoints": [{ "name": "a", "containerPort": 1 }] }] });
+    assert_eq!(errors(&valid), [""; 0]);
 }
 
 #[test]

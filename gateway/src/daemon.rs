@@ -25,7 +25,8 @@ use crate::store::Store;
 use crate::supervisor::Gateway;
 use crate::watch;
 
-/// Reads and checks a config and what it imports; each text is read once, for it may come from a pipe.
+/// Reads and checks a config and what it imports; each text is read once, for it may come from a
+/// pipe.
 ///
 /// # Errors
 /// Everything that is wrong with it.

@@ -2,8 +2,8 @@
 //!
 //! The directory is watched, not the file, because editors write another file and rename it over
 //! the old one, and container platforms swap a symbolic link beside it. Whatever happens in the
-//! directory, what counts is whether the files that the paths lead to are others now (device, inode,
-//! size, time of change). The one hard constraint: a file is read when writing has paused,
+//! directory, what counts is whether the files that the paths lead to are others now (device,
+//! inode, size, time of change). The one hard constraint: a file is read when writing has paused,
 //! not while it is half written.
 
 use std::fs::Metadata;

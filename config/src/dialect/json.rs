@@ -13,6 +13,10 @@ use crate::report::{PlaceId, Report, Step};
 /// Errors of syntax after which a file is given up: it is probably no JSON at all.
 const ERROR_COUNT_MAX: usize = 100;
 
+/// Characters within which a straight quote is looked for that ends a string: a look at the whole
+/// line for each typographic one would cost the square of its length.
+const NEAR_COUNT: usize = 200;
+
 /// Quotation marks that word processors and web pages put in place of straight ones.
 const TYPOGRAPHIC: [char; 10] = ['“', '”', '„', '‟', '‘', '’', '‚', '‛', '«', '»'];
 
@@ -395,8 +399,8 @@ fn is_typographic(character: char) -> bool {
 /// straight quotes, unless the line shows that the straight one is missing.
 fn closes(open: char, quote: char, rest: &str) -> bool {
     if open == '"' {
-        let line = rest.split('\n').next().unwrap_or(rest);
-        return is_typographic(quote) && !line.contains('"') && ends_value(rest);
+        let line = rest.chars().take(NEAR_COUNT).take_while(|&c| c != '\n');
+        return is_typographic(quote) && ends_value(rest) && line.clone().all(|c| c != '"');
     }
     if open == '\'' { quote == '\'' } else { is_typographic(quote) }
 }

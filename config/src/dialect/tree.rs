@@ -14,6 +14,9 @@ use crate::report::{PlaceId, Report};
 /// Deepest nesting of lists and maps; what is deeper is refused before it costs a stack.
 pub(crate) const DEPTH_MAX: usize = 128;
 
+/// Unknown keys of one map that the nearest known one is looked for: more are no slips.
+const HINT_COUNT_MAX: usize = 100;
+
 /// A value with its place.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
@@ -231,13 +234,14 @@ impl Node {
 
     /// Warns of keys that nobody knows, with the nearest that somebody does.
     pub(crate) fn warn_unknown(&self, known: &[&str], report: &mut Report) {
-        for entry in self.entries() {
-            if known.contains(&entry.key.as_str()) {
-                continue;
-            }
+        let unknown = |entry: &&Entry| !known.contains(&entry.key.as_str());
+        for (index, entry) in self.entries().iter().filter(unknown).enumerate() {
             let span = entry.key_span.clone();
             let message = format!("unknown field {:?}", entry.key);
             let problem = report.warning_in(entry.node.at, span, message);
+            if index >= HINT_COUNT_MAX {
+                continue;
+            }
             if let Some(name) = nearest(&entry.key, known.iter().copied()) {
                 problem.hint(format!("did you mean {name}?"));
             }

@@ -5,7 +5,7 @@
 //! says: so `yes` is text, `0o17` a number. The one hard constraint: what aliases and merges add is
 //! bounded, so that no small file becomes a large tree.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use granit_parser::{Event, Parser, ScalarStyle};
@@ -17,6 +17,9 @@ use crate::report::{PlaceId, Report, Step};
 /// blocks of some ten values; a bomb adds millions.
 const ALIASED_COUNT_MAX: usize = 100_000;
 
+/// Values that anchors may be at, each counted for every anchor that it is in: those are kept.
+const ANCHORED_COUNT_MAX: usize = 1_000_000;
+
 /// Reads the first document of a text whose root is this place. `None`: no sense could be made of
 /// it, which has been reported.
 pub(crate) fn read(text: &str, root: PlaceId, report: &mut Report) -> Option<Node> {
@@ -24,6 +27,7 @@ pub(crate) fn read(text: &str, root: PlaceId, report: &mut Report) -> Option<Nod
         parser: Parser::new_from_str(text),
         anchors: HashMap::new(),
         aliased_count: 0,
+        anchored_count: 0,
         text_len: text.len(),
         root,
         report,
@@ -50,6 +54,7 @@ struct Builder<'t, 'r> {
     /// Values that aliases can stand for, with how many values each is.
     anchors: HashMap<usize, (Node, usize)>,
     aliased_count: usize,
+    anchored_count: usize,
     text_len: usize,
     root: PlaceId,
     report: &'r mut Report,
@@ -135,18 +140,25 @@ impl<'t> Builder<'t, '_> {
                 (anchor, Node::new(self.place(parent, span), value))
             }
             Event::SequenceStart(_, anchor, _) => {
-                let at = self.place(parent, first);
+                let at = self.place(parent, first.clone());
                 (anchor, Node::new(at, Value::List(self.list(at, depth + 1)?)))
             }
             Event::MappingStart(_, anchor, _) => {
-                let at = self.place(parent, first);
+                let at = self.place(parent, first.clone());
                 (anchor, Node::new(at, Value::Map(self.map(at, depth + 1)?)))
             }
             Event::Alias(anchor) => (0, self.aliased(anchor, span)?),
             _ => return Err(GivenUp),
         };
         if anchor > 0 {
-            self.anchors.insert(anchor, (node.clone(), count(&node)));
+            let count = count(&node);
+            self.anchored_count += count;
+            if self.anchored_count > ANCHORED_COUNT_MAX {
+                let message = format!("anchors are at more than {ANCHORED_COUNT_MAX} values");
+                self.report.error_in(self.root, first, message);
+                return Err(GivenUp);
+            }
+            self.anchors.insert(anchor, (node.clone(), count));
         }
         Ok(node)
     }
@@ -211,13 +223,10 @@ fn merge(entries: &mut Vec<Entry>, merged: Vec<Node>) {
         Value::List(items) => items,
         _ => vec![node],
     });
+    let mut known: HashSet<String> = entries.iter().map(|entry| entry.key.clone()).collect();
     for map in maps {
         let Value::Map(others) = map.value else { continue };
-        for other in others {
-            if entries.iter().all(|entry| entry.key != other.key) {
-                entries.push(other);
-            }
-        }
+        entries.extend(others.into_iter().filter(|other| known.insert(other.key.clone())));
     }
 }
 

@@ -21,6 +21,9 @@ const HOST_LOCAL: [&str; 9] = [
 const RANGE: [&str; 4] = ["subnet", "rangeStart", "rangeEnd", "gateway"];
 const STATIC: [&str; 4] = ["type", "addresses", "routes", "dns"];
 
+/// Most ranges of a network: each is compared with each.
+const RANGE_COUNT_MAX: usize = 1_000;
+
 /// Which addresses there are.
 #[derive(Debug, Default)]
 pub(super) struct Ipam {
@@ -97,11 +100,18 @@ impl Ipam {
                 range.warn_unknown(&RANGE, report);
                 ranges.extend(Range::read(range, report));
             }
-            check_set(index, &ranges, report);
+            if ranges.len() <= RANGE_COUNT_MAX {
+                check_set(index, &ranges, report);
+            }
             sets.push(ranges);
         }
         if sets.is_empty() {
             report.error(node.at, "no IP ranges specified");
+        }
+        let count: usize = sets.iter().map(Vec::len).sum();
+        if count > RANGE_COUNT_MAX {
+            report.error(node.at, format!("{count} ranges are too many, {RANGE_COUNT_MAX} go"));
+            return;
         }
         for (index, set) in sets.iter().enumerate() {
             for (other_index, other) in sets[..index].iter().enumerate() {

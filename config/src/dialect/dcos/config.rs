@@ -15,6 +15,9 @@ const MTU_MIN: i64 = 552;
 /// Longest name of an overlay: `m-` and it are a device's name.
 const NAME_BYTES_MAX: usize = 13;
 
+/// Most overlays: each is compared with each.
+const OVERLAY_COUNT_MAX: usize = 1_000;
+
 /// Names that Docker has already.
 const RESERVED: [&str; 4] = ["bridge", "host", "none", "default"];
 
@@ -249,6 +252,11 @@ fn overlays(network: &Node, v6: bool, report: &mut Report) -> Option<Vec<Overlay
     let items = list.list(report)?;
     if items.is_empty() {
         report.error(list.at, "\"Overlays\" network configuration is empty");
+    }
+    if items.len() > OVERLAY_COUNT_MAX {
+        let count = items.len();
+        report.error(list.at, format!("{count} overlays are too many, {OVERLAY_COUNT_MAX} go"));
+        return None;
     }
     let mut overlays: Vec<Overlay> = Vec::new();
     for item in items {

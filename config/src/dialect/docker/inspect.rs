@@ -1,5 +1,6 @@
 //! What `docker network inspect` prints: of 1.10, without names of containers, up to today's.
 
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -165,14 +166,18 @@ fn add_members(
     purpose: Purpose,
     fragment: &mut Fragment,
 ) {
-    let mut names: Vec<&str> = Vec::new();
+    let in_host: HashSet<&str> =
+        specs.iter().filter(|spec| spec.driver == "host").map(|spec| spec.name.as_str()).collect();
+    let mut containers: Vec<(&str, Vec<&Member>)> = Vec::new();
+    let mut known: HashMap<&str, usize> = HashMap::new();
     for member in members {
-        if !names.contains(&member.name.as_str()) {
-            names.push(&member.name);
+        let index = *known.entry(&member.name).or_insert(containers.len());
+        if index == containers.len() {
+            containers.push((&member.name, Vec::new()));
         }
+        containers[index].1.push(member);
     }
-    for name in names {
-        let own: Vec<&Member> = members.iter().filter(|member| member.name == name).collect();
+    for (name, own) in containers {
         let networks: Vec<&str> = own.iter().map(|member| member.network.as_str()).collect();
         let summary = format!("container {name}: in {}", networks.join(", "));
         fragment.summary.push(summary.clone());
@@ -180,9 +185,7 @@ fn add_members(
             continue;
         }
         let at = own[0].at;
-        let is_in_host = own.iter().any(|member| {
-            specs.iter().any(|spec| spec.name == member.network && spec.driver == "host")
-        });
+        let is_in_host = own.iter().any(|member| in_host.contains(member.network.as_str()));
         let tables = own.iter().map(|member| Field::Given(member.at, member.table()));
         let attach = if is_in_host { Field::Absent } else { attaching.of(at, name) };
         let network = list(tables.collect());

@@ -7,6 +7,9 @@ use ipnet::IpNet;
 use super::super::tree::Node;
 use crate::report::{PlaceId, Report};
 
+/// Most subnets of a network: each is compared with each.
+const POOL_COUNT_MAX: usize = 1_000;
+
 /// What the keys of an IPAM configuration are called.
 pub(super) struct Keys {
     pub(super) config: &'static str,
@@ -48,6 +51,11 @@ pub(super) struct Pool {
 /// which `is_inspected` takes.
 pub(super) fn read(ipam: &Node, keys: &Keys, is_inspected: bool, report: &mut Report) -> Vec<Pool> {
     let configs = ipam.list_at(keys.config, report).unwrap_or_default();
+    if configs.len() > POOL_COUNT_MAX {
+        let count = configs.len();
+        report.error(ipam.at, format!("{count} subnets are too many, {POOL_COUNT_MAX} go"));
+        return Vec::new();
+    }
     let mut pools: Vec<Pool> = Vec::new();
     for config in configs {
         if config.map(report).is_none() {

@@ -227,7 +227,7 @@ impl Service {
             return table;
         }
         table.attach = attaching.of(at, name);
-        if !mode.is_some_and(|(mode, _)| mode == "none") {
+        if mode.is_none_or(|(mode, _)| mode != "none") {
             table.publish = list(self.ports.iter().map(|(spec, at)| text(*at, spec)).collect());
         }
         table

@@ -181,7 +181,8 @@ impl Spec {
             let enabled = if is_v4 { self.has_v4() } else { self.has_v6() };
             let has = pools.iter().any(|pool| pool.subnet.addr().is_ipv4() == is_v4);
             // A family that is on without a subnet takes one of the pool.
-            (enabled && !has || !enabled && is_v4).then(|| flag(at, enabled)).unwrap_or_default()
+            let says = enabled && !has || !enabled && is_v4;
+            if says { flag(at, enabled) } else { Field::Absent }
         };
         schema::Network {
             driver: text(self.driver_at, "bridge"),

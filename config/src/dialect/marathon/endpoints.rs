@@ -53,7 +53,9 @@ pub(super) fn of(
 ) -> Fragment {
     let mut fragment = Fragment::default();
     let workloads: Vec<Workload<'_>> = definitions.iter().map(Workload::of).collect();
-    let weight = |one: &Workload<'_>| u64::from(one.instances) * (1 + one.ports.len() as u64);
+    let weight = |one: &Workload<'_>| {
+        u64::from(one.instances) * (1 + one.ports.len() + one.networks.len()) as u64
+    };
     let count: u64 = workloads.iter().map(weight).sum();
     if count > INSTANCE_COUNT_MAX {
         let message = format!(

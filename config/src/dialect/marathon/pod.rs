@@ -113,8 +113,7 @@ impl Pod {
             report.error(self.at, "containers must not be empty");
         }
         let several = self.networks.iter().filter(|one| one.mode == Mode::Container).count() > 1;
-        let known: Vec<&str> =
-            self.networks.iter().filter_map(|network| network.name.as_deref()).collect();
+        let known = validate::Known::of(&self.networks);
         for endpoint in &self.endpoints {
             endpoint.validate(self.mode(), report);
             if several && endpoint.host_port.is_some() && endpoint.network_names.len() != 1 {
@@ -122,11 +121,7 @@ impl Pod {
                                and more than 1 container network is defined";
                 report.error(endpoint.at, message);
             }
-            for (name, at) in &endpoint.network_names {
-                if !known.contains(&name.as_str()) {
-                    report.error(*at, format!("is not one of ({})", known.join(",")));
-                }
-            }
+            known.check(&endpoint.network_names, report);
         }
         let names = self.endpoints.iter().filter_map(|one| one.name.clone());
         unique(names, "endpoint names nust be unique across all containers", report);

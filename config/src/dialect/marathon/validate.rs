@@ -12,6 +12,9 @@ use crate::report::{PlaceId, Report};
 /// Longest name of a network or port.
 const NAME_CHARACTERS_MAX: usize = 63;
 
+/// Names of networks that a message shows.
+const SHOWN_COUNT_MAX: usize = 20;
+
 /// Ports that the mode of the networks has no use for. The old API drops them instead, so this is
 /// for apps that say `networks` themselves.
 pub(super) fn ports_fit_the_mode(app: &App, report: &mut Report) {
@@ -132,22 +135,38 @@ fn unique_names<'n>(
 fn mappings(app: &App, mappings: &[Mapping], report: &mut Report) {
     let names = mappings.iter().map(|mapping| &mapping.name);
     unique_names(names, "Port names must be unique.", report);
-    let known: Vec<&str> =
-        app.networks.iter().filter_map(|network| network.name.as_deref()).collect();
+    let known = Known::of(&app.networks);
+    let is_in_several = app.container_network_count() > 1;
     for mapping in mappings {
-        if app.container_network_count() > 1
-            && mapping.host_port.is_some()
-            && mapping.network_names.len() != 1
-        {
+        if is_in_several && mapping.host_port.is_some() && mapping.network_names.len() != 1 {
             let message = "networkNames must be a single item list when hostPort is specified \
                 and \
                            more than 1 container network is defined";
             report.error(mapping.at, message);
         }
-        for (name, at) in &mapping.network_names {
-            if !known.contains(&name.as_str()) {
-                report.error(*at, format!("is not one of ({})", known.join(",")));
-            }
+        known.check(&mapping.network_names, report);
+    }
+}
+
+/// The names of the networks that an app or pod is in.
+pub(super) struct Known<'n> {
+    names: HashSet<&'n str>,
+    /// As they are shown: the first ones.
+    shown: String,
+}
+
+impl<'n> Known<'n> {
+    pub(super) fn of(networks: &'n [Network]) -> Known<'n> {
+        let names = || networks.iter().filter_map(|network| network.name.as_deref());
+        let shown = names().take(SHOWN_COUNT_MAX).collect::<Vec<_>>().join(",");
+        Known { names: names().collect(), shown }
+    }
+
+    /// Reports the names of a port's networks that are none of these.
+    pub(super) fn check(&self, given: &[(String, PlaceId)], report: &mut Report) {
+        for (name, at) in given.iter().filter(|(name, _)| !self.names.contains(name.as_str())) {
+            let problem = report.error(*at, format!("is not one of ({})", self.shown));
+            problem.hint(format!("it names {name:?}"));
         }
     }
 }
@@ -170,8 +189,12 @@ fn command(node: &Node, report: &mut Report) {
     let has_image = container.is_some_and(|container| {
         container.get("docker").is_some() || container.get("appc").is_some()
     });
-    let is_one = (cmd ^ args) || (!(cmd && args) && has_image);
-    if !is_one {
+    let runs = match (cmd, args) {
+        (true, true) => false,
+        (false, false) => has_image,
+        _ => true,
+    };
+    if !runs {
         report.error(
             node.at,
             "AppDefinition must either contain one of 'cmd' or 'args', and/or a 'container'.",
@@ -213,7 +236,8 @@ fn health_check(check: &Node, ports: Range<i64>, engine: Option<Engine>, report:
     }
     let is_mesos = matches!(protocol, "MESOS_HTTP" | "MESOS_HTTPS" | "MESOS_TCP");
     let ip_protocol = check.text_at("ipProtocol", report).unwrap_or("IPv4");
-    if !ip_protocol.eq_ignore_ascii_case("ipv4") && !(is_mesos && engine == Some(Engine::Docker)) {
+    let may_be_v6 = is_mesos && engine == Some(Engine::Docker);
+    if !may_be_v6 && !ip_protocol.eq_ignore_ascii_case("ipv4") {
         report.error(
             check.at,
             "IPv6 can only be used for container type DOCKER and Mesos http/https/tcp health \
