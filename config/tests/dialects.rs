@@ -216,6 +216,81 @@ fn inspected_networks_are_native_ones_with_their_containers() {
 }
 
 #[test]
+fn gateway_modes_are_those_of_the_families_that_a_network_has() {
+    let label = |family: &str| format!("com.docker.network.bridge.gateway_mode_ipv{family}");
+    for (v4, v6, has_v6, mode, said) in [
+        ("routed", "", false, "routed", 0),
+        ("nat", "routed", false, "nat", 0),
+        ("", "routed", true, "nat", 1),
+        ("routed", "routed", true, "routed", 0),
+        ("nat-unprotected", "routed", true, "routed", 1),
+        ("nat-unprotected", "nat-unprotected", true, "nat-unprotected", 0),
+    ] {
+        let options = json!({ label("4"): v4, label("6"): v6 });
+        let text = network(json!({ "EnableIPv6": has_v6, "Options": options })).to_string();
+        let config = native(Docker, &text, &[]).to_toml();
+        let case = format!("{v4:?} and {v6:?}: {config}");
+        assert!(config.contains(&format!("mode = \"{mode}\"")), "{case}");
+        let said_here = lost(Docker, &text);
+        assert_eq!(said_here.len(), said, "{case} {said_here:?}");
+        assert!(said_here.iter().all(|one| one.contains("one gateway mode is for both")));
+    }
+    let options = json!({ label("4"): "isolated" });
+    let text = network(json!({ "Internal": true, "Options": options })).to_string();
+    assert!(native(Docker, &text, &[]).to_toml().contains("mode = \"isolated\""));
+}
+
+#[test]
+fn what_a_docker_network_loses_is_said() {
+    let options = json!({
+        "com.docker.network.bridge.trusted_host_interfaces": "eth1:eth2",
+        "com.docker.network.container_iface_prefix": "net",
+        "com.docker.network.host_ipv4": "198.51.100.1",
+        "com.docker.network.bridge.host_binding_ipv4": "198.51.100.1",
+        "com.docker.network.bridge.inhibit_ipv4": "true",
+        "com.docker.network.advertise_addr_ms": "10",
+        "com.docker.network.bridge.default_bridge": "true",
+    });
+    let ipam = json!({ "Driver": "dhcp", "Config": [{ "Subnet": "10.1.0.0/24",
+        "AuxiliaryAddresses": { "DefaultGatewayIPv4": "10.1.0.9" } }] });
+    let said = lost(Docker, &network(json!({ "Options": options, "IPAM": ipam })).to_string());
+    for part in [
+        "trusted_host_interfaces\": trust is the uplink's here",
+        "devices are called by the key `interface` here",
+        "keys `host_ipv4` and `host_ipv6` choose it",
+        "a default address for published ports is not in this version",
+        "a bridge without an address is not in this version",
+        "how addresses are announced is not in this version",
+        "DefaultGatewayIPv4 has no special meaning here",
+        "addresses are not given by IPAM driver \"dhcp\" here",
+    ] {
+        assert!(said.iter().any(|one| one.contains(part)), "{part} in {said:#?}");
+    }
+    assert_eq!(said.len(), 8, "{said:#?}");
+    let compose = "services:\n  a: { networks: { default: { driver_opts: { a: b } } } }\n";
+    assert!(lost(Docker, compose)[0].ends_with("options of the driver are not in this version"));
+}
+
+#[test]
+fn every_form_of_a_compose_port_is_published() {
+    let ports = "['80', '9000-9001', '8000-8010:81', '127.0.0.1::82', '8083:83/udp', \
+                 {target: 84}, {target: 85, published: '8085', host_ip: '127.0.0.1'}, \
+                 {target: 86, published: 8100-8110, protocol: udp, mode: host}]";
+    let text = format!("services:\n  a: {{ ports: {ports} }}\n");
+    assert_eq!(errors(Docker, &text), [""; 0]);
+    let config = native(Docker, &text, &["project=p"]);
+    let ports: Vec<(u16, u16)> =
+        config.endpoints[0].publish.iter().map(|one| (one.host_port, one.target_port)).collect();
+    for (host, target) in [(8000, 81), (8083, 83), (8085, 85), (8100, 86)] {
+        assert!(ports.contains(&(host, target)), "{host} {target} in {ports:?}");
+    }
+    for target in [80, 82, 84, 9000] {
+        let given = ports.iter().find(|(_, one)| *one == target);
+        assert!(given.is_some_and(|(host, _)| *host >= 32768), "{target} in {ports:?}");
+    }
+}
+
+#[test]
 fn compose_files_are_refused_in_the_words_of_compose_and_docker() {
     assert_refused(Docker, "compose.txt", 18);
     let external = "networks:\n  out: { external: true, driver: bridge }\nservices: {}\n";

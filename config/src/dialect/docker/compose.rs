@@ -176,6 +176,7 @@ fn spec(table: &Node, name: String, report: &mut Report) -> Spec {
         ipv4: table.flag_at("enable_ipv4", report),
         ipv6: table.flag_at("enable_ipv6", report),
         pools: ipam.map_or(Vec::new(), |ipam| pools::read(ipam, &COMPOSE, false, report)),
+        ipam_driver: ipam.and_then(|ipam| pools::driver(ipam, "driver", report)),
         labels: Labels::read(table.map_at("driver_opts", report), is_internal, report),
     }
 }
@@ -208,6 +209,7 @@ impl Spec {
             ipv4: None,
             ipv6: None,
             pools: Vec::new(),
+            ipam_driver: None,
             labels: Labels::default(),
         }
     }

@@ -110,6 +110,7 @@ fn spec(node: &Node, report: &mut Report) -> Option<Spec> {
         ipv4: node.flag_at("EnableIPv4", report),
         ipv6: node.flag_at("EnableIPv6", report),
         pools: ipam.map_or(Vec::new(), |ipam| pools::read(ipam, &INSPECT, true, report)),
+        ipam_driver: ipam.and_then(|ipam| pools::driver(ipam, "Driver", report)),
         labels: Labels::read(node.map_at("Options", report), is_internal, report),
     })
 }

@@ -15,9 +15,13 @@ const ENABLE_V4: &str = "com.docker.network.enable_ipv4";
 const ENABLE_V6: &str = "com.docker.network.enable_ipv6";
 const ANNOUNCE_COUNT: &str = "com.docker.network.advertise_addr_nmsgs";
 const ANNOUNCE_MS: &str = "com.docker.network.advertise_addr_ms";
+const TRUSTED: &str = "com.docker.network.bridge.trusted_host_interfaces";
+const INTERFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
+const OUTSIDE_V4: &str = "com.docker.network.host_ipv4";
+const OUTSIDE_V6: &str = "com.docker.network.host_ipv6";
 
 /// Labels that mean something to us, are checked, and carried over or reported.
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 16] = [
     ICC,
     MASQUERADE,
     HOST_BINDING,
@@ -30,14 +34,18 @@ const KNOWN: [&str; 12] = [
     ENABLE_V6,
     ANNOUNCE_COUNT,
     ANNOUNCE_MS,
+    TRUSTED,
+    INTERFACE_PREFIX,
+    OUTSIDE_V4,
+    OUTSIDE_V6,
 ];
 
-/// Labels that describe what is so here anyway, or name devices that are not made.
-const SILENT: [&str; 3] = [
-    "com.docker.network.bridge.default_bridge",
-    "com.docker.network.container_iface_prefix",
-    "com.docker.network.bridge.trusted_host_interfaces",
-];
+/// A label that describes what is so here anyway.
+const SILENT: &str = "com.docker.network.bridge.default_bridge";
+
+/// Gateway modes, the one that lets through least first.
+const MODES: [&str; 4] = ["isolated", MODE_DEFAULT, "routed", "nat-unprotected"];
+const MODE_DEFAULT: &str = "nat";
 
 /// What the options of a network come to.
 #[derive(Debug, Default)]
@@ -48,9 +56,9 @@ pub(super) struct Labels {
     pub(super) bridge_name: Option<(String, PlaceId)>,
     pub(super) enable_v4: Option<bool>,
     pub(super) enable_v6: Option<bool>,
-    /// The gateway mode; of both families the one that is not nat.
-    pub(super) mode: Option<(String, PlaceId)>,
-    /// What a native config has no words for.
+    /// The gateway modes of IPv4 and IPv6.
+    modes: [Option<(&'static str, PlaceId)>; 2],
+    /// What a network of a native config has no words for: what is said of it.
     pub(super) lost: Vec<(PlaceId, String)>,
     pub(super) parent: Option<(String, PlaceId)>,
     pub(super) driver_mode: Option<(String, PlaceId)>,
@@ -84,12 +92,16 @@ impl Labels {
             ENABLE_V6 => self.enable_v6 = flag(key, &text, at, report).map(|(flag, _)| flag),
             INHIBIT => {
                 if flag(key, &text, at, report).is_some_and(|(flag, _)| flag) {
-                    self.lost.push((at, "a bridge without an address".to_owned()));
+                    self.lost(at, "a bridge without an address is not in this version");
                 }
             }
             HOST_BINDING => match text.parse::<std::net::Ipv4Addr>() {
                 Ok(address) if address.is_unspecified() => {}
-                Ok(_) => self.lost.push((at, "a default address for published ports".to_owned())),
+                Ok(_) => self.lost(
+                    at,
+                    "a default address for published ports is not in this version: give it with \
+                     each port",
+                ),
                 Err(_) => {
                     let message =
                         format!("failed to parse {key} value: {text} (invalid ipv4 address)");
@@ -101,13 +113,34 @@ impl Labels {
                 Ok(mtu) if (1..=65_535).contains(&mtu) => self.mtu = Some((mtu, at)),
                 _ => drop(report.error(at, format!("invalid MTU number: {text}"))),
             },
-            MODE_V4 | MODE_V6 => self.gateway_mode(text, at, internal, report),
+            MODE_V4 => self.modes[0] = gateway_mode(&text, at, internal, report),
+            MODE_V6 => self.modes[1] = gateway_mode(&text, at, internal, report),
+            TRUSTED if text.is_empty() => {}
+            TRUSTED => self.lost(at, "trust is the uplink's here: its key `trusted` gives it"),
+            INTERFACE_PREFIX if matches!(text.as_str(), "" | "eth") => {}
+            INTERFACE_PREFIX => {
+                self.lost(
+                    at,
+                    "devices are called by the key `interface` here, not by their network",
+                );
+            }
+            OUTSIDE_V4 | OUTSIDE_V6 => match text.parse::<std::net::IpAddr>() {
+                Ok(address) if address.is_ipv4() == (key == OUTSIDE_V4) => self.lost(
+                    at,
+                    "the outside address is to be one of the uplink's: the network's keys \
+                     `host_ipv4` and `host_ipv6` choose it",
+                ),
+                _ => {
+                    let message = format!("failed to parse {key} value: {text} (invalid address)");
+                    report.error(at, message);
+                }
+            },
             BRIDGE_NAME => self.bridge_name = Some((text, at)),
             ANNOUNCE_COUNT => self.within(key, &text, 0..=3, at, report),
             ANNOUNCE_MS => self.within(key, &text, 0..=2000, at, report),
             "parent" => self.parent = Some((text, at)),
             "macvlan_mode" | "ipvlan_mode" | "ipvlan_flag" => self.driver_mode = Some((text, at)),
-            _ if SILENT.contains(&key) || key.is_empty() => {}
+            SILENT | "" => {}
             _ => {
                 let known = crate::nearest::nearest(key, KNOWN);
                 let problem = report.warning(at, format!("option {key:?} means nothing here"));
@@ -118,16 +151,29 @@ impl Labels {
         }
     }
 
-    fn gateway_mode(&mut self, mode: String, at: PlaceId, internal: bool, report: &mut Report) {
-        match mode.as_str() {
-            "" | "nat" => {}
-            "isolated" if !internal => {
-                let message = "gateway mode 'isolated' can only be used for an internal network";
-                report.error(at, message);
-            }
-            "nat-unprotected" | "routed" | "isolated" => self.mode = Some((mode, at)),
-            _ => drop(report.error(at, format!("unknown gateway mode {mode}"))),
+    /// The gateway mode of a network that has these families. A native network has one: where
+    /// they differ the stricter one, which is said.
+    pub(super) fn mode(
+        &self,
+        families: [bool; 2],
+        report: &mut Report,
+    ) -> Option<(&'static str, PlaceId)> {
+        let own = self.modes.iter().zip(families).filter(|(_, has)| *has).map(|(mode, _)| mode);
+        let rank = |mode: &str| MODES.iter().position(|one| *one == mode);
+        let word =
+            |mode: &Option<(&'static str, PlaceId)>| mode.map_or(MODE_DEFAULT, |mode| mode.0);
+        let mut words = own.clone().map(word);
+        let chosen = words.clone().min_by_key(|mode| rank(mode))?;
+        let at = own.flatten().map(|(_, at)| *at).next()?;
+        if words.any(|mode| mode != chosen) {
+            let message = format!("one gateway mode is for both families here: it is {chosen}");
+            report.warning(at, message);
         }
+        (chosen != MODE_DEFAULT).then_some((chosen, at))
+    }
+
+    fn lost(&mut self, at: PlaceId, message: &str) {
+        self.lost.push((at, message.to_owned()));
     }
 
     fn within(
@@ -140,11 +186,29 @@ impl Labels {
     ) {
         let (min, max) = bounds.clone().into_inner();
         if text.parse().is_ok_and(|number| bounds.contains(&number)) {
-            self.lost.push((at, "how addresses are announced".to_owned()));
+            self.lost(at, "how addresses are announced is not in this version");
         } else {
             report.error(at, format!("{key} must be in the range {min} to {max}"));
         }
     }
+}
+
+/// A gateway mode as a native config calls it.
+fn gateway_mode(
+    mode: &str,
+    at: PlaceId,
+    internal: bool,
+    report: &mut Report,
+) -> Option<(&'static str, PlaceId)> {
+    let mode = if mode.is_empty() { MODE_DEFAULT } else { mode };
+    let known = MODES.into_iter().find(|known| *known == mode);
+    if known.is_none() {
+        report.error(at, format!("unknown gateway mode {mode}"));
+    } else if mode == "isolated" && !internal {
+        let message = "gateway mode 'isolated' can only be used for an internal network";
+        report.error(at, message);
+    }
+    Some((known?, at))
 }
 
 /// A boolean as Go reads it.

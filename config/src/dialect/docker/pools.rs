@@ -47,6 +47,12 @@ pub(super) struct Pool {
     pub(super) aux: Vec<(String, IpAddr, PlaceId)>,
 }
 
+/// What gives addresses.
+pub(super) fn driver(ipam: &Node, key: &str, report: &mut Report) -> Option<(String, PlaceId)> {
+    let at = ipam.get(key)?.at;
+    ipam.text_at(key, report).map(|driver| (driver.to_owned(), at))
+}
+
 /// Reads the pools of a network. Older daemons print a subnet with the bridge's address in it,
 /// which `is_inspected` takes.
 pub(super) fn read(ipam: &Node, keys: &Keys, is_inspected: bool, report: &mut Report) -> Vec<Pool> {

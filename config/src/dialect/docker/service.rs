@@ -335,8 +335,14 @@ impl Member {
                 _ => drop(report.error(given.at, format!("invalid IP address: {text}"))),
             }
         }
-        if let Some(given) = node.get("link_local_ips") {
-            report.warning(given.at, "link-local addresses are not in this version");
+        for (key, what) in [
+            ("link_local_ips", "link-local addresses are"),
+            ("driver_opts", "an endpoint's options of the driver are"),
+            ("priority", "an order of connecting is"),
+        ] {
+            if let Some(given) = node.get(key) {
+                report.warning(given.at, format!("{what} not in this version"));
+            }
         }
         member.mac = mac(node, report);
         let bounds = i64::from(i32::MIN)..=i64::from(i32::MAX);

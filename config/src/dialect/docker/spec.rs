@@ -27,6 +27,7 @@ pub(super) struct Spec {
     pub(super) ipv4: Option<bool>,
     pub(super) ipv6: Option<bool>,
     pub(super) pools: Vec<Pool>,
+    pub(super) ipam_driver: Option<(String, PlaceId)>,
     pub(super) labels: Labels,
 }
 
@@ -154,13 +155,26 @@ impl Spec {
                 return;
             }
         }
-        for (at, what) in &self.labels.lost {
-            report.warning(*at, format!("{what} is not in this version"));
-        }
-        let table = self.table();
+        self.say_losses(report);
+        let mode = self.labels.mode([self.has_v4(), self.has_v6()], report);
+        let mode = mode.map_or(Field::Absent, |(mode, at)| text(at, mode));
+        let table = schema::Network { mode, ..self.table() };
         fragment.network(self.at, &self.name, format!("Docker's {summary}."), table);
     }
 
+    /// Says what a native network has no words for.
+    fn say_losses(&self, report: &mut Report) {
+        for (at, message) in &self.labels.lost {
+            report.warning(*at, message);
+        }
+        if let Some((driver, at)) = &self.ipam_driver
+            && !matches!(driver.as_str(), "" | "default")
+        {
+            report.warning(*at, format!("addresses are not given by IPAM driver {driver:?} here"));
+        }
+    }
+
+    /// Everything but the gateway mode.
     fn table(&self) -> schema::Network {
         let at = self.at;
         let of = |given: Option<(bool, PlaceId)>| {
@@ -200,7 +214,6 @@ impl Spec {
             internal: of(self.internal.filter(|(internal, _)| *internal)),
             icc: of(labels.icc),
             masquerade: of(labels.masquerade),
-            mode: labels.mode.as_ref().map_or(Field::Absent, |(mode, at)| text(*at, mode)),
             mtu: labels.mtu.map_or(Field::Absent, |(mtu, at)| number(at, mtu)),
             ..schema::Network::default()
         }
