@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use engine::limits::{Limits, NatSettings};
 use engine::tables::{
-    Attachment, GatewayMode, Network, PortKind, PortTable, Protocol, Publish, PublishEntry, Route,
-    Routes, Subnet, TableMap, Uplink,
+    Attachment, GatewayMode, Network, Policy, PortKind, PortTable, Protocol, Publish, PublishEntry,
+    Route, Routes, Subnet, TableMap, Uplink,
 };
 use engine::{Caps, MacAddress, NetworkId, PortId, Tables, UplinkId};
 
@@ -129,6 +129,7 @@ pub(crate) fn tables(generation: u64) -> Tables {
         networks: (0..2).map(|index| Some(Arc::new(network(index)))).collect(),
         uplinks: vec![Some(Arc::new(uplink()))],
         publish: Arc::new(Publish::new(generation, entries)),
+        policy: Arc::new(Policy::new(1, Vec::new())),
         routes: Arc::new(Routes::new(1, routes())),
         nat: Arc::new(NatSettings { port_min: 40_000, port_max: 40_063, ..NatSettings::default() }),
         limits: Arc::new(limits()),
