@@ -198,6 +198,11 @@ fn mac_flood(rng: &mut Rng, topology: &Topology, host: usize) -> Vec<WireFrame> 
     (0..50).map(flood).collect()
 }
 
+/// First identification of odd fragments. A host that sends some with the number of its own honest
+/// datagram to the same target breaks that itself: RFC 5722 has all of it dropped. Honest hosts
+/// count their packets from 1 and do not come this far.
+const ODD_IDENTIFICATION_MIN: u16 = 60_000;
+
 /// Fragments that overlap, are tiny, end beyond 64 KiB, or never become whole.
 fn odd_fragment(rng: &mut Rng, topology: &Topology, host: usize) -> WireFrame {
     let v6 = rng.chance(500);
@@ -205,7 +210,7 @@ fn odd_fragment(rng: &mut Rng, topology: &Topology, host: usize) -> WireFrame {
     let target = anybody(rng, topology, v6);
     let content = rng.bytes(96);
     let mut header = IpHeader::new(source, target, UDP);
-    header.identification = rng.below(4) as u16;
+    header.identification = ODD_IDENTIFICATION_MIN + rng.below(4) as u16;
     let mtu = if v6 { 48 + 16 } else { 20 + 16 };
     let parts = header.fragments(&udp(9, 20_000, &content), mtu);
     let mut packet = rng.pick(&parts).clone();
