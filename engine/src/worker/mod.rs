@@ -289,6 +289,9 @@ impl Worker {
                     }
                     Message::Neighbour { port, address, mac } => {
                         self.core.confirm_neighbour(port, address, mac);
+                        // What waited goes before what comes behind the news: order is kept, and
+                        // a first fragment gets its number before the later ones ask for it.
+                        self.route_released();
                     }
                 }
             }

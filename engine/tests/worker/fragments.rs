@@ -117,6 +117,26 @@ fn rfc_4787_req_14_fragments_that_wait_in_vain_are_dropped_in_time() {
     });
 }
 
+/// A later fragment that overtook its first one got a number of its own, and nobody could put the
+/// two together.
+#[test]
+fn fragments_leave_with_one_number_when_their_first_one_waited_for_a_neighbour() {
+    for number in 0..8 {
+        each(|mut gateway, v6| {
+            gateway.neighbours.clear();
+            let mut parts = fragments(&WEB, 40_001 + number, (FAR.ip(v6), 53), 77 + number);
+            assert!(gateway.send(&WEB, parts.remove(0)).is_empty(), "it waits");
+            let mut frames = vec![(&ROUTER, i_have(&ROUTER, ROUTER.ip(v6), own(v6)))];
+            frames.extend(parts.into_iter().map(|part| (&WEB, part)));
+            let seen = gateway.send_while_others_sleep(frames);
+            let parts: Vec<_> = seen.iter().map(|seen| seen.ip().fragment.unwrap()).collect();
+            let offsets: Vec<usize> = parts.iter().map(|part| part.offset).collect();
+            assert!(parts.len() == 3 && offsets.is_sorted(), "in their order: {offsets:?}");
+            assert!(parts.iter().all(|part| part.identification == parts[0].identification));
+        });
+    }
+}
+
 #[test]
 fn a_later_fragment_goes_nowhere_if_its_first_one_does() {
     each(|mut gateway, v6| {

@@ -262,6 +262,18 @@ impl Gateway {
         panic!("still ready after {TURNS_MAX} turns");
     }
 
+    /// Frames arrive at the first worker, which turns after each of them while the others sleep;
+    /// returns the IP traffic that has left when all have turned.
+    pub(crate) fn send_while_others_sleep(&mut self, frames: Vec<(&Host, Vec<u8>)>) -> Vec<Seen> {
+        for (from, bytes) in frames {
+            self.wires[from.port.index()].push(0, WireFrame::whole(bytes));
+            self.turn(0);
+        }
+        let mut seen = self.settle();
+        seen.retain(Seen::is_traffic);
+        seen
+    }
+
     /// A host sends a frame; returns the only IP packet that leaves because of it.
     pub(crate) fn forward(&mut self, from: &Host, bytes: Vec<u8>) -> Seen {
         let mut seen = self.send(from, bytes);

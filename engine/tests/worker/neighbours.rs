@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use engine::sim::WireFrame;
+use engine::sim::frames::UDP;
 use engine::worker::Event;
 use engine::{DropReason, MacAddress};
 
@@ -31,6 +32,30 @@ fn packets_wait_for_a_neighbour_and_go_in_their_order() {
         }
         let ports: Vec<u16> = seen.iter().map(|seen| seen.source().1).collect();
         assert_eq!(ports, [40_000, 40_001, 40_002, 40_003]);
+    });
+}
+
+#[test]
+fn what_waited_for_a_neighbour_goes_before_what_comes_right_behind_the_news() {
+    each(|mut gateway, v6| {
+        gateway.neighbours.clear();
+        let numbered = |source_port, number: u8| {
+            let header = header(&WEB, FAR.ip(v6), UDP);
+            routed(&WEB, &header, &datagram(&header, (source_port, 53), &[number]))
+        };
+        let ports = 40_000..40_008;
+        for source_port in ports.clone() {
+            assert!(gateway.send(&WEB, numbered(source_port, 1)).is_empty(), "it waits");
+        }
+        // The flows of other workers hear of the neighbour and of more packets in one turn.
+        let mut frames = vec![(&ROUTER, i_have(&ROUTER, ROUTER.ip(v6), own(v6)))];
+        frames.extend(ports.clone().map(|source_port| (&WEB, numbered(source_port, 2))));
+        let seen = gateway.send_while_others_sleep(frames);
+        for source_port in ports {
+            let of_flow = seen.iter().filter(|seen| seen.source().1 == source_port);
+            let numbers: Vec<u8> = of_flow.map(|seen| seen.ip().payload[8]).collect();
+            assert_eq!(numbers, [1, 2], "the order of {source_port}");
+        }
     });
 }
 
