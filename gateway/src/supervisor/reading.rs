@@ -7,6 +7,8 @@
 //! constraint: the thread holds nothing of the gateway, which may end meanwhile.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -30,6 +32,8 @@ pub(super) type Read = Result<Config, ReloadRefused>;
 #[derive(Debug)]
 pub(super) struct Reading {
     asked_at: Instant,
+    /// Set by the thread before it looks at the file; until then others share the reading.
+    begun: Arc<AtomicBool>,
     result: Receiver<Read>,
     /// Who waits for this reading.
     answers: Vec<Sender<Outcome>>,
@@ -42,21 +46,24 @@ impl Gateway {
     pub(super) fn request_reload(&mut self, answer: Sender<Outcome>) {
         match &mut self.reading {
             None => self.begin_reading(vec![answer]),
-            Some(reading) if reading.asked_at.elapsed() < GATHER => reading.answers.push(answer),
-            Some(reading) => reading.later.push(answer),
+            Some(reading) if reading.begun.load(Ordering::Acquire) => reading.later.push(answer),
+            Some(reading) => reading.answers.push(answer),
         }
     }
 
     fn begin_reading(&mut self, answers: Vec<Sender<Outcome>>) {
         super::reload::tell_systemd_reloading();
         let (sender, result) = bounded(1);
-        self.reading = Some(Reading { asked_at: Instant::now(), result, answers, later: vec![] });
+        let (asked_at, begun) = (Instant::now(), Arc::new(AtomicBool::new(false)));
+        let reading = Reading { asked_at, begun: begun.clone(), result, answers, later: vec![] };
+        self.reading = Some(reading);
         let begun = self.source.clone().ok_or(ReloadRefused::Unavailable).and_then(|source| {
             let leases = leases::load_here(&self.store, SystemTime::now()).map_err(impossible)?;
             let sender = sender.clone();
             let work = move || {
                 priority::lower();
                 thread::sleep(GATHER);
+                begun.store(true, Ordering::Release);
                 // The gateway may be gone.
                 let _ = sender.send(read(&source, &leases));
             };
