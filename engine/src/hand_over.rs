@@ -5,7 +5,7 @@
 //!
 //! Messages cross in chunks: what a batch hands over is gathered here and goes with one store of
 //! the ring's position, which costs both workers a cache line each time. The hard constraint: who
-//! is accepted has its place in the ring; [`flush`](HandOverRings::flush) refuses nobody, and
+//! is accepted has its place in the ring; `flush` refuses nobody, and
 //! comes before the worker waits.
 
 use std::net::IpAddr;

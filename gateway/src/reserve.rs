@@ -1,7 +1,7 @@
 //! Published ports are taken on the host, so that no other program gets them, nor they its.
 //!
 //! Needed only where the published address is the host's own: on addresses that are the gateway's
-//! alone nothing else can listen. Up to [`SOCKETS_PER_RULE_MAX`] ports of a rule are held by real
+//! alone nothing else can listen. Up to `SOCKETS_PER_RULE_MAX` ports of a rule are held by real
 //! sockets, as Docker holds them: TCP bound and listening, behind a filter that lets no packet in,
 //! so that nobody is answered by a socket that serves nothing. Longer ranges are looked through
 //! once for other programs' sockets and kept out of the kernel's own choice by
