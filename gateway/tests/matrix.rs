@@ -3,8 +3,8 @@
 //! What is expected of a cell is said by [`expectation::of`], a pure function written from Docker's
 //! forwarding policy and DESIGN's list of sources, not from the engine. Each cell is tried with
 //! real sockets in namespaces. The ordinary run takes a cover in which every pair of values of two
-//! dimensions occurs, from a seed that it prints (`PORTOLAN_MATRIX_SEED` sets it);
-//! `PORTOLAN_MATRIX_ALL=1` takes every cell. Gateways start once per network mode
+//! dimensions occurs, from a seed that is the same each time (`PORTOLAN_MATRIX_SEED` sets
+//! another); `PORTOLAN_MATRIX_ALL=1` takes every cell. Gateways start once per network mode
 //! and kind of uplink.
 //!
 //! Needs root; does not skip without it.
@@ -25,12 +25,15 @@ use cell::{Cell, MODES, UPLINKS};
 use expectation::Outcome;
 use world::World;
 
+/// A run that failed fails again.
+const SEED: u64 = 15_874;
+
 #[test]
 fn every_cell_of_the_matrix_is_as_expected() {
     let all = std::env::var_os("PORTOLAN_MATRIX_ALL").is_some_and(|value| value == "1");
     let seed = match std::env::var("PORTOLAN_MATRIX_SEED") {
         Ok(seed) => seed.parse().expect("the seed is a number"),
-        Err(_) => u64::from(std::process::id()),
+        Err(_) => SEED,
     };
     let cells = if all { cell::all() } else { cell::pairwise(seed) };
     let total = cell::all().len();

@@ -82,6 +82,16 @@ fn run(command: &str) {
     assert!(Command::new(words[0]).args(&words[1..]).status().unwrap().success(), "{command}");
 }
 
+/// The kernel of a namespace uses link-local addresses at once: until it has found them to be no
+/// duplicates, for two seconds, it asks for no neighbour of a packet that it forwards.
+fn trust_link_locals(namespace: &Namespace) {
+    netns::within(namespace.path(), || {
+        std::fs::write("/proc/sys/net/ipv6/conf/all/accept_dad", "0").unwrap();
+        std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();
+    })
+    .unwrap();
+}
+
 /// A link from the outside to the host, which forwards.
 fn join(host: &Namespace, outside: &Namespace, outside_name: &str) {
     netns::within(host.path(), || {
@@ -132,6 +142,7 @@ impl World {
         let text = text.replace("UPLINK", driver);
         let namespaces = ["host", "outside", "link"];
         let namespaces = namespaces.map(|name| Namespace::create(&scratch.name(name)).unwrap());
+        namespaces.iter().for_each(trust_link_locals);
         let [host, outside, link] = &namespaces;
         join(host, outside, &scratch.name("outside"));
         if uplink == Uplink::Xdp {
