@@ -18,9 +18,11 @@ fn nat_hit(criterion: &mut Criterion) {
             bencher.iter(|| floor.carry(BATCHES));
         });
         let mut world = World::nat(flows);
+        let before = world.drops();
         group.bench_function(BenchmarkId::new("portolan", flows), |bencher| {
             bencher.iter(|| world.carry(BATCHES));
         });
+        assert_eq!(world.drops(), before, "packets were dropped");
     }
     group.finish();
 }
@@ -29,7 +31,9 @@ fn bridge_hit(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("bridge_hit");
     group.throughput(Throughput::Elements((BATCHES * 64) as u64));
     let mut world = World::bridge();
+    let before = world.drops();
     group.bench_function("portolan", |bencher| bencher.iter(|| world.carry(BATCHES)));
+    assert_eq!(world.drops(), before, "packets were dropped");
     group.finish();
 }
 
