@@ -4,6 +4,8 @@
 //! nothing is built twice; they differ only in which tests they run. Counts come from the
 //! `test result:` lines. An ignored test is a failure here: what needs the machine must run on it.
 
+use std::process::Command;
+
 use anyhow::{Result, bail};
 
 use crate::command::{Output, cargo, query, run, run_to_end};
@@ -39,27 +41,47 @@ pub(crate) fn rustdoc() -> Result<Counts> {
 }
 
 /// Tests beside the code, and the engine's integration tests. They need no root and no kernel.
-pub(crate) fn unit_tests() -> Result<Counts> {
+pub(crate) fn unit_tests(remarks: &mut Vec<String>) -> Result<Counts> {
     let engines = test_names(|name, in_engine| in_engine && name != SIMULATION)?;
     let targets = ["--lib", "--bins"].map(str::to_owned).into_iter().chain(selected(&engines));
-    test_run(targets, &[], None)
+    test_run(targets, None, remarks)
 }
 
 /// Worlds from this many seeds.
-pub(crate) fn simulation(seed_count: u64) -> Result<Counts> {
-    test_run(selected(&[SIMULATION.to_owned()]), &[], Some(("SIM_SEEDS", seed_count)))
+pub(crate) fn simulation(seed_count: u64, remarks: &mut Vec<String>) -> Result<Counts> {
+    let seeds = Some(("SIM_SEEDS", seed_count));
+    test_run(selected(&[SIMULATION.to_owned()]), seeds, remarks)
 }
 
 /// All other integration tests: real kernels in namespaces. One at a time, because they measure,
 /// and share the machine with the gateways that they start.
-pub(crate) fn namespace_tests(all: bool) -> Result<Counts> {
+///
+/// A machine that others share may take the CPUs away for seconds. So what fails is tried once
+/// more; what passes then does not fail the run, and is named at the end as not steady.
+pub(crate) fn namespace_tests(all: bool, remarks: &mut Vec<String>) -> Result<Counts> {
     let names = test_names(|_, in_engine| !in_engine)?;
     if names.is_empty() {
         bail!("there is no such test");
     }
     // The whole matrix of who reaches whom, or a cover of it.
     let matrix = all.then_some(("PORTOLAN_MATRIX_ALL", 1));
-    test_run(selected(&names), &["--test-threads=1"], matrix)
+    let options = ["--test-threads=1"];
+    let first = run_to_end(test_command(selected(&names), &options, matrix))?;
+    let failed = failed_tests(&first.stdout);
+    let counts = counts_of(&first)?;
+    if failed.is_empty() {
+        return Ok(counts);
+    }
+    println!("\nonce more: {}", failed.join(", "));
+    let options = [options.as_slice(), &["--exact"], &failed].concat();
+    let second = run_to_end(test_command(selected(&names), &options, matrix))?;
+    let again = counts_of(&second)?;
+    let still = failed_tests(&second.stdout);
+    for name in &failed {
+        let what = if still.contains(name) { "failed twice" } else { "not steady, failed first" };
+        remarks.push(format!("{what}: {name}: {}", panic_message(&first.stdout, name)));
+    }
+    Ok(Counts { passed: counts.passed + again.passed, failed: again.failed })
 }
 
 /// The wall-clock benches, for reading; nothing is compared.
@@ -101,15 +123,43 @@ fn selected(names: &[String]) -> impl Iterator<Item = String> {
 
 fn test_run(
     targets: impl IntoIterator<Item = String>,
+    set: Option<(&str, u64)>,
+    remarks: &mut Vec<String>,
+) -> Result<Counts> {
+    let output = run_to_end(test_command(targets, &[], set))?;
+    let failed = failed_tests(&output.stdout).into_iter();
+    remarks.extend(
+        failed.map(|name| format!("failed: {name}: {}", panic_message(&output.stdout, name))),
+    );
+    counts_of(&output)
+}
+
+/// `cargo test` of these targets, with these options of the test programs and this variable set.
+fn test_command(
+    targets: impl IntoIterator<Item = String>,
     options: &[&str],
     set: Option<(&str, u64)>,
-) -> Result<Counts> {
+) -> Command {
     let mut command = cargo(&[&["test", "--no-fail-fast"], WORKSPACE.as_slice()].concat());
     command.args(targets).arg("--").args(options);
     if let Some((name, value)) = set {
         command.env(name, value.to_string());
     }
-    counts_of(&run_to_end(command)?)
+    command
+}
+
+/// Names of the tests that failed, from lines such as `test NAME ... FAILED`.
+fn failed_tests(stdout: &str) -> Vec<&str> {
+    let lines = stdout.lines().filter_map(|line| line.trim().strip_prefix("test "));
+    lines.filter_map(|line| line.strip_suffix(" ... FAILED")).collect()
+}
+
+/// Where a test panicked, and the first lines of what it said.
+fn panic_message(stdout: &str, name: &str) -> String {
+    const LINES: usize = 4;
+    let thread = format!("thread '{name}'");
+    let lines = stdout.lines().skip_while(|line| !line.starts_with(&thread)).take(LINES);
+    lines.map(|line| line.trim_start_matches(&thread).trim()).collect::<Vec<_>>().join(" | ")
 }
 
 /// Counts of a `cargo test` run. A run that failed without a failed test did not build, or a test
@@ -170,6 +220,15 @@ mod tests {
             "src_path":"/p/engine/tests/simulation.rs"},{"kind":["test"],"name":"tap",
             "src_path":"/p/drivers/tests/tap.rs"},{"kind":["bench"],"name":"packets"}]}"#;
         assert_eq!(parse_tests(metadata), [("simulation", true), ("tap", false)]);
+    }
+
+    #[test]
+    fn failed_tests_are_named_with_what_they_said() {
+        let stdout = "test one::fails ... FAILED\ntest holds ... ok\n\nfailures:\n\
+            thread 'one::fails' (7) panicked at src/a.rs:1:2:\nleft: 1\nright: 2\n";
+        assert_eq!(failed_tests(stdout), ["one::fails"]);
+        let message = panic_message(stdout, "one::fails");
+        assert_eq!(message, "(7) panicked at src/a.rs:1:2: | left: 1 | right: 2");
     }
 
     #[test]

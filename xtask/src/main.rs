@@ -87,9 +87,9 @@ fn test(steps: &mut Steps, all: bool) {
     steps.step("tidy", tidy::check);
     steps.step("clippy", checks::clippy);
     steps.step("rustdoc", checks::rustdoc);
-    steps.step("unit and property tests", checks::unit_tests);
-    steps.step("simulation", || checks::simulation(seeds));
-    steps.step("namespace tests", || checks::namespace_tests(all));
+    steps.remarking_step("unit and property tests", checks::unit_tests);
+    steps.remarking_step("simulation", |remarks| checks::simulation(seeds, remarks));
+    steps.remarking_step("namespace tests", |remarks| checks::namespace_tests(all, remarks));
     steps.step("readme commands", readme::commands);
     steps.step("instruction counts", instructions::compare);
     steps.step("fuzz", || fuzz::all(fuzz_seconds));

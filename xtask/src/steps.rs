@@ -32,6 +32,8 @@ struct Report {
     time: Duration,
     counts: Counts,
     problem: Option<String>,
+    /// What is to be read again at the end.
+    remarks: Vec<String>,
 }
 
 /// The steps that have run so far.
@@ -50,9 +52,20 @@ impl Steps {
     /// Runs a step. An error counts as one failure; so does a step that counted nothing, because
     /// that has proven nothing.
     pub(crate) fn step(&mut self, name: &str, body: impl FnOnce() -> Result<Counts>) {
+        self.remarking_step(name, |_| body());
+    }
+
+    /// The same for a step that leaves remarks, which the summary shows again below its line: what
+    /// keeps only the end of our output keeps these.
+    pub(crate) fn remarking_step(
+        &mut self,
+        name: &str,
+        body: impl FnOnce(&mut Vec<String>) -> Result<Counts>,
+    ) {
         println!("\n=== {name}");
         let started = Instant::now();
-        let (counts, problem) = match body() {
+        let mut remarks = Vec::new();
+        let (counts, problem) = match body(&mut remarks) {
             Ok(counts) if counts == Counts::default() => {
                 (Counts { passed: 0, failed: 1 }, Some("ran no test".to_owned()))
             }
@@ -60,7 +73,8 @@ impl Steps {
             Ok(counts) => (counts, None),
             Err(error) => (Counts { passed: 0, failed: 1 }, Some(format!("{error:#}"))),
         };
-        let report = Report { name: name.to_owned(), time: started.elapsed(), counts, problem };
+        let (name, time) = (name.to_owned(), started.elapsed());
+        let report = Report { name, time, counts, problem, remarks };
         println!("=== {}", line(&report));
         self.reports.push(report);
     }
@@ -71,6 +85,7 @@ impl Steps {
         println!("\nsteps:");
         for report in &self.reports {
             println!("  {}", line(report));
+            report.remarks.iter().for_each(|remark| println!("          {remark}"));
         }
         println!("total time {:.1} s\n", self.started.elapsed().as_secs_f64());
         println!("{} passed, {} failed", total.passed, total.failed);
@@ -81,7 +96,7 @@ impl Steps {
 }
 
 fn line(report: &Report) -> String {
-    let Report { name, time, counts: Counts { passed, failed }, problem } = report;
+    let Report { name, time, counts: Counts { passed, failed }, problem, .. } = report;
     let seconds = time.as_secs_f64();
     match problem {
         None => format!("ok      {name}: {passed} passed, {seconds:.1} s"),
