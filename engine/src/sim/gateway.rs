@@ -33,6 +33,8 @@ const TIGHT_CHUNK_COUNT: usize = 48;
 const TIGHT_TAIL_COUNT: usize = 2;
 /// Packets that a port takes in a turn there.
 const TIGHT_ROOM_LEN: usize = 3;
+/// Packets that wait to be received from a queue there.
+const TIGHT_BACKLOG_LEN: usize = 32;
 /// Turns between two looks at all flows, which take longer than a turn.
 const TUPLES_EVERY: u64 = 64;
 /// Turns in a row that do nothing though something is due, before that is a fault.
@@ -130,7 +132,11 @@ impl Gateway {
     pub(super) fn receive(&mut self, port: PortId, frame: WireFrame) -> usize {
         let wire = &self.wires[port.index()];
         let queue = self.steering[port.index()].queue(&frame.bytes, wire.queue_count());
-        wire.push(queue, frame);
+        // A device keeps so many and drops the rest: a backlog without end would hold an answer until
+        // its mapping has ended and its outside port is somebody else's.
+        if !self.is_tight || wire.waiting(queue) < TIGHT_BACKLOG_LEN {
+            wire.push(queue, frame);
+        }
         queue
     }
 
