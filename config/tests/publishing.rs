@@ -3,10 +3,12 @@
 // Clippy allows this in test functions, not in their helpers.
 #![allow(clippy::unwrap_used)]
 
+mod clock;
+
 use std::time::{Duration, SystemTime};
 
+use clock::cpu_time;
 use config::{Config, Leases, compile, recompile};
-use rustix::time::{ClockId, clock_gettime};
 
 fn text(publish: &str) -> String {
     format!(
@@ -64,23 +66,12 @@ fn a_port_on_a_loopback_address_is_in_the_tables_and_not_the_uplinks() {
     assert!(publish.by_host("192.0.2.10".parse().unwrap(), 6, 8080).is_none());
 }
 
-/// CPU time of this thread: the wall's says little on a busy machine.
-fn cpu_time(work: impl FnOnce()) -> Duration {
-    let now = || {
-        let now = clock_gettime(ClockId::ThreadCPUTime);
-        Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
-    };
-    let started = now();
-    work();
-    now() - started
-}
-
 #[test]
 fn twenty_thousand_ports_are_published_in_less_than_a_tenth_of_a_second() {
     let mut running = parse("\"8080:80\"", &Leases::default());
     let tables = compile(&running, None);
     config::adopt_ids(&running.clone(), &tables, &mut running);
-    let range = cpu_time(|| {
+    let ((), range) = cpu_time(|| {
         let mut next = parse("\"8080:80\", \"20000-39999:20000-39999\"", &Leases::default());
         let tables = recompile(&running, &tables, &mut next);
         assert_eq!(tables.publish.entries().len(), 4);
@@ -89,7 +80,7 @@ fn twenty_thousand_ports_are_published_in_less_than_a_tenth_of_a_second() {
     assert!(range < Duration::from_millis(100), "{range:?}");
     let single: Vec<String> = (20_000..40_000).map(|port| format!("\"{port}:80\"")).collect();
     let single = single.join(",");
-    let one_by_one = cpu_time(|| {
+    let ((), one_by_one) = cpu_time(|| {
         let mut next = parse(&single, &Leases::default());
         let tables = recompile(&running, &tables, &mut next);
         assert_eq!(tables.publish.entries().len(), 40_000);

@@ -44,13 +44,21 @@ pub(crate) fn rustdoc() -> Result<Counts> {
 pub(crate) fn unit_tests(remarks: &mut Vec<String>) -> Result<Counts> {
     let engines = test_names(|name, in_engine| in_engine && name != SIMULATION)?;
     let targets = ["--lib", "--bins"].map(str::to_owned).into_iter().chain(selected(&engines));
-    test_run(targets, None, remarks)
+    test_run(targets, &[], remarks)
 }
 
-/// Worlds from this many seeds.
+/// Worlds from this many seeds, so many at a time: the memory of packets is never freed, and each
+/// world has some of its own.
 pub(crate) fn simulation(seed_count: u64, remarks: &mut Vec<String>) -> Result<Counts> {
-    let seeds = Some(("SIM_SEEDS", seed_count));
-    test_run(selected(&[SIMULATION.to_owned()]), seeds, remarks)
+    const AT_A_TIME: u64 = 250;
+    let mut counts = Counts::default();
+    for first in (0..seed_count).step_by(AT_A_TIME as usize) {
+        let seeds = AT_A_TIME.min(seed_count - first);
+        let set = [("SIM_FIRST", 1 + first), ("SIM_SEEDS", seeds)];
+        let of_these = test_run(selected(&[SIMULATION.to_owned()]), &set, remarks)?;
+        counts = counts.plus(of_these);
+    }
+    Ok(counts)
 }
 
 /// All other integration tests: real kernels in namespaces. One at a time, because they measure,
@@ -64,7 +72,7 @@ pub(crate) fn namespace_tests(all: bool, remarks: &mut Vec<String>) -> Result<Co
         bail!("there is no such test");
     }
     // The whole matrix of who reaches whom, or a cover of it.
-    let matrix = all.then_some(("PORTOLAN_MATRIX_ALL", 1));
+    let matrix: &[(&str, u64)] = if all { &[("PORTOLAN_MATRIX_ALL", 1)] } else { &[] };
     let options = ["--test-threads=1"];
     let first = run_to_end(test_command(selected(&names), &options, matrix))?;
     let failed = failed_tests(&first.stdout);
@@ -123,7 +131,7 @@ fn selected(names: &[String]) -> impl Iterator<Item = String> {
 
 fn test_run(
     targets: impl IntoIterator<Item = String>,
-    set: Option<(&str, u64)>,
+    set: &[(&str, u64)],
     remarks: &mut Vec<String>,
 ) -> Result<Counts> {
     let output = run_to_end(test_command(targets, &[], set))?;
@@ -134,15 +142,15 @@ fn test_run(
     counts_of(&output)
 }
 
-/// `cargo test` of these targets, with these options of the test programs and this variable set.
+/// `cargo test` of these targets, with these options of the test programs and these variables set.
 fn test_command(
     targets: impl IntoIterator<Item = String>,
     options: &[&str],
-    set: Option<(&str, u64)>,
+    set: &[(&str, u64)],
 ) -> Command {
     let mut command = cargo(&[&["test", "--no-fail-fast"], WORKSPACE.as_slice()].concat());
     command.args(targets).arg("--").args(options);
-    if let Some((name, value)) = set {
+    for (name, value) in set {
         command.env(name, value.to_string());
     }
     command
