@@ -132,8 +132,8 @@ impl Gateway {
     pub(super) fn receive(&mut self, port: PortId, frame: WireFrame) -> usize {
         let wire = &self.wires[port.index()];
         let queue = self.steering[port.index()].queue(&frame.bytes, wire.queue_count());
-        // A device keeps so many and drops the rest: a backlog without end would hold an answer until
-        // its mapping has ended and its outside port is somebody else's.
+        // A device drops what its queue cannot hold. Without an end, an answer would wait there
+        // until its mapping has ended and its outside port is somebody else's.
         if !self.is_tight || wire.waiting(queue) < TIGHT_BACKLOG_LEN {
             wire.push(queue, frame);
         }
