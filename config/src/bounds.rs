@@ -22,6 +22,12 @@ pub(crate) const MTU_V6_MIN: i64 = 1_280;
 /// Largest MTU, in bytes: the largest IP packet.
 pub(crate) const MTU_MAX: i64 = 65_535;
 
+/// Highest VXLAN network identifier: 24 bits (RFC 7348 section 5). 0 is no identifier of anybody's.
+pub(crate) const VNI_MAX: i64 = (1 << 24) - 1;
+
+/// Highest UDP port of a tunnel: any, as DC/OS has 64000 and Docker at most 49151.
+pub(crate) const TUNNEL_PORT_MAX: i64 = 65_535;
+
 /// Fewest ports of the masquerade range: workers take equal classes of pairs of it, and 64 workers
 /// with fewer than eight pairs each could preserve nothing.
 pub(crate) const MASQUERADE_COUNT_MIN: u16 = 1_024;

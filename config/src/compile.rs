@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use engine::limits::{NatSettings, StaticNat, Statics};
 use engine::tables::{
-    Attachment, Epoch, Network, Policy, PortKind, PortTable, Protocol, Publish, PublishEntry,
-    Route, Routes, Rule, RulePorts, RuleSide, Subnet, TableMap, Uplink,
+    Attachment, Epoch, Network, Overlay, Policy, PortKind, PortTable, Protocol, Publish,
+    PublishEntry, Route, Routes, Rule, RulePorts, RuleSide, Subnet, TableMap, Tunnel, TunnelEnd,
+    Uplink, Vni,
 };
-use engine::{NetworkId, Tables, UplinkId};
+use engine::{NetworkId, PortId, Tables, UplinkId};
 use ipnet::IpNet;
 
 use crate::ids;
@@ -60,8 +61,11 @@ pub(crate) fn address_plan_is_same(new: &Tables, old: &Tables) -> bool {
 }
 
 /// One half of the address plan: all subnets, with whose they are.
-fn subnets(networks: &[Option<Arc<Network>>]) -> impl Iterator<Item = (NetworkId, &[Subnet])> {
-    networks.iter().flatten().map(|network| (network.id, &*network.subnets))
+fn subnets(
+    networks: &[Option<Arc<Network>>],
+) -> impl Iterator<Item = (NetworkId, &[Subnet], Option<&Overlay>)> {
+    let networks = networks.iter().flatten();
+    networks.map(|network| (network.id, &*network.subnets, network.overlay.as_ref()))
 }
 
 /// The other half: all of the gateway's own addresses on uplinks, and who is behind them.
@@ -219,7 +223,14 @@ impl<'c> Compiler<'c> {
         let endpoints = self
             .attachments()
             .map(|(endpoint, own, network)| port_table(endpoint, own, network, self.epoch));
-        uplinks.chain(endpoints).collect()
+        let overlays = self.config.networks.iter();
+        let tunnels = overlays.flat_map(|network| self.tunnel_ports(network));
+        uplinks.chain(endpoints).chain(tunnels).collect()
+    }
+
+    fn tunnel_ports(&self, network: &model::Network) -> Vec<PortTable> {
+        let Some(overlay) = &network.overlay else { return Vec::new() };
+        overlay_ports(network, overlay, self.uplink_ids[&*overlay.uplink], self.epoch)
     }
 
     fn networks(&self) -> Vec<Network> {
@@ -237,7 +248,10 @@ impl<'c> Compiler<'c> {
             let addresses = ipv4.into_iter().chain(ipv6);
             network.by_address.extend(addresses.map(|address| (address, own.port)));
         }
-        for network in &mut networks {
+        for (network, model) in networks.iter_mut().zip(&self.config.networks) {
+            if let Some(overlay) = &model.overlay {
+                add_overlay(network, overlay, self.uplink_ids[&*overlay.uplink]);
+            }
             network.members.sort_unstable();
         }
         networks
@@ -259,6 +273,71 @@ impl<'c> Compiler<'c> {
     fn routes(&self) -> Vec<Route> {
         self.config.uplinks.iter().flat_map(routes_of).collect()
     }
+}
+
+/// The ports of an overlay, the trunk first.
+fn overlay_ports(
+    network: &model::Network,
+    overlay: &model::Overlay,
+    uplink: UplinkId,
+    epoch: Epoch,
+) -> Vec<PortTable> {
+    let port = |id, vtep: Option<IpAddr>, end| PortTable {
+        epoch,
+        id,
+        name: ids::tunnel_name(&network.name, vtep),
+        kind: PortKind::Tunnel(Tunnel {
+            network: network.id,
+            vni: Vni(overlay.vni),
+            udp_port: overlay.udp_port,
+            uplink,
+            local: local_of(overlay, vtep),
+            end,
+        }),
+        mtu: network.mtu,
+    };
+    let everybody = match overlay.group {
+        Some(group) => overlay.port_to(group).into_iter().collect(),
+        None => overlay.peers.iter().filter_map(|&peer| overlay.port_to(peer)).collect(),
+    };
+    let trunk = port(overlay.trunk, None, TunnelEnd::Trunk(everybody));
+    let tunnels = overlay.tunnels.iter();
+    let tunnels = tunnels.map(|&(vtep, id)| port(id, Some(vtep), TunnelEnd::Vtep(vtep)));
+    [trunk].into_iter().chain(tunnels).collect()
+}
+
+/// Our own end of a tunnel; a trunk has that of the first family.
+fn local_of(overlay: &model::Overlay, vtep: Option<IpAddr>) -> IpAddr {
+    let (v4, v6) = (overlay.local_v4, overlay.local_v6);
+    let own = match vtep.is_some_and(|vtep| vtep.is_ipv6()) {
+        true => v6,
+        false => v4.or(v6),
+    };
+    own.expect("a checked uplink has an address of each tunnel's family")
+}
+
+/// Makes a network an overlay.
+fn add_overlay(network: &mut Network, overlay: &model::Overlay, uplink: UplinkId) {
+    let learns = !overlay.peers.is_empty();
+    if learns {
+        network.members.push(overlay.trunk);
+    }
+    let mut tunnels: Vec<PortId> = overlay.tunnels.iter().map(|(_, port)| *port).collect();
+    tunnels.sort_unstable();
+    let remotes = overlay.remotes.iter().map(|remote| (remote.ip, remote.mac, remote.vtep));
+    let routers = overlay.routes.iter().map(|route| (route.vtep_ip, route.vtep_mac, route.host));
+    let mut hosts = TableMap::default();
+    for (ip, mac, vtep) in remotes.chain(routers) {
+        hosts.insert(ip, mac);
+        network.by_mac.extend(overlay.port_to(vtep).map(|port| (mac, port)));
+    }
+    let routes = overlay.routes.iter().map(|route| Route {
+        to: route.subnet,
+        via: Some(route.vtep_ip),
+        uplink,
+    });
+    let routes = Routes::new(0, routes.collect());
+    network.overlay = Some(Overlay { trunk: overlay.trunk, tunnels, learns, hosts, routes });
 }
 
 fn network_id(ids: &TableMap<&str, NetworkId>, name: &str) -> NetworkId {
@@ -314,6 +393,7 @@ pub(crate) fn network_table(
         masquerade: network.masquerade,
         mtu: network.mtu,
         uplink: uplink.and_then(|name| uplink_ids.get(name).copied()),
+        overlay: None,
         members: Vec::new(),
         by_address: TableMap::default(),
         by_mac: TableMap::default(),
@@ -384,11 +464,21 @@ pub(crate) fn nat_settings(config: &Config, epoch: Epoch) -> NatSettings {
         epoch,
         pools: pools.filter(|(_, addresses)| !addresses.is_empty()).collect(),
         sources,
+        reserved: overlay_udp_ports(config),
         statics: Statics::new(
             outside.statics.iter().map(|rule| static_nat(rule, config)).collect(),
         ),
         ..config.nat.clone()
     }
+}
+
+/// UDP ports that packets out of tunnels come to.
+fn overlay_udp_ports(config: &Config) -> Vec<u16> {
+    let overlays = config.networks.iter().filter_map(|network| network.overlay.as_ref());
+    let mut ports: Vec<u16> = overlays.map(|overlay| overlay.udp_port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
 }
 
 fn static_nat(rule: &model::StaticRule, config: &Config) -> StaticNat {

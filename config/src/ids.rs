@@ -5,6 +5,7 @@
 //! the same step, so nothing that workers learnt about the one is taken for the other.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use engine::{NetworkId, PortId, Tables, UplinkId};
@@ -20,7 +21,17 @@ pub(crate) fn port_name(endpoint: &str, network: &str) -> String {
 pub(crate) fn port_count(config: &Config) -> usize {
     let attachments: usize =
         config.endpoints.iter().map(|endpoint| endpoint.attachments.len()).sum();
-    config.uplinks.len() + attachments
+    let overlays = config.networks.iter().filter_map(|network| network.overlay.as_ref());
+    let tunnels: usize = overlays.map(|overlay| 1 + overlay.tunnels.len()).sum();
+    config.uplinks.len() + attachments + tunnels
+}
+
+/// Name of an overlay's port: the trunk, or the tunnel to an end. No endpoint has a colon in its.
+pub(crate) fn tunnel_name(network: &str, vtep: Option<IpAddr>) -> String {
+    match vtep {
+        None => format!("vxlan:{network}"),
+        Some(vtep) => format!("vxlan:{network}/{vtep}"),
+    }
 }
 
 /// Ids of one kind while they are handed out.
@@ -103,6 +114,8 @@ pub(crate) struct Ids {
     pub(crate) networks: Vec<NetworkId>,
     /// Per endpoint, per attachment.
     pub(crate) attachments: Vec<Vec<PortId>>,
+    /// Per overlay, the trunk first.
+    pub(crate) overlays: Vec<Vec<PortId>>,
 }
 
 /// The ids of a config beside the running tables.
@@ -141,6 +154,17 @@ pub(crate) fn of(config: &Config, running: Option<&Tables>) -> Ids {
                     .collect()
             })
             .collect(),
+        overlays: config
+            .networks
+            .iter()
+            .filter_map(|network| Some((network, network.overlay.as_ref()?)))
+            .map(|(network, overlay)| {
+                let ends = overlay.tunnels.iter().map(|(vtep, _)| Some(*vtep));
+                let names =
+                    [None].into_iter().chain(ends).map(|end| tunnel_name(&network.name, end));
+                names.map(|name| PortId(ports.id_of(&name))).collect()
+            })
+            .collect(),
     }
 }
 
@@ -171,6 +195,13 @@ fn set(config: &mut Config, ids: &Ids) {
         if network.id != id {
             Arc::make_mut(network).id = id;
         }
+    }
+    let overlays = config.networks.iter_mut().filter(|network| network.overlay.is_some());
+    for (network, ports) in overlays.zip(&ids.overlays) {
+        let Some(overlay) = &mut Arc::make_mut(network).overlay else { continue };
+        let ends = overlay.tunnels.iter_mut().map(|(_, port)| port);
+        let own = [&mut overlay.trunk].into_iter().chain(ends);
+        own.zip(ports).for_each(|(own, &port)| *own = port);
     }
     for (endpoint, ports) in config.endpoints.iter_mut().zip(&ids.attachments) {
         if endpoint.attachments.iter().map(|own| own.port).eq(ports.iter().copied()) {

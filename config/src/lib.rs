@@ -55,7 +55,8 @@ pub use dialect::{
 pub use leases::{EphemeralPorts, Lease, Leases, QUARANTINE_MAX, Released};
 pub use model::{
     AddressPool, Attach, Attachment, Config, Endpoint, Family, Gateway, Idle, LogFormat, MacPolicy,
-    Network, NetworkDriver, Publish, Route, Subnet, Uplink, UplinkDriver, Workers,
+    Network, NetworkDriver, Overlay, OverlayHost, OverlayRoute, Publish, Route, Subnet, Uplink,
+    UplinkDriver, Workers,
 };
 pub use names::{INTERFACE_NAME_BYTES_MAX, InterfaceName, NAME_BYTES_MAX, NetnsName};
 pub use nearest::nearest;

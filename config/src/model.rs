@@ -263,6 +263,75 @@ pub struct Network {
     pub uplink: Option<String>,
     /// How long a released address is given to nobody else.
     pub quarantine: Duration,
+    /// What it has as an overlay.
+    pub overlay: Option<Overlay>,
+}
+
+/// What a network has as an overlay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Overlay {
+    /// The VXLAN network identifier.
+    pub vni: u32,
+    /// The UDP port of both ends.
+    pub udp_port: u16,
+    /// Name of the uplink that the tunnels take.
+    pub uplink: String,
+    /// Our own end of tunnels with IPv4.
+    pub local_v4: Option<IpAddr>,
+    /// Our own end of tunnels with IPv6.
+    pub local_v6: Option<IpAddr>,
+    /// Tunnel ends that are flooded to and learnt from.
+    pub peers: Vec<IpAddr>,
+    /// Where what is for everybody goes instead of to each peer.
+    pub group: Option<IpAddr>,
+    /// Members elsewhere.
+    pub remotes: Vec<OverlayHost>,
+    /// Prefixes behind other gateways.
+    pub routes: Vec<OverlayRoute>,
+    /// The port by which all that is elsewhere comes in.
+    pub trunk: PortId,
+    /// All tunnel ends with their ports, ascending.
+    pub tunnels: Vec<(IpAddr, PortId)>,
+}
+
+impl Overlay {
+    /// The other ends of all tunnels; those that are given twice come twice.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = IpAddr> {
+        let peers = self.peers.iter().copied().chain(self.group);
+        let hosts = self.remotes.iter().map(|remote| remote.vtep);
+        peers.chain(hosts).chain(self.routes.iter().map(|route| route.host))
+    }
+
+    /// The port of a tunnel end.
+    pub(crate) fn port_to(&self, vtep: IpAddr) -> Option<PortId> {
+        let found = self.tunnels.iter().find(|(end, _)| *end == vtep);
+        found.map(|(_, port)| *port)
+    }
+}
+
+/// A member of an overlay on another machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverlayHost {
+    /// Its IP address.
+    pub ip: IpAddr,
+    /// Its MAC address.
+    pub mac: MacAddress,
+    /// The tunnel end that it is behind.
+    pub vtep: IpAddr,
+}
+
+/// A prefix behind another gateway of an overlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverlayRoute {
+    /// Destinations; host bits zero.
+    pub subnet: IpNet,
+    /// The other gateway's address in the overlay.
+    pub vtep_ip: IpAddr,
+    /// Its MAC address there.
+    pub vtep_mac: MacAddress,
+    /// Its tunnel end.
+    pub host: IpAddr,
 }
 
 /// What a network is.
@@ -270,10 +339,19 @@ pub struct Network {
 pub enum NetworkDriver {
     /// Members share a link with the gateway.
     Bridge,
+    /// A bridge that goes on behind tunnels to other machines.
+    Overlay,
     /// Its member has a loopback device and nothing else.
     None,
     /// Its member has the host's own network.
     Host,
+}
+
+impl NetworkDriver {
+    /// True if members have a link to the gateway, and addresses.
+    pub fn has_link(self) -> bool {
+        matches!(self, NetworkDriver::Bridge | NetworkDriver::Overlay)
+    }
 }
 
 /// A subnet of a network.

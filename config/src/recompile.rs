@@ -27,6 +27,11 @@ use crate::model::{Attachment, Config, Endpoint, Network, Uplink};
 /// Sets the ids of `next` and compiles it, given the config in force and its tables. What `next`
 /// has in common with it is shared afterwards.
 pub fn recompile(running: &Config, tables: &Tables, next: &mut Config) -> Tables {
+    if has_overlays(running) || has_overlays(next) {
+        // LIMIT: with overlays everything is compiled anew; it is shared all the same.
+        adopt_ids(running, tables, next);
+        return crate::compile(next, Some(tables));
+    }
     let epoch = tables.generation + 1;
     adopt_ids(running, tables, next);
     let networks = middle(&running.networks, &next.networks, Arc::ptr_eq);
@@ -56,6 +61,10 @@ pub fn recompile(running: &Config, tables: &Tables, next: &mut Config) -> Tables
     new
 }
 
+fn has_overlays(config: &Config) -> bool {
+    config.networks.iter().any(|network| network.overlay.is_some())
+}
+
 /// What two lists differ in, when their equal beginnings and ends are left out.
 #[derive(Clone, Debug)]
 struct Middle {
@@ -74,6 +83,9 @@ fn middle<T>(old: &[T], new: &[T], same: impl Fn(&T, &T) -> bool) -> Middle {
 /// Sets the ids of `next` to those that it will have beside the running tables, so that devices can
 /// be matched with ports before the swap, and replaces what equals its running part by it.
 pub fn adopt_ids(running: &Config, tables: &Tables, next: &mut Config) {
+    if has_overlays(running) || has_overlays(next) {
+        return next.adopt_ids(tables);
+    }
     let mut numbers = Numbers::new(tables);
     for uplink in &mut next.uplinks {
         let before = running.uplink(&uplink.name);

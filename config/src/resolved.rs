@@ -13,7 +13,7 @@ use toml::Value;
 
 use crate::check::explained;
 use crate::model::{
-    Attach, Attachment, Config, Endpoint, Family, Gateway, Network, NetworkDriver, Publish, Uplink,
+    Attach, Attachment, Config, Endpoint, Family, Gateway, Network, Overlay, Publish, Uplink,
     UplinkDriver, Workers,
 };
 use crate::policy::{Rule, protocol_word};
@@ -135,7 +135,7 @@ impl Text {
 
     fn network(&mut self, network: &Network) {
         self.section("network", &network.name);
-        if network.driver != NetworkDriver::Bridge {
+        if !network.driver.has_link() {
             let (word, meaning) = explained(network.driver);
             self.line(format_args!("# {meaning}"));
             self.set("driver", word);
@@ -167,8 +167,37 @@ impl Text {
         }
         self.set("mac_policy", words::of(words::MAC_POLICY, &network.mac_policy));
         self.set("mtu", i64::from(network.mtu));
-        if let Some(uplink) = &network.uplink {
-            self.set_text("uplink", uplink);
+        match (&network.overlay, &network.uplink) {
+            (Some(overlay), uplink) => self.overlay(network, overlay, uplink.is_some()),
+            (None, Some(uplink)) => self.set_text("uplink", uplink),
+            (None, None) => {}
+        }
+    }
+
+    fn overlay(&mut self, network: &Network, overlay: &Overlay, has_way_out: bool) {
+        if has_way_out {
+            self.set_text("uplink", &overlay.uplink);
+        }
+        self.set("vni", i64::from(overlay.vni));
+        self.set("port", i64::from(overlay.udp_port));
+        if !overlay.peers.is_empty() {
+            self.set_list("peers", &overlay.peers);
+        }
+        if let Some(group) = overlay.group {
+            self.set_text("group", group);
+        }
+        for remote in &overlay.remotes {
+            self.line(format_args!("[[network.{}.remote]]", key(&network.name)));
+            self.set_text("ip", remote.ip);
+            self.set_text("mac", remote.mac);
+            self.set_text("vtep", remote.vtep);
+        }
+        for route in &overlay.routes {
+            self.line(format_args!("[[network.{}.route]]", key(&network.name)));
+            self.set_text("subnet", route.subnet);
+            self.set_text("vtep_ip", route.vtep_ip);
+            self.set_text("vtep_mac", route.vtep_mac);
+            self.set_text("host", route.host);
         }
     }
 

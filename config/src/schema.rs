@@ -177,7 +177,9 @@ pub(crate) struct Route {
 #[serde(default)]
 #[schemars(deny_unknown_fields)]
 pub(crate) struct Network {
-    /// "bridge": members share a link with the gateway. "none": a member has its loopback device
+    /// "bridge": members share a link with the gateway. "overlay": a bridge that goes on behind
+    /// VXLAN tunnels to other machines; what it has beside a bridge's keys is `vni`, `port`,
+    /// `peers`, `group`, `remote` and `route`. "none": a member has its loopback device
     /// and nothing else. "host": a member has the host's own network; it is in no namespace, and
     /// its published ports are the host's anyway. The last two have no other keys, and exist under
     /// the names none and host without being written down.
@@ -240,7 +242,8 @@ pub(crate) struct Network {
     /// hashed from the names, so that they are the same at every start.
     #[schemars(extend("enum" = known(words::MAC_POLICY), "default" = "derived"))]
     pub(crate) mac_policy: Field<String>,
-    /// Largest IP packet, in bytes; at least 1280 with an IPv6 subnet. Absent: the uplink's.
+    /// Largest IP packet, in bytes; at least 1280 with an IPv6 subnet. Absent: the uplink's; of an
+    /// overlay 50 less, with a tunnel end of IPv6 70 less, which is also the most it can be.
     #[schemars(extend("minimum" = bounds::MTU_MIN, "maximum" = bounds::MTU_MAX))]
     pub(crate) mtu: Field<Number>,
     /// The uplink that its traffic leaves by. Absent: the only one, unless it is internal.
@@ -248,18 +251,59 @@ pub(crate) struct Network {
     /// Clamping of TCP's segment size.
     #[schemars(skip)]
     pub(crate) mss_clamp: Field<Later>,
-    /// Overlay: the VXLAN network identifier.
-    #[schemars(skip)]
-    pub(crate) vni: Field<Later>,
-    /// Overlay: the UDP port.
-    #[schemars(skip)]
-    pub(crate) port: Field<Later>,
-    /// Overlay: tunnel ends that are flooded to and learnt from.
-    #[schemars(skip)]
-    pub(crate) peers: Field<Later>,
-    /// Overlay: members elsewhere.
-    #[schemars(skip)]
-    pub(crate) remote: Field<Later>,
+    /// Overlay: the VXLAN network identifier, needed. Networks with one UDP port are told apart by
+    /// it.
+    #[schemars(extend("minimum" = 1, "maximum" = bounds::VNI_MAX))]
+    pub(crate) vni: Field<Number>,
+    /// Overlay: the UDP port of both ends.
+    #[schemars(extend("minimum" = 1, "maximum" = bounds::TUNNEL_PORT_MAX, "default" = 4789))]
+    pub(crate) port: Field<Number>,
+    /// Overlay: addresses of tunnel ends on other machines. What is for everybody goes to each, and
+    /// stations behind them are learnt; packets of other senders are dropped.
+    #[schemars(extend("default" = []))]
+    pub(crate) peers: Field<Vec<Field<Address>>>,
+    /// Overlay: a multicast address; what is for everybody goes there, once, instead of to each
+    /// peer. Nothing joins the group on the uplink's link yet: its network must flood it.
+    pub(crate) group: Field<Address>,
+    /// Overlay: members elsewhere, whom nothing is learnt about. ARP and ND for them are answered
+    /// here; without `peers` nothing is flooded.
+    #[schemars(extend("default" = []))]
+    pub(crate) remote: Field<Vec<Field<Remote>>>,
+    /// Overlay: prefixes that other gateways route to, as DC/OS has one per agent. They are part of
+    /// the network: not masqueraded towards, and not another network's.
+    #[schemars(extend("default" = []))]
+    pub(crate) route: Field<Vec<Field<OverlayRoute>>>,
+}
+
+/// A member of an overlay on another machine.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, extend("required" = ["ip", "mac", "vtep"]))]
+pub(crate) struct Remote {
+    /// Its IP address, in one of the network's subnets.
+    pub(crate) ip: Field<Address>,
+    /// Its MAC address.
+    pub(crate) mac: Field<Mac>,
+    /// Address of the tunnel end that it is behind.
+    pub(crate) vtep: Field<Address>,
+}
+
+/// A prefix behind another gateway of an overlay.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(
+    deny_unknown_fields,
+    extend("required" = ["subnet", "vtep_ip", "vtep_mac", "host"])
+)]
+pub(crate) struct OverlayRoute {
+    /// Destinations, outside of the network's own subnets. The most specific route counts.
+    pub(crate) subnet: Field<Prefix>,
+    /// The other gateway's address in the overlay: its name for the next hop, and on no wire.
+    pub(crate) vtep_ip: Field<Address>,
+    /// The other gateway's MAC address in the overlay.
+    pub(crate) vtep_mac: Field<Mac>,
+    /// Address of its tunnel end.
+    pub(crate) host: Field<Address>,
 }
 
 /// A container, VM or namespace.

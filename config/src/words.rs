@@ -25,9 +25,9 @@ pub(crate) const UPLINK_DRIVER: Words<UplinkDriver> =
 
 pub(crate) const NETWORK_DRIVER: Words<NetworkDriver> = &[
     ("bridge", Some(NetworkDriver::Bridge)),
+    ("overlay", Some(NetworkDriver::Overlay)),
     ("none", Some(NetworkDriver::None)),
     ("host", Some(NetworkDriver::Host)),
-    ("overlay", None),
     ("macvlan", None),
     ("ipvlan", None),
 ];

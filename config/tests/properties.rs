@@ -111,6 +111,7 @@ fn check_tables(tables: &Tables) {
                     assert!(!network.is_gateway(address));
                 }
             }
+            engine::tables::PortKind::Tunnel(_) => unreachable!("these configs have no overlays"),
         }
     }
     for network in tables.networks.iter().flatten() {

@@ -142,14 +142,14 @@ fn next_hops_routes_and_other_keys_of_uplinks() {
 
 #[test]
 fn drivers_of_networks() {
-    for driver in ["overlay", "macvlan", "ipvlan"] {
+    for driver in ["macvlan", "ipvlan"] {
         let expected = format!("x.toml:23:10: network.x.driver: {driver:?} is not in this version");
-        adding(&format!("[network.x]\ndriver = {driver:?}\nvni = 7\n"), &[&expected]);
+        adding(&format!("[network.x]\ndriver = {driver:?}\n"), &[&expected]);
     }
     adding(
         "[network.x]\ndriver = \"brigde\"\n",
-        &["x.toml:23:10: network.x.driver: unknown word \"brigde\", expected bridge, none, \
-             host"],
+        &["x.toml:23:10: network.x.driver: unknown word \"brigde\", expected bridge, \
+             overlay, none, host"],
     );
     adding(
         "[network.x]\nsubnets = []\n",
@@ -273,7 +273,7 @@ fn behaviour_of_networks() {
         &[
             "x.toml:10:13: network.back.mss_clamp: clamping of TCP's segment size is not in this \
              version",
-            "x.toml:11:9: network.back.peers: a key of overlay networks is not in this version",
+            "x.toml:11:9: network.back.peers: only an overlay has such a key",
         ],
     );
     replacing(

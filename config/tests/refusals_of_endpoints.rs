@@ -220,7 +220,7 @@ fn networks_without_addresses_have_no_keys_of_bridges() {
         "[network.x]\ndriver = \"none\"\nsubnet = \"10.9.0.0/24\"\nvni = 7\n",
         &[
             "x.toml:24:10: network.x.subnet: a network of driver none has no such key",
-            "x.toml:25:7: network.x.vni: a key of overlay networks is not in this version",
+            "x.toml:25:7: network.x.vni: only an overlay has such a key",
         ],
     );
     adding(

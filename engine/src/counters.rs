@@ -147,6 +147,22 @@ drop_reasons! {
     HandOverFull = "hand_over_full",
     /// A packet was handed over more than once: the workers' tables disagree.
     HandOverLoop = "hand_over_loop",
+    /// Out of a tunnel, and wrong in itself: cut short, lengths that contradict each other, no VNI.
+    OverlayMalformed = "overlay_malformed",
+    /// Out of a tunnel, with a wrong UDP checksum.
+    OverlayChecksum = "overlay_checksum",
+    /// Out of a tunnel, with a VNI that no network has.
+    OverlayVni = "overlay_vni",
+    /// Out of a tunnel, from a VTEP that is none of the network's.
+    OverlayVtep = "overlay_vtep",
+    /// Out of a tunnel, marked as congested, and the packet in it cannot be (RFC 6040).
+    OverlayEcn = "overlay_ecn",
+    /// Out of a tunnel, from a station that is not behind it: a member's address, or another's.
+    OverlaySender = "overlay_sender",
+    /// Out of one tunnel, to a station behind another one of the same network.
+    OverlaySplitHorizon = "overlay_split_horizon",
+    /// From an endpoint to a VTEP: what it sends would be taken for ours.
+    OverlayForged = "overlay_forged",
     /// The egress port took no more.
     EgressFull = "egress_full",
     /// The egress port's device is gone.
@@ -256,6 +272,8 @@ counters! {
         fdb_full,
         /// Stations not learnt: the port's share is full.
         fdb_share_full,
+        /// Frames and questions for stations that a static overlay does not know.
+        overlay_misses,
         /// Free chunks of packet memory in the worker's pool (gauge).
         chunks_free,
         /// Free tails of packet memory in the worker's pool (gauge).
@@ -457,6 +475,7 @@ mod tests {
             masquerade: true,
             mtu: 1500,
             uplink: None,
+            overlay: None,
             members: Vec::new(),
             by_address: TableMap::default(),
             by_mac: TableMap::default(),

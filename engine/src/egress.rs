@@ -6,10 +6,13 @@
 
 use crate::counters::{Counters, DropReason};
 use crate::cut;
+use crate::encapsulate::encapsulate;
 use crate::frame::FramePool;
 use crate::id::PortId;
+use crate::neighbour::Macs;
 use crate::packet::{Batch, GsoKind, Offload, Packet};
 use crate::port::{Caps, Port};
+use crate::tunnel::Outer;
 use crate::wire::sctp;
 
 /// A port and what is about to leave by it.
@@ -97,6 +100,54 @@ impl Egress {
         match self.slots.get_mut(id.index()) {
             Some(Some(slot)) => Some(&mut *slot.port),
             _ => None,
+        }
+    }
+
+    /// True if the port is here.
+    #[inline(always)]
+    pub(crate) fn has(&self, id: PortId) -> bool {
+        matches!(self.slots.get(id.index()), Some(Some(_)))
+    }
+
+    /// Queues a packet for a tunnel: its work is done, it is cut if it is a super-frame, and each
+    /// packet gets the outer header. Super-frames do not cross tunnels whole.
+    pub(crate) fn send_in_tunnel(
+        &mut self,
+        outer: &Outer,
+        macs: Option<Macs>,
+        mut packet: Packet,
+        frames: &mut FramePool,
+        counters: &Counters,
+    ) {
+        let id = outer.uplink;
+        let result = match packet.offload() {
+            Offload::None => {
+                encapsulate(&mut packet, outer, macs);
+                self.send(id, packet, frames, counters);
+                return;
+            }
+            Offload::Gso { .. } => {
+                counters.worker.cuts.add(1);
+                cut::cut(packet, frames, &mut |mut segment, frames| {
+                    encapsulate(&mut segment, outer, macs);
+                    self.send(id, segment, frames, counters);
+                })
+                .map(|_| ())
+            }
+            Offload::NeedsChecksum { .. } => match cut::complete_checksum(&mut packet) {
+                Ok(()) => {
+                    encapsulate(&mut packet, outer, macs);
+                    self.send(id, packet, frames, counters);
+                    Ok(())
+                }
+                Err(reason) => {
+                    packet.recycle(frames);
+                    Err(reason)
+                }
+            },
+        };
+        if let Err(reason) = result {
+            counters.dropped(reason).add(1);
         }
     }
 

@@ -149,6 +149,23 @@ impl Fdb {
         value.is_valid(generation, now).then(|| value.port())
     }
 
+    /// True if a station is known to be behind this port, and not only from long ago: there is
+    /// nothing to be learnt from hearing it.
+    #[inline(always)]
+    pub(crate) fn is_fresh(
+        &self,
+        network: NetworkId,
+        mac: u64,
+        port: PortId,
+        generation: u32,
+        now: Tick,
+    ) -> bool {
+        let key = key_of(network, mac);
+        let Some(value) = self.likely_value(self.bucket_of(key), key) else { return false };
+        let is_recent = now.since(Tick(value.0 as u32)) < AGE_TICKS / 8;
+        value.port() == port && value.is_valid(generation, now) && (is_recent || !value.is_learnt())
+    }
+
     #[inline(always)]
     fn likely_value(&self, first: usize, key: Key) -> Option<Value> {
         let bucket = self.buckets.get(first)?;

@@ -48,6 +48,10 @@ pub(crate) struct IngressRule {
     /// The port may send from the addresses above only.
     pub(crate) anti_spoofing: bool,
     pub(crate) uplink: bool,
+    /// Packets of tunnels may come in by it.
+    pub(crate) tunnels: bool,
+    /// What comes in by it came out of a tunnel, where its sender was checked.
+    pub(crate) trunk: bool,
     pub(crate) mtu: u16,
     /// Largest untagged frame that every member of the network takes.
     pub(crate) frame_bytes_max: usize,
@@ -88,7 +92,9 @@ pub(crate) enum Glance {
 impl IngressRule {
     /// The largest untagged frame that every member of a network takes; `None` without members.
     pub(crate) fn frame_bytes_max(network: &Network, tables: &Tables) -> Option<usize> {
-        let mtus = network.members.iter().filter_map(|&port| Some(tables.port(port)?.mtu));
+        let trunk = network.overlay.as_ref().map(|overlay| &overlay.trunk);
+        let ports = network.members.iter().chain(trunk);
+        let mtus = ports.filter_map(|&port| Some(tables.port(port)?.mtu));
         Some(usize::from(mtus.min()?) + ethernet::HEADER_BYTES)
     }
 
@@ -121,6 +127,16 @@ impl IngressRule {
             PortKind::Uplink(uplink) => {
                 rule.gateway_mac = tables.uplink(*uplink)?.mac.0;
                 rule.uplink = true;
+                rule.tunnels = tables.ports.iter().flatten().any(|port| {
+                    matches!(&port.kind, PortKind::Tunnel(tunnel) if tunnel.uplink == *uplink)
+                });
+            }
+            PortKind::Tunnel(tunnel) => {
+                let network = tables.network(tunnel.network)?;
+                rule.network = network.id;
+                rule.gateway_mac = network.gateway_mac.0;
+                rule.frame_bytes_max = frame_bytes_max(network.id)?;
+                rule.trunk = true;
             }
         }
         rule.set_raw_macs();
@@ -148,6 +164,8 @@ impl IngressRule {
             link_local: 0,
             anti_spoofing: false,
             uplink: false,
+            tunnels: false,
+            trunk: false,
             mtu: 0,
             frame_bytes_max: 0,
         }

@@ -9,7 +9,9 @@
 
 pub mod counters;
 mod cut;
+mod decapsulate;
 mod egress;
+mod encapsulate;
 mod execute;
 mod fdb;
 pub mod flow;
@@ -35,6 +37,7 @@ mod steer;
 pub mod tables;
 mod time;
 mod translate;
+mod tunnel;
 pub mod wire;
 pub mod worker;
 

@@ -150,6 +150,8 @@ pub struct NatSettings {
     pub pools: Vec<(UplinkId, Vec<IpAddr>)>,
     /// Outside addresses of networks that have one for themselves, ascending.
     pub sources: Vec<(NetworkId, IpAddr)>,
+    /// UDP ports of the uplinks' own addresses that are for something else, ascending.
+    pub reserved: Vec<u16>,
 }
 
 impl NatSettings {
@@ -171,6 +173,7 @@ impl Default for NatSettings {
             statics: Statics::default(),
             pools: Vec::new(),
             sources: Vec::new(),
+            reserved: Vec::new(),
         }
     }
 }

@@ -213,6 +213,24 @@ impl Neighbours {
         Some(id)
     }
 
+    /// The adjacency of a host whose MAC address is configured. `None`: no room.
+    pub(crate) fn known(
+        &mut self,
+        port: PortId,
+        address: IpAddr,
+        mac: MacAddress,
+        own: MacAddress,
+    ) -> Option<AdjacencyId> {
+        let found = self.find(port, address);
+        let id = found.or_else(|| self.create(port, address, State::Endpoint))?;
+        if let Some(entry) = &mut self.entries[id.0 as usize] {
+            entry.state = State::Endpoint;
+        }
+        self.wheel.cancel(id.0);
+        self.adjacencies[id.0 as usize] = Adjacency { macs: macs(mac, own), port, resolved: true };
+        Some(id)
+    }
+
     /// A flow uses the adjacency.
     pub(crate) fn hold(&mut self, id: AdjacencyId) {
         if let Some(Some(entry)) = self.entries.get_mut(id.0 as usize) {

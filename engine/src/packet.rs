@@ -143,6 +143,9 @@ impl Notes {
     /// To a group MAC address.
     pub const GROUP: u16 = 1024;
 
+    /// On its way into a tunnel, whose port stands where else the transport header's place does.
+    pub const IN_TUNNEL: u16 = 1 << 14;
+
     /// A fragment that was checked at its datagram's home.
     pub const FRAGMENT_CHECKED: u16 = 1 << 15;
 

@@ -198,6 +198,7 @@ fn network(index: u16) -> Network {
         masquerade: true,
         mtu: 1_500,
         uplink: Some(UplinkId(0)),
+        overlay: None,
         members: members.to_vec(),
         by_address,
         by_mac,

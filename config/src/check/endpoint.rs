@@ -128,7 +128,7 @@ impl<'d> Draft<'d> {
         let sole = members().find_map(|(at, member)| {
             let index = networks.by_name.get(member.name.value()?).copied().flatten()?;
             let network = &networks.list[index];
-            (network.driver != NetworkDriver::Bridge).then_some((at, network))
+            (!network.driver.has_link()).then_some((at, network))
         });
         let Some((sole_at, network)) = sole else { return };
         self.alone_in = Some(network);

@@ -30,7 +30,16 @@ impl<'n> Macs<'n> {
             let name = format!("network {}'s gateway", network.name);
             ((index, network.gateway_mac), Holder { name, at: None })
         });
-        Macs { networks: &networks.list, leases, taken: gateways.collect() }
+        let elsewhere = networks.list.iter().enumerate().flat_map(|(index, network)| {
+            let overlays = network.overlay.iter();
+            let remotes = overlays.flat_map(|overlay| &overlay.remotes);
+            remotes.map(move |remote| {
+                let name = format!("remote {}", remote.ip);
+                ((index, remote.mac), Holder { name, at: None })
+            })
+        });
+        let taken = gateways.chain(elsewhere).collect();
+        Macs { networks: &networks.list, leases, taken }
     }
 
     /// Takes the address that the file gives.

@@ -10,6 +10,7 @@ mod interface;
 mod macs;
 mod nat;
 mod network;
+mod overlay;
 mod plan;
 mod policy;
 mod ports;
@@ -79,6 +80,7 @@ pub(crate) fn check(document: &Document, leases: &Leases, report: &mut Report) -
         warnings: Vec::new(),
         imported: Vec::new(),
     };
+    overlay::check_members(&config, |name| place_of(&document.network, name), report);
     nat::check_outside(document.nat.value(), &mut config, uplinks_are_known, report);
     let port_count = ids::port_count(&config);
     if port_count > ID_COUNT_MAX || config.networks.len() > ID_COUNT_MAX {
@@ -91,6 +93,13 @@ pub(crate) fn check(document: &Document, leases: &Leases, report: &mut Report) -
         ids::assign_first(&mut config);
     }
     config
+}
+
+/// Where a table's name stands.
+fn place_of<T>(tables: &Field<Named<T>>, name: &str) -> Option<PlaceId> {
+    let Named(tables) = tables.value()?;
+    let found = tables.iter().find(|(key, _)| key.value().is_some_and(|key| key == name));
+    found.and_then(|(key, _)| key.place())
 }
 
 /// The named tables of one kind whose names are sound, in the order of the file.

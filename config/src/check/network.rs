@@ -4,10 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use engine::NetworkId;
 use engine::tables::GatewayMode;
+use engine::{MacAddress, NetworkId};
 use ipnet::IpNet;
 
+use super::overlay;
 use super::plan::{self, Subnets};
 use super::subnet::{self, Claim};
 use super::uplink::{self, Uplinks};
@@ -15,7 +16,7 @@ use super::{entries, flag, macs, mtu, not_in_this_version, unknown_name, word};
 use crate::ipam::{self, Pool};
 use crate::leases::{Leases, QUARANTINE_MAX};
 use crate::mac;
-use crate::model::{AddressPool, Family, MacPolicy, Network, NetworkDriver, Subnet};
+use crate::model::{AddressPool, Family, MacPolicy, Network, NetworkDriver, Overlay, Subnet};
 use crate::names::check_name;
 use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
@@ -59,8 +60,11 @@ pub(super) fn check(
         let Some(table) = table else { continue };
         let mut checker = Checker { name, at, table, sources, report };
         let Some(driver) = checker.driver() else { continue };
+        if driver != NetworkDriver::Overlay {
+            checker.refuse_keys_of_overlays();
+        }
         let mut subnets = None;
-        if driver == NetworkDriver::Bridge {
+        if driver.has_link() {
             subnets = checker.subnets(claims);
         } else {
             checker.refuse_other_keys(driver);
@@ -71,12 +75,12 @@ pub(super) fn check(
         drafts.iter_mut().filter_map(|draft| draft.subnets.as_mut()).collect();
     plan::allocate(&mut all, sources.pools, sources.leases, sources.uplinks, claims, report);
     for Draft { name, at, table, driver, subnets } in drafts {
-        if driver != NetworkDriver::Bridge {
+        if !driver.has_link() {
             networks.add(without_addresses(name, driver));
         }
         let Some(subnets) = subnets else { continue };
         let mut checker = Checker { name, at, table, sources, report };
-        if let Some(network) = checker.check(&subnets) {
+        if let Some(network) = checker.check(driver, &subnets) {
             networks.add(network);
             networks.allocated.extend(&subnets.allocated);
         }
@@ -135,6 +139,7 @@ fn without_addresses(name: &str, driver: NetworkDriver) -> Network {
         mtu: uplink::MTU_DEFAULT,
         uplink: None,
         quarantine: Duration::ZERO,
+        overlay: None,
     }
 }
 
@@ -150,9 +155,9 @@ struct Checker<'c, 'd> {
 impl<'d> Checker<'_, 'd> {
     /// Everything but its subnets, which are known by now. `None`: it has none, which has been
     /// reported.
-    fn check(&mut self, subnets: &Subnets<'_>) -> Option<Network> {
+    fn check(&mut self, driver: NetworkDriver, subnets: &Subnets<'_>) -> Option<Network> {
         subnets.all().next()?;
-        let reserved = self.reserved(&subnets.given);
+        let mut reserved = self.reserved(&subnets.given);
         let gateways = self.gateways(&subnets.given);
         let aux_addresses = self.aux_addresses(&subnets.given, &gateways);
         let ranges = self.ranges(&subnets.given);
@@ -168,19 +173,27 @@ impl<'d> Checker<'_, 'd> {
         let internal = flag(&self.table.internal, false);
         let mode = self.mode(internal);
         let uplink = self.uplink(internal);
-        let v6 = subnets.iter().any(|subnet| subnet.gateway.is_ipv6());
-        let mtu = mtu(&self.table.mtu, v6, self.report)
-            .unwrap_or_else(|| self.mtu_of_uplink(uplink.as_deref()));
         let gateway_addresses = subnets.iter().map(|subnet| subnet.gateway);
         let gateway_mac = macs::station(&self.table.gateway_mac, self.report);
+        let gateway_mac = gateway_mac
+            .unwrap_or_else(|| mac::derived_or_hashed(gateway_addresses, &["network", self.name]));
+        let overlay = match driver {
+            NetworkDriver::Overlay => Some(self.overlay(&subnets, gateway_mac)?),
+            _ => None,
+        };
+        for remote in overlay.iter().flat_map(|overlay| &overlay.remotes) {
+            let net = IpNet::from(remote.ip);
+            if !reserved.contains(&net) {
+                reserved.push(net);
+            }
+        }
+        let mtu = self.mtu(&subnets, uplink.as_deref(), overlay.as_ref());
         let mac_policy = word(&self.table.mac_policy, words::MAC_POLICY, self.report);
         Some(Network {
             name: self.name.to_owned(),
             id: NetworkId(0),
-            driver: NetworkDriver::Bridge,
-            gateway_mac: gateway_mac.unwrap_or_else(|| {
-                mac::derived_or_hashed(gateway_addresses, &["network", self.name])
-            }),
+            driver,
+            gateway_mac,
             subnets,
             reserved,
             aux_addresses,
@@ -194,7 +207,31 @@ impl<'d> Checker<'_, 'd> {
             mtu,
             uplink,
             quarantine: self.quarantine(),
+            overlay,
         })
+    }
+
+    fn overlay(&mut self, subnets: &[Subnet], gateway_mac: MacAddress) -> Option<Overlay> {
+        let uplinks = self.sources.uplinks;
+        let Checker { name, at, table, .. } = *self;
+        let mut checker = overlay::Checker { name, at, table, uplinks, report: self.report };
+        checker.check(subnets, gateway_mac)
+    }
+
+    fn mtu(&mut self, subnets: &[Subnet], uplink: Option<&str>, overlay: Option<&Overlay>) -> u16 {
+        let v6 = subnets.iter().any(|subnet| subnet.gateway.is_ipv6());
+        let given = mtu(&self.table.mtu, v6, self.report);
+        let Some(overlay) = overlay else {
+            return given.unwrap_or_else(|| self.mtu_of_uplink(uplink));
+        };
+        let most = overlay::mtu(overlay, self.sources.uplinks);
+        if let (Some(at), Some(given)) = (self.table.mtu.place(), given)
+            && given > most
+        {
+            let message = format!("{given} bytes do not fit into the tunnels, {most} do");
+            self.report.error(at, message).hint("the outer header takes 50 bytes, of IPv6 70");
+        }
+        given.unwrap_or(most)
     }
 
     /// The outside address that it is masqueraded as.
@@ -256,8 +293,22 @@ impl<'d> Checker<'_, 'd> {
     fn keys_of_later_versions(&mut self) {
         let clamp = &self.table.mss_clamp;
         not_in_this_version(clamp, "clamping of TCP's segment size is", self.report);
-        for field in [&self.table.vni, &self.table.port, &self.table.peers, &self.table.remote] {
-            not_in_this_version(field, "a key of overlay networks is", self.report);
+    }
+
+    /// Refuses keys of overlays in a network of another driver.
+    fn refuse_keys_of_overlays(&mut self) {
+        let table = self.table;
+        let places = [
+            table.vni.place(),
+            table.port.place(),
+            table.peers.place(),
+            table.group.place(),
+            table.remote.place(),
+            table.route.place(),
+        ];
+        for at in places.into_iter().flatten() {
+            let problem = self.report.error(at, "only an overlay has such a key");
+            problem.hint("write driver = \"overlay\"");
         }
     }
 
@@ -525,6 +576,7 @@ fn default_gateway(prefix: IpNet, reserved: &[IpNet], aux: &[(String, IpAddr)]) 
 pub(crate) fn explained(driver: NetworkDriver) -> (&'static str, &'static str) {
     match driver {
         NetworkDriver::Bridge => ("bridge", "members share a link with the gateway"),
+        NetworkDriver::Overlay => ("overlay", "a bridge that goes on behind tunnels"),
         NetworkDriver::None => ("none", "its member has a loopback device and nothing else"),
         NetworkDriver::Host => {
             ("host", "its member has the host's own network: it is in no namespace")

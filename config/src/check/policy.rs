@@ -11,7 +11,7 @@ use super::network::Networks;
 use super::subnet::check_host_bits;
 use super::uplink::Uplinks;
 use super::{unknown_name, word};
-use crate::model::{Endpoint, NetworkDriver};
+use crate::model::Endpoint;
 use crate::policy::{Ports, Rule, RuleSide};
 use crate::publish;
 use crate::reader::Field;
@@ -129,7 +129,7 @@ impl Checker<'_> {
             return None;
         };
         let network = &networks.list[index?];
-        if network.driver != NetworkDriver::Bridge {
+        if !network.driver.has_link() {
             report.error(at, format!("no packet of network {name} passes the gateway"));
         }
         Some(name.clone())

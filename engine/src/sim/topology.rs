@@ -307,6 +307,7 @@ impl Topology {
             masquerade: true,
             mtu: 1_500,
             uplink: Some(UplinkId(0)),
+            overlay: None,
             members: Vec::new(),
             by_address: TableMap::default(),
             by_mac: TableMap::default(),

@@ -10,6 +10,7 @@ use crate::counters::DropReason;
 use crate::flow::{FlowInput, Path};
 use crate::id::{NetworkId, PortId};
 use crate::tables::Tables;
+use crate::wire::protocol;
 
 /// Has no state.
 #[derive(Debug, Default)]
@@ -27,6 +28,12 @@ impl Stage for Admit {
         }
         if is_group(input.destination) && !never_a_source(input.source) {
             return Verdict::Drop(DropReason::NotRoutable);
+        }
+        if input.protocol == protocol::UDP
+            && input.network != NetworkId::NONE
+            && cx.tables.is_tunnel_end(input.destination, input.destination_port)
+        {
+            return Verdict::Drop(DropReason::OverlayForged);
         }
         // What turns round inside the gateway has its own outside address.
         let from_outside = input.network == NetworkId::NONE && input.ingress != PortId::TURN;

@@ -36,6 +36,9 @@ impl Stage for Bridge {
             || self.fdb.learnt(input.network, mac, cx.tick).filter(|port| network.has(*port));
         match member.or_else(learnt) {
             Some(port) if port == input.ingress => Verdict::Drop(DropReason::SamePort),
+            Some(port) if network.is_tunnel(port) && network.is_tunnel(input.ingress) => {
+                Verdict::Drop(DropReason::OverlaySplitHorizon)
+            }
             Some(port) => {
                 decision.target = Some(input.network);
                 decision.forward = Some(NextHop::Endpoint(port));

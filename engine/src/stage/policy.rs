@@ -106,7 +106,7 @@ fn into(input: &FlowInput, decision: &Decision, to: &Network, cx: &Cx) -> Option
 fn uplink<'t>(input: &FlowInput, cx: &Cx<'t>) -> Option<&'t Uplink> {
     match cx.tables.port(input.ingress)?.kind {
         PortKind::Uplink(uplink) => cx.tables.uplink(uplink),
-        PortKind::Endpoint(_) => None,
+        PortKind::Endpoint(_) | PortKind::Tunnel(_) => None,
     }
 }
 

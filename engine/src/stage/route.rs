@@ -10,7 +10,7 @@ use crate::counters::DropReason;
 use crate::flow::FlowInput;
 use crate::id::{NetworkId, PortId};
 use crate::reply::ErrorKind;
-use crate::tables::{PortKind, Tables};
+use crate::tables::{Network, PortKind, Tables};
 
 /// Has no state: routes are in the tables.
 #[derive(Debug, Default)]
@@ -31,7 +31,10 @@ impl Stage for Route {
                 Some(NextHop::Neighbour(PortId::TURN, input.source))
             }
             true => towards(input.source, cx.tables),
-            false => Some(NextHop::Endpoint(input.ingress)),
+            false => match back_inside(input, cx.tables) {
+                Ok(back) => Some(back),
+                Err(reason) => return Verdict::Drop(reason),
+            },
         };
         if decision.back.is_none() {
             return Verdict::Drop(DropReason::NoRoute);
@@ -47,11 +50,11 @@ impl Stage for Route {
         }
         if let Some(network) = cx.tables.network_with_subnet_of(destination) {
             decision.target = Some(network.id);
-            let member = network.by_address.get(&destination);
-            decision.forward = member.map(|&port| NextHop::Endpoint(port));
+            let member = network.by_address.get(&destination).map(|&port| NextHop::Endpoint(port));
+            decision.forward = member.or_else(|| beyond(network, destination));
             // To strangers the network looks the same whether or not somebody has the address.
             let stranger = input.network != network.id;
-            return match member {
+            return match decision.forward {
                 None if from_outside => Verdict::Drop(DropReason::Unpublished),
                 None if stranger => Verdict::Drop(DropReason::OtherNetwork),
                 None => unreachable(ErrorKind::HostUnreachable, DropReason::NoEndpoint),
@@ -70,6 +73,22 @@ impl Stage for Route {
     }
 }
 
+/// Where replies to a packet from inside go: where it came from. Out of a tunnel come packets of
+/// those who are there, not of members or of the gateway.
+fn back_inside(input: &FlowInput, tables: &Tables) -> Result<NextHop, DropReason> {
+    let network = tables.network(input.network).filter(|own| own.is_tunnel(input.ingress));
+    let Some(network) = network else { return Ok(NextHop::Endpoint(input.ingress)) };
+    if network.by_address.contains_key(&input.source) || network.is_gateway(input.source) {
+        return Err(DropReason::SpoofedIp);
+    }
+    beyond(network, input.source).ok_or(DropReason::OverlaySender)
+}
+
+/// The next hop behind a network's trunk.
+fn beyond(network: &Network, address: IpAddr) -> Option<NextHop> {
+    network.beyond(address).map(|(trunk, next)| NextHop::Neighbour(trunk, next))
+}
+
 /// The neighbour that leads to an outside address.
 fn towards(address: IpAddr, tables: &Tables) -> Option<NextHop> {
     if let IpAddr::V6(v6) = address
@@ -86,7 +105,7 @@ fn towards(address: IpAddr, tables: &Tables) -> Option<NextHop> {
 fn network_of(port: PortId, tables: &Tables) -> Option<NetworkId> {
     match &tables.port(port)?.kind {
         PortKind::Endpoint(attachment) => Some(attachment.network),
-        PortKind::Uplink(_) => None,
+        PortKind::Uplink(_) | PortKind::Tunnel(_) => None,
     }
 }
 

@@ -58,6 +58,7 @@ fn network(id: u16, ports: &[u16]) -> Network {
         masquerade: true,
         mtu: 1_500,
         uplink: Some(UplinkId(0)),
+        overlay: None,
         members: ports.iter().map(|&port| PortId(port)).collect(),
         by_address,
         by_mac: ports.iter().map(|&port| (mac(port), PortId(port))).collect(),

@@ -7,6 +7,7 @@
 //!
 //! What a worker *learns* (stations, neighbours) is not here: that is its own mutable state.
 
+mod overlay;
 mod policy;
 mod publish;
 mod routes;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use ipnet::IpNet;
 
+pub use overlay::{Overlay, Tunnel, TunnelEnd, Vni};
 pub use policy::{GatewayMode, Policy, Question, Rule, RuleAction, RulePorts, RuleSide};
 pub use publish::{Protocol, Publish, PublishEntry};
 pub use routes::{Route, Routes};
@@ -103,10 +105,39 @@ impl Tables {
         uplink.is_some_and(|uplink| uplink.host.contains(&source))
     }
 
-    /// The network one of whose subnets holds this address.
+    /// The network one of whose subnets holds this address; else that of the overlay with the most
+    /// specific route to it.
     pub fn network_with_subnet_of(&self, address: IpAddr) -> Option<&Network> {
-        let mut networks = self.networks.iter().flatten().map(|network| &**network);
-        networks.find(|network| network.subnet_of(address).is_some())
+        let networks = || self.networks.iter().flatten().map(|network| &**network);
+        let own = networks().find(|network| network.subnet_of(address).is_some());
+        own.or_else(|| {
+            let routed = networks().filter_map(|network| {
+                let route = network.overlay.as_ref()?.routes.to(address)?;
+                Some((route.to.prefix_len(), network))
+            });
+            routed.max_by_key(|(length, _)| *length).map(|(_, network)| network)
+        })
+    }
+
+    /// True if a VTEP of some network listens at this address and UDP port.
+    pub fn is_tunnel_end(&self, address: IpAddr, udp_port: u16) -> bool {
+        let overlays = self.networks.iter().flatten().filter_map(|own| own.overlay.as_ref());
+        let mut tunnels = overlays
+            .filter_map(|overlay| match &self.port(overlay.trunk)?.kind {
+                PortKind::Tunnel(trunk) if trunk.udp_port == udp_port => Some(&overlay.tunnels),
+                _ => None,
+            })
+            .flatten();
+        tunnels.any(|&port| match self.port(port).map(|port| &port.kind) {
+            Some(PortKind::Tunnel(tunnel)) => tunnel.end == TunnelEnd::Vtep(address),
+            _ => false,
+        })
+    }
+
+    /// The MAC address that an overlay's static part gives for an address behind its trunk.
+    pub fn static_mac(&self, port: PortId, address: IpAddr) -> Option<MacAddress> {
+        let PortKind::Tunnel(tunnel) = &self.port(port)?.kind else { return None };
+        self.network(tunnel.network)?.overlay.as_ref()?.hosts.get(&address).copied()
     }
 }
 
@@ -132,6 +163,8 @@ pub enum PortKind {
     Endpoint(Attachment),
     /// An uplink.
     Uplink(UplinkId),
+    /// A trunk or a tunnel of an overlay: no device of its own.
+    Tunnel(Tunnel),
 }
 
 /// An endpoint in one network.
@@ -188,11 +221,13 @@ pub struct Network {
     pub mtu: u16,
     /// The uplink that its traffic leaves by, when a default route is asked for.
     pub uplink: Option<UplinkId>,
-    /// Ports of its members, ascending.
+    /// What makes it an overlay; `None`: it ends at this gateway.
+    pub overlay: Option<Overlay>,
+    /// Ports of its members, ascending; the trunk of an overlay that learns is one.
     pub members: Vec<PortId>,
     /// Which member has an address.
     pub by_address: TableMap<IpAddr, PortId>,
-    /// Which member has a MAC address.
+    /// Which member has a MAC address; of a static host elsewhere, its tunnel.
     pub by_mac: TableMap<MacAddress, PortId>,
 }
 
@@ -224,9 +259,30 @@ impl Network {
                 || address == IpAddr::V6(self.gateway_mac.link_local()))
     }
 
-    /// True if the port is a member's.
+    /// True if the port is a member's, or one of the overlay's own.
     pub fn has(&self, port: PortId) -> bool {
-        self.members.binary_search(&port).is_ok()
+        self.members.binary_search(&port).is_ok() || self.is_tunnel(port)
+    }
+
+    /// True if the port is one of the overlay's own.
+    pub fn is_tunnel(&self, port: PortId) -> bool {
+        self.overlay.as_ref().is_some_and(|overlay| overlay.has(port))
+    }
+
+    /// How many endpoints are in it.
+    pub fn endpoint_count(&self) -> usize {
+        let trunk = self.overlay.as_ref().map(|overlay| overlay.trunk);
+        self.members.iter().filter(|&&member| Some(member) != trunk).count()
+    }
+
+    /// Whom a packet to this address, which no member has, is sent to behind the trunk: the host
+    /// itself, or the gateway that leads to it.
+    pub fn beyond(&self, address: IpAddr) -> Option<(PortId, IpAddr)> {
+        let overlay = self.overlay.as_ref()?;
+        let is_link = self.subnet_of(address).is_some();
+        let direct = overlay.hosts.contains_key(&address) || (overlay.learns && is_link);
+        let via = || overlay.routes.to(address)?.via;
+        Some((overlay.trunk, if direct { address } else { via()? }))
     }
 
     /// The gateway's own address of a family.

@@ -230,6 +230,16 @@ pub mod udp {
     pub const CHECKSUM: usize = 6;
 }
 
+/// `[flags 1 | reserved 3 | VNI 3 | reserved 1]`, RFC 7348 section 5.
+pub mod vxlan {
+    /// Length of the header.
+    pub const HEADER_BYTES: usize = 8;
+    /// Flag I: the VNI is valid.
+    pub const FLAG_VNI: u8 = 0x08;
+    /// Offset of the VNI, which is the upper three bytes of the word there.
+    pub const VNI: usize = 4;
+}
+
 /// RFC 9260 section 3.1.
 pub mod sctp {
     /// Length of the common header.

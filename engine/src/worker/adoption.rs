@@ -14,6 +14,7 @@ use super::announce::{Announcement, Run, announcements_of};
 use crate::id::{MacAddress, NetworkId, PortId};
 use crate::ingress::IngressRule;
 use crate::tables::{PortKind, PortTable, Tables};
+use crate::tunnel::Tunnels;
 
 /// The step from one snapshot to the next.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct Adoption {
     pub(super) follows: u64,
     /// By port.
     pub(super) rules: Arc<[Option<IngressRule>]>,
+    /// All tunnels.
+    pub(super) tunnels: Arc<Tunnels>,
     /// Ports that are new or changed.
     pub(super) changed: Vec<PortId>,
     /// Members that are new or changed: what was learnt of them as stations holds no more.
@@ -69,6 +72,7 @@ impl Adoption {
         Adoption {
             follows,
             rules: rules_of(&tables),
+            tunnels: Arc::new(Tunnels::of(&tables)),
             changed,
             members,
             networks_gone: networks_gone(from, &tables),
@@ -104,7 +108,7 @@ fn rules_of(tables: &Tables) -> Arc<[Option<IngressRule>]> {
 fn network_of(port: &PortTable) -> Option<NetworkId> {
     match &port.kind {
         PortKind::Endpoint(attachment) => Some(attachment.network),
-        PortKind::Uplink(_) => None,
+        PortKind::Uplink(_) | PortKind::Tunnel(_) => None,
     }
 }
 
@@ -134,7 +138,7 @@ fn ports_gone(old: &Tables, new: &Tables) -> Vec<(PortId, Option<NetworkId>)> {
 pub(super) fn addresses_of(port: &PortTable) -> impl Iterator<Item = IpAddr> {
     let (ipv4, ipv6) = match &port.kind {
         PortKind::Endpoint(attachment) => (attachment.ipv4, attachment.ipv6),
-        PortKind::Uplink(_) => (None, None),
+        PortKind::Uplink(_) | PortKind::Tunnel(_) => (None, None),
     };
     ipv4.map(IpAddr::V4).into_iter().chain(ipv6.map(IpAddr::V6))
 }

@@ -58,7 +58,7 @@ impl Announcement {
                     PortKind::Endpoint(own) => {
                         own.network == network && own.mac == self.mac && own.owns(self.address)
                     }
-                    PortKind::Uplink(_) => false,
+                    PortKind::Uplink(_) | PortKind::Tunnel(_) => false,
                 })
             }
             Audience::Uplink(port) => {
@@ -192,6 +192,8 @@ impl Worker {
     fn send_announcement(&mut self, announcement: Announcement, receivers: &[PortId]) {
         let Announcement { audience, address, mac, is_router } = announcement;
         let owner = match audience {
+            // The gateways of an overlay have one address: none tells the others where it is.
+            Audience::Network(network, None) => self.core.trunk_of(network),
             Audience::Network(_, owner) => owner,
             Audience::Uplink(_) => None,
         };

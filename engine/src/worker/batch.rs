@@ -64,9 +64,23 @@ impl Worker {
             batch.drain(..).for_each(|packet| self.core.drop(packet, DropReason::PortGone));
             return;
         };
+        match rule.tunnels {
+            true => self.carry_opened(&rule, batch, lookups),
+            false => self.carry_run(&rule, batch, lookups),
+        }
+    }
+
+    /// Carries packets through that came in by one port.
+    pub(super) fn carry_run(
+        &mut self,
+        rule: &IngressRule,
+        batch: &mut Box<Batch>,
+        lookups: &mut Lookups,
+    ) {
+        let id = rule.port;
         let found = match rule.anti_spoofing {
-            true => self.first_pass::<true>(&rule, batch, lookups),
-            false => self.first_pass::<false>(&rule, batch, lookups),
+            true => self.first_pass::<true>(rule, batch, lookups),
+            false => self.first_pass::<false>(rule, batch, lookups),
         };
         if let Some(port) = self.core.counters.port(id) {
             port.rx_packets.add(batch.len() as u64);
@@ -90,7 +104,7 @@ impl Worker {
             // Of packets that are alike only the first one's port was noted.
             lookups.all[..hits].iter_mut().for_each(|lookup| lookup.egress = egress);
         }
-        self.dispose(&rule, batch, lookups, hits);
+        self.dispose(rule, batch, lookups, hits);
     }
 
     fn first_pass<const CHECKED: bool>(
@@ -468,7 +482,10 @@ impl Worker {
         while !self.core.released.is_empty() {
             let mut released = std::mem::take(&mut self.core.released);
             for packet in released.drain(..) {
-                self.route(packet, 0);
+                match packet.meta.notes.any(Notes::IN_TUNNEL) {
+                    true => self.core.send_again(packet),
+                    false => self.route(packet, 0),
+                }
             }
             // The vector's memory is kept; what was released meanwhile goes next.
             if self.core.released.is_empty() {
@@ -532,21 +549,24 @@ impl Core {
     /// [`frame_port`](Core::frame_port) for any frame.
     fn repeat_frame(&self, rule: &IngressRule, packet: &Packet) -> Option<PortId> {
         // A port that may have several stations is heard first: the long way.
-        if !rule.anti_spoofing || packet.len() > rule.frame_bytes_max {
+        if !(rule.anti_spoofing || rule.trunk) || packet.len() > rule.frame_bytes_max {
             return None;
         }
-        self.frame_port(rule, packet.destination())
+        let port = self.frame_port(rule, packet.destination())?;
+        (!rule.trunk || !self.tunnels.has(port)).then_some(port)
     }
 
     /// A frame inside a network, the long way.
     fn carry_frame(&mut self, rule: &IngressRule, packet: Packet, frame: (u64, u64)) {
         let (destination, source) = frame;
-        if !rule.anti_spoofing && !rule.uplink && !self.hear(rule, source) {
+        let is_heard = rule.anti_spoofing || rule.uplink || rule.trunk;
+        if !is_heard && !self.hear(rule, source) {
             return self.drop(packet, DropReason::StationFlapping);
         }
         let fdb = &self.stages.bridge.fdb;
         let known = fdb.port_of(rule.network, destination, self.generation, self.tick);
-        match known.filter(|&port| port != rule.port && self.cache) {
+        let between = |port| rule.trunk && self.tunnels.has(port);
+        match known.filter(|&port| port != rule.port && self.cache && !between(port)) {
             Some(port) => {
                 self.counters.worker.hits.add(1);
                 self.send_bridged(port, packet);

@@ -56,7 +56,12 @@ impl Core {
                 }
                 self.send_bridged(port, packet);
             }
-            (Verdict::Flood, _) => self.flood(packet),
+            (Verdict::Flood, _) => {
+                if !mac.is_group() {
+                    self.note_miss(network);
+                }
+                self.flood(packet);
+            }
             (Verdict::Drop(reason), _) => self.drop(packet, reason),
             _ => self.drop(packet, DropReason::NoReceiver),
         }

@@ -21,6 +21,7 @@ use crate::pipeline::Stages;
 use crate::stage::{Cx, NextHop};
 use crate::tables::{PortKind, Tables};
 use crate::time::{Instant, Tick};
+use crate::tunnel::Tunnels;
 
 /// Events that wait for the runner; further ones are dropped, they are repeated by their cause.
 const EVENTS_MAX: usize = 32;
@@ -70,6 +71,9 @@ pub(super) struct Core {
     pub(super) rings: HandOverRings,
     pub(super) rules: Arc<[Option<IngressRule>]>,
     pub(super) egress: Egress,
+    pub(super) tunnels: Arc<Tunnels>,
+    /// By tunnel, the next hop of its outer packets; none before the first.
+    pub(super) underlay: Vec<Option<AdjacencyId>>,
     pub(super) stages: Stages,
     pub(super) neighbours: Neighbours,
     pub(super) floods: Vec<TokenBucket>,
@@ -124,6 +128,9 @@ impl Core {
 
     #[inline(always)]
     pub(super) fn send(&mut self, port: PortId, packet: Packet) {
+        if !self.egress.has(port) {
+            return self.send_without_device(port, packet);
+        }
         self.egress.send(port, packet, &mut self.frames, &self.counters);
     }
 
@@ -167,6 +174,7 @@ impl Core {
                 self.tables.network(attachment.network)?.gateway_of(v6)
             }
             PortKind::Uplink(uplink) => self.tables.uplink(*uplink)?.address_of(v6),
+            PortKind::Tunnel(tunnel) => self.tables.network(tunnel.network)?.gateway_of(v6),
         }
     }
 
@@ -184,7 +192,10 @@ impl Core {
             }
             NextHop::Neighbour(port, address) => {
                 self.rule(port).ok_or(DropReason::PortGone)?;
-                self.neighbours.neighbour(port, address, own, self.tick)
+                match self.tables.static_mac(port, address) {
+                    Some(mac) => self.neighbours.known(port, address, mac, own),
+                    None => self.neighbours.neighbour(port, address, own, self.tick),
+                }
             }
         };
         found.ok_or(DropReason::NeighbourTableFull)

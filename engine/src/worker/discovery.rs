@@ -29,6 +29,10 @@ impl Core {
             Some(PortKind::Uplink(uplink)) => {
                 self.tables.uplink(*uplink).is_some_and(|uplink| uplink.owns(address))
             }
+            Some(PortKind::Tunnel(tunnel)) => self
+                .tables
+                .network(tunnel.network)
+                .is_some_and(|network| network.is_gateway(address)),
             None => false,
         }
     }
@@ -49,16 +53,23 @@ impl Core {
             return self.drop(packet, DropReason::MalformedNeighbour);
         }
         // A probe (RFC 5227) has no sender address and claims nothing.
-        if !sender.is_unspecified() && !rule.owns(sender.into()) {
+        let may_speak = rule.owns(sender.into()) && self.may_be_beyond(rule, sender.into());
+        if !sender.is_unspecified() && !may_speak {
             return self.drop(packet, DropReason::SpoofedIp);
         }
-        if rule.uplink && !sender.is_unspecified() {
+        if (rule.uplink || rule.trunk) && !sender.is_unspecified() {
             self.learn_neighbour(rule.port, sender.into(), MacAddress(sender_mac));
         }
         if operation == arp::REQUEST && self.is_own_on(rule.port, target.into()) {
             let own_mac = MacAddress(rule.gateway_mac);
             let built = reply::arp_reply(&packet, own_mac, &mut self.frames);
             return self.reply_with(packet, built);
+        }
+        if operation == arp::REQUEST && sender != target {
+            if let Some(mac) = self.mac_beyond(rule, target.into()) {
+                let built = reply::arp_reply(&packet, mac, &mut self.frames);
+                return self.reply_with(packet, built);
+            }
         }
         self.pass_on(packet, rule, destination);
     }
@@ -79,11 +90,14 @@ impl Core {
             _ => return self.drop(packet, DropReason::NeighbourUnhandled),
         };
         let own_option = message.link_layer.is_none_or(|mac| mac.0 == frame.1);
-        if !rule.may_discover(message.source, speaks_for) || !own_option {
+        let says = speaks_for.unwrap_or(message.source);
+        let may_speak = rule.may_discover(message.source, speaks_for)
+            && self.may_be_beyond(rule, message.source.into())
+            && self.may_be_beyond(rule, says.into());
+        if !may_speak || !own_option {
             return self.drop(packet, DropReason::SpoofedIp);
         }
-        if rule.uplink {
-            let says = speaks_for.unwrap_or(message.source);
+        if rule.uplink || rule.trunk {
             if let Some(mac) = message.link_layer
                 && !says.is_unspecified()
             {
@@ -97,6 +111,15 @@ impl Core {
             let built =
                 reply::neighbour_advertisement(&packet, own_mac, message.target, true, frames);
             return self.reply_with(packet, built);
+        }
+        // Without a source it asks whether an address is taken: whoever has it answers that.
+        if asks && !message.source.is_unspecified() {
+            if let Some(mac) = self.mac_beyond(rule, message.target.into()) {
+                let frames = &mut self.frames;
+                let built =
+                    reply::neighbour_advertisement(&packet, mac, message.target, false, frames);
+                return self.reply_with(packet, built);
+            }
         }
         self.pass_on(packet, rule, frame.0);
     }
@@ -126,10 +149,18 @@ impl Core {
         if mac.is_group() || mac.0 == 0 {
             return;
         }
-        let Some(PortKind::Uplink(uplink)) = self.tables.port(port).map(|port| &port.kind) else {
-            return;
+        let is_on_link = match self.tables.port(port).map(|port| &port.kind) {
+            Some(PortKind::Uplink(uplink)) => {
+                self.tables.uplink(*uplink).is_some_and(|uplink| uplink.on_link(address))
+            }
+            Some(PortKind::Tunnel(tunnel)) => {
+                let network = self.tables.network(tunnel.network);
+                network.is_some_and(|network| network.subnet_of(address).is_some())
+                    && self.tables.static_mac(port, address).is_none()
+            }
+            _ => false,
         };
-        if !self.tables.uplink(*uplink).is_some_and(|uplink| uplink.on_link(address)) {
+        if !is_on_link {
             return;
         }
         self.confirm_neighbour(port, address, mac);

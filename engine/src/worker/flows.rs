@@ -538,6 +538,9 @@ impl Core {
     /// which container addresses exist.
     pub(super) fn unreachable(&mut self, packet: Packet) {
         let reason = DropReason::NeighbourUnreachable;
+        if packet.meta.notes.any(Notes::IN_TUNNEL) {
+            return self.drop(packet, reason);
+        }
         match self.rule(packet.meta.ingress).is_some_and(|rule| rule.uplink) {
             true => self.drop(packet, reason),
             false => self.answer(packet, Answer::Error(ErrorKind::HostUnreachable, reason)),

@@ -21,6 +21,7 @@ mod flows;
 mod fragments;
 mod lookup;
 mod translated;
+mod tunnels;
 mod turn;
 mod upkeep;
 mod view;
@@ -120,6 +121,8 @@ pub struct Worker {
     /// The step to the tables in use; it keeps them and the rules alive.
     adoption: Arc<Adoption>,
     batch: Option<Box<Batch>>,
+    /// What came out of one overlay's tunnels, of a batch with packets of several.
+    run: Option<Box<Batch>>,
     lookups: Option<Box<Lookups>>,
     /// What others hand over, one chunk from each in a turn.
     handed_over: Option<Box<Chunk>>,
@@ -176,6 +179,8 @@ impl Worker {
             rings,
             rules: adoption.rules.clone(),
             egress: Egress::default(),
+            tunnels: adoption.tunnels.clone(),
+            underlay: vec![None; counted],
             stages: Stages::new(fdb, Nat::new(2 * flows, seed)),
             neighbours: Neighbours::new(neighbours, limits.held_per_neighbour, seed, tick),
             floods: vec![TokenBucket::new(limits.floods_per_second); counted],
@@ -204,6 +209,7 @@ impl Worker {
             announcements: Announcements::default(),
             adoption: adoption.clone(),
             batch: Some(Box::new(Batch::new())),
+            run: Some(Box::new(Batch::new())),
             lookups: Some(Box::default()),
             handed_over: Some(Box::default()),
             first_port: 0,

@@ -46,6 +46,7 @@ impl Worker {
         let core = &mut self.core;
         // All that is shared stays alive in the step that is given back.
         (core.tables, core.rules) = (adoption.tables.clone(), adoption.rules.clone());
+        core.tunnels = adoption.tunnels.clone();
         core.generation = core.tables.generation as u32;
         let announced = match core.id {
             WorkerId(0) => self.announcements.begin(&adoption.announcements, core.now),
@@ -63,6 +64,7 @@ impl Worker {
         // There is room since the start, unless there is no supervisor to see to it.
         core.floods.resize(counted, floods);
         core.started.resize(counted, 0);
+        core.forget_underlay(counted);
         self.v4.table.order.grow_ports(counted);
         self.v6.table.order.grow_ports(counted);
         let fdb = &mut core.stages.bridge.fdb;

@@ -204,6 +204,7 @@ pub(crate) fn network(id: u16, name: &str, members: &[Host]) -> Network {
         masquerade: true,
         mtu: 1_500,
         uplink: Some(UplinkId(0)),
+        overlay: None,
         members: ports,
         by_address,
         by_mac: members.iter().map(|host| (host.mac, host.port)).collect(),

@@ -16,6 +16,7 @@ use engine::sim::frames::{
     Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMPV6, Neighbour, TcpHeader, be16, mac_at,
 };
 use engine::sim::{MemoryWire, WireFrame};
+use engine::tables::PortKind;
 use engine::worker::{Event, FlowView, WorkerParts};
 use engine::{
     Caps, Counters, DropReason, Instant, MacAddress, PortId, PortSet, Tables, Worker, WorkerId,
@@ -206,6 +207,9 @@ impl Gateway {
 
     fn add_wire(&mut self, port: PortId, caps: Caps) {
         let (wire, ports) = MemoryWire::new(self.workers.len(), caps);
+        let kind = self.tables.port(port).map(|table| &table.kind);
+        let has_device = !matches!(kind, Some(PortKind::Tunnel(_)));
+        let ports = ports.into_iter().take(if has_device { usize::MAX } else { 0 });
         for (worker, memory_port) in self.workers.iter_mut().zip(ports) {
             worker.attach(port, Box::new(memory_port));
         }

@@ -26,6 +26,7 @@ mod masquerade;
 mod mtu;
 mod neighbours;
 mod outside;
+mod overlay;
 mod policy;
 mod sctp;
 mod spoofing;

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use config::{Attach, Attachment, Config, Endpoint, NetworkDriver, Uplink, UplinkDriver};
+use config::{Attach, Attachment, Config, Endpoint, Network, NetworkDriver, Uplink, UplinkDriver};
 use engine::PortId;
 use engine::tables::{PortKind, PublishEntry, Route};
 
@@ -52,6 +52,7 @@ pub(super) fn networks(state: &StateView, query: &Query) -> Result<Page<model::N
         };
         let driver = match network.driver {
             NetworkDriver::Bridge => "bridge",
+            NetworkDriver::Overlay => "overlay",
             NetworkDriver::None => "none",
             NetworkDriver::Host => "host",
         };
@@ -66,7 +67,7 @@ pub(super) fn networks(state: &StateView, query: &Query) -> Result<Page<model::N
             masquerade: network.masquerade,
             mtu_bytes: network.mtu,
             uplink: network.uplink.clone(),
-            endpoints: table.map_or(0, |table| table.members.len() as u64),
+            endpoints: table.map_or(0, |table| table.endpoint_count() as u64),
             traffic: table.map(|table| sums::of_network(state, table)).unwrap_or_default(),
         }
     })
@@ -117,6 +118,8 @@ fn attachment_of(state: &StateView, attachment: &Attachment) -> model::Attachmen
 pub(crate) enum Behind<'c> {
     Uplink(&'c Uplink),
     Endpoint(&'c Endpoint, &'c Attachment),
+    /// A port of an overlay: its trunk, or the tunnel to another machine.
+    Tunnel(&'c Network, PortId),
 }
 
 impl Behind<'_> {
@@ -125,6 +128,7 @@ impl Behind<'_> {
         match self {
             Behind::Uplink(uplink) => uplink.port,
             Behind::Endpoint(_, attachment) => attachment.port,
+            Behind::Tunnel(_, port) => *port,
         }
     }
 }
@@ -134,6 +138,7 @@ pub(crate) fn driver_of(behind: &Behind<'_>) -> &'static str {
     let is_xdp = match behind {
         Behind::Uplink(uplink) => uplink.driver == UplinkDriver::Xdp,
         Behind::Endpoint(endpoint, _) => endpoint.attach == Attach::Xdp,
+        Behind::Tunnel(..) => return "vxlan",
     };
     if is_xdp { "xdp" } else { "tap" }
 }
@@ -145,7 +150,15 @@ pub(crate) fn behind_ports(config: &Config) -> Vec<Behind<'_>> {
         let attachments = endpoint.attachments.iter();
         attachments.map(move |attachment| Behind::Endpoint(endpoint, attachment))
     });
-    uplinks.chain(endpoints).collect()
+    let tunnels = config.networks.iter().flat_map(|network| {
+        let overlay = network.overlay.iter();
+        overlay.flat_map(move |overlay| {
+            let ends = overlay.tunnels.iter().map(|(_, port)| *port);
+            let ports = [overlay.trunk].into_iter().chain(ends);
+            ports.map(move |port| Behind::Tunnel(network, port))
+        })
+    });
+    uplinks.chain(endpoints).chain(tunnels).collect()
 }
 
 /// All ports.
@@ -190,6 +203,26 @@ pub(super) fn ports(state: &StateView, query: &Query) -> Result<Page<model::Port
                 mtu_bytes: mtu_or(attachment.mtu),
                 traffic,
             },
+            Behind::Tunnel(network, _) => {
+                // Its packets leave by the uplink's device.
+                let uplink = network.overlay.as_ref().map(|overlay| &*overlay.uplink);
+                let uplink = uplink.and_then(|name| state.config.uplink(name));
+                let under = uplink.and_then(|uplink| live.get(&uplink.port));
+                model::Port {
+                    name,
+                    kind: "tunnel".to_owned(),
+                    driver: driver_of(behind).to_owned(),
+                    mode,
+                    endpoint: None,
+                    network: Some(network.name.clone()),
+                    device: uplink.map_or("", |uplink| uplink.interface.as_str()).to_owned(),
+                    netns: None,
+                    up: uplink.is_some_and(|uplink| is_up(state, uplink.port)),
+                    link_up: under.is_some_and(|seen| seen.is_up),
+                    mtu_bytes: network.mtu,
+                    traffic,
+                }
+            }
         }
     })
 }

@@ -4,7 +4,7 @@
 //! some packets apart. The one hard constraint: a sum of a port or network that stays never falls.
 
 use engine::counters::PortCounters;
-use engine::tables::Network;
+use engine::tables::{Network, PortKind};
 use engine::{DropReason, PortId};
 
 use super::model::Traffic;
@@ -41,7 +41,9 @@ pub(crate) fn of_network(state: &StateView, network: &Network) -> Traffic {
 
 /// Packets that all ports of one worker received.
 pub(crate) fn received(state: &StateView, worker: &crate::view::Link) -> u64 {
+    // What comes out of a tunnel has come in by an uplink.
     let ports = state.tables.ports.iter().flatten();
+    let ports = ports.filter(|port| !matches!(port.kind, PortKind::Tunnel(_)));
     let counters = ports.filter_map(|port| worker.counters.port(port.id));
     counters.map(|counters| counters.rx_packets.get()).sum()
 }

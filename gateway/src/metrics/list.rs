@@ -173,7 +173,7 @@ pub const METRICS: &[Metric] = &[
         "Endpoints that are members of the network.",
         |state, out| {
             for network in state.tables.networks.iter().flatten() {
-                out.count([&network.name], network.members.len() as u64);
+                out.count([&network.name], network.endpoint_count() as u64);
             }
         },
     ),
@@ -401,6 +401,15 @@ pub const METRICS: &[Metric] = &[
         },
     ),
     metric(
+        "portolan_worker_overlay_misses",
+        Counter,
+        &["worker"],
+        "Frames and questions for stations that no static overlay knows.",
+        |state, out| {
+            workers(state, |id, link| out.count([id], link.counters.worker.overlay_misses.get()));
+        },
+    ),
+    metric(
         "portolan_worker_free_chunks",
         Gauge,
         &["worker"],
@@ -432,6 +441,7 @@ fn ports(state: &StateView, mut read: impl FnMut([&str; 3], &Behind<'_>)) {
         let (endpoint, network) = match &behind {
             Behind::Uplink(_) => ("", ""),
             Behind::Endpoint(endpoint, attachment) => (&*endpoint.name, &*attachment.network),
+            Behind::Tunnel(network, _) => ("", &*network.name),
         };
         read([name, endpoint, network], &behind);
     }

@@ -185,7 +185,7 @@ impl Nat {
         if !is_translated(input) {
             return Verdict::Drop(DropReason::ProtocolNotTranslated);
         }
-        let publish = &cx.tables.publish;
+        let (publish, nat) = (&cx.tables.publish, &cx.tables.nat);
         let own = publish.outward(input.source, input.protocol, input.source_port);
         let turns = decision.forward.is_some_and(|hop| hop.port() == PortId::TURN);
         if let Some(entry) = own.filter(|_| !turns) {
@@ -209,6 +209,7 @@ impl Nat {
         let is_free = |port: u16| {
             usize::from(port / 2) % cx.worker_count == class
                 && (any_parity || port % 2 == input.source_port % 2)
+                && (any_parity || nat.reserved.binary_search(&port).is_err())
                 && publish.by_host(outside, input.protocol, port).is_none()
         };
         if input.protocol != protocol::TCP {
@@ -290,7 +291,7 @@ fn uplink_of<'t>(egress: PortId, input: &FlowInput, tables: &'t Tables) -> Optio
     }
     match &tables.port(egress)?.kind {
         PortKind::Uplink(uplink) => tables.uplink(*uplink),
-        PortKind::Endpoint(_) => None,
+        PortKind::Endpoint(_) | PortKind::Tunnel(_) => None,
     }
 }
 
@@ -300,6 +301,7 @@ fn leaves_by(mapping: &Mapping, protocol: u8, tables: &Tables) -> bool {
     let Socket { address, port } = mapping.inside.socket;
     let network = match tables.port(mapping.ingress).map(|port| &port.kind) {
         Some(PortKind::Endpoint(attachment)) => tables.network(attachment.network),
+        Some(PortKind::Tunnel(tunnel)) => tables.network(tunnel.network),
         _ => None,
     };
     network.is_some_and(|network| network.masquerade)

@@ -1,0 +1,212 @@
+//! Overlays: what a file may say about them, and what it compiles to.
+
+// Clippy allows this in test functions, not in their helpers.
+#![allow(clippy::unwrap_used)]
+
+use std::net::IpAddr;
+
+use config::{Config, compile, recompile};
+use engine::tables::{PortKind, TunnelEnd, Vni};
+use engine::{MacAddress, Tables};
+
+const START: &str = r#"
+[uplink.wan]
+driver = "tap"
+interface = "wan0"
+addresses = ["192.0.2.10/24", "2001:db8::10/64"]
+[network.mesh]
+driver = "overlay"
+vni = 4097
+subnet = "10.9.0.0/24"
+"#;
+
+fn parse(rest: &str) -> Config {
+    Config::parse("x.toml", &format!("{START}{rest}")).unwrap_or_else(|found| panic!("{found:?}"))
+}
+
+fn refusals(rest: &str) -> Vec<String> {
+    let text = format!("{START}{rest}");
+    let found = Config::parse("x.toml", &text).unwrap_err();
+    found.iter().map(|one| format!("{}: {}", one.path, one.message)).collect()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Names of all ports.
+fn names(tables: &Tables) -> Vec<&str> {
+    tables.ports.iter().flatten().map(|port| &*port.name).collect()
+}
+
+#[test]
+fn peers_become_tunnels_that_the_trunk_floods_to() {
+    let config = parse("peers = [\"192.0.2.11\", \"192.0.2.12\"]\n");
+    let tables = compile(&config, None);
+    let network = tables.networks[0].as_ref().unwrap();
+    let overlay = network.overlay.as_ref().unwrap();
+    assert!(overlay.learns && network.members == [overlay.trunk]);
+    assert_eq!(network.endpoint_count(), 0);
+    assert_eq!(network.mtu, 1_450);
+    let all = ["wan", "vxlan:mesh", "vxlan:mesh/192.0.2.11", "vxlan:mesh/192.0.2.12"];
+    assert_eq!(names(&tables), all);
+    let PortKind::Tunnel(trunk) = &tables.port(overlay.trunk).unwrap().kind else {
+        panic!("the trunk is a tunnel's")
+    };
+    assert_eq!((trunk.vni, trunk.udp_port), (Vni(4_097), 4_789));
+    assert_eq!(trunk.end, TunnelEnd::Trunk(overlay.tunnels.clone()));
+    let ends = overlay.tunnels.iter().map(|&id| match &tables.port(id).unwrap().kind {
+        PortKind::Tunnel(tunnel) => (tunnel.local, tunnel.end.clone()),
+        other => panic!("{other:?}"),
+    });
+    let expected =
+        ["192.0.2.11", "192.0.2.12"].map(|vtep| (ip("192.0.2.10"), TunnelEnd::Vtep(ip(vtep))));
+    assert_eq!(ends.collect::<Vec<_>>(), expected);
+    assert_eq!(tables.nat.reserved, [4_789]);
+}
+
+#[test]
+fn an_end_of_ipv6_takes_twenty_bytes_more() {
+    assert_eq!(parse("peers = [\"2001:db8::11\"]\n").networks[0].mtu, 1_430);
+    let most = refusals("peers = [\"2001:db8::11\"]\nmtu = 1450\n");
+    assert_eq!(most, ["network.mesh.mtu: 1450 bytes do not fit into the tunnels, 1430 do"]);
+}
+
+#[test]
+fn a_group_stands_for_its_peers() {
+    let tables = compile(&parse("peers = [\"192.0.2.11\"]\ngroup = \"239.1.1.1\"\n"), None);
+    let overlay = tables.networks[0].as_ref().unwrap().overlay.as_ref().unwrap();
+    let PortKind::Tunnel(trunk) = &tables.port(overlay.trunk).unwrap().kind else { panic!() };
+    let TunnelEnd::Trunk(all) = &trunk.end else { panic!("a trunk") };
+    assert_eq!(all.len(), 1);
+    assert_eq!(tables.port(all[0]).unwrap().name, "vxlan:mesh/239.1.1.1");
+}
+
+const STATIC: &str = r#"
+[[network.mesh.remote]]
+ip = "10.9.0.7"
+mac = "02:42:0a:09:00:07"
+vtep = "192.0.2.11"
+[[network.mesh.route]]
+subnet = "9.0.2.0/24"
+vtep_ip = "44.128.0.3"
+vtep_mac = "70:b3:d5:80:00:03"
+host = "192.0.2.12"
+"#;
+
+#[test]
+fn static_entries_become_hosts_and_routes() {
+    let config = parse(STATIC);
+    let tables = compile(&config, None);
+    let network = tables.networks[0].as_ref().unwrap();
+    let overlay = network.overlay.as_ref().unwrap();
+    assert!(!overlay.learns && network.members.is_empty());
+    let mac: MacAddress = "70:b3:d5:80:00:03".parse().unwrap();
+    assert_eq!(tables.port(network.by_mac[&mac]).unwrap().name, "vxlan:mesh/192.0.2.12");
+    assert_eq!(overlay.hosts[&ip("44.128.0.3")], mac);
+    let next = (overlay.trunk, ip("44.128.0.3"));
+    assert_eq!(network.beyond(ip("9.0.2.77")), Some(next));
+    assert_eq!(network.beyond(ip("10.9.0.7")), Some((overlay.trunk, ip("10.9.0.7"))));
+    assert_eq!(network.beyond(ip("10.9.0.8")), None);
+    assert_eq!(tables.network_with_subnet_of(ip("9.0.2.77")).unwrap().name, "mesh");
+    assert!(tables.network_with_subnet_of(ip("9.0.3.1")).is_none());
+    // A remote's address is given to no endpoint.
+    assert!(network.by_address.is_empty() && config.networks[0].reserved.len() == 1);
+}
+
+#[test]
+fn the_resolved_text_of_an_overlay_is_the_same_overlay() {
+    let peers = "peers = [\"192.0.2.11\"]\ngroup = \"239.1.1.1\"\ninternal = true\n";
+    for rest in [STATIC, peers] {
+        let config = parse(rest);
+        let text = config.to_toml();
+        let again =
+            Config::parse("resolved.toml", &text).unwrap_or_else(|e| panic!("{e:?}\n{text}"));
+        assert_eq!(again.to_toml(), text);
+        assert_eq!(again.networks[0].overlay, config.networks[0].overlay);
+    }
+}
+
+#[test]
+fn what_stays_keeps_its_ports_and_what_is_equal_is_shared() {
+    let running = parse("peers = [\"192.0.2.11\", \"192.0.2.12\"]\n");
+    let tables = compile(&running, None);
+    let mut next = parse("peers = [\"192.0.2.12\", \"192.0.2.13\"]\n");
+    let new = recompile(&running, &tables, &mut next);
+    let id = |tables: &Tables, name: &str| {
+        tables.ports.iter().flatten().find(|port| port.name == name).unwrap().id
+    };
+    let stays = "vxlan:mesh/192.0.2.12";
+    assert_eq!(id(&new, stays), id(&tables, stays));
+    assert!(!names(&new).contains(&"vxlan:mesh/192.0.2.11"));
+    let gone = id(&tables, "vxlan:mesh/192.0.2.11");
+    assert_ne!(id(&new, "vxlan:mesh/192.0.2.13"), gone, "an id rests for one generation");
+    let mut same = next.clone();
+    let again = recompile(&next, &new, &mut same);
+    assert!(std::sync::Arc::ptr_eq(
+        again.networks[0].as_ref().unwrap(),
+        new.networks[0].as_ref().unwrap()
+    ));
+    assert_eq!(again.plan, new.plan);
+}
+
+#[test]
+fn whatever_is_not_clear_is_refused() {
+    let cases: [(&str, &[&str]); 12] = [
+        ("", &["network.mesh: an overlay leads to somebody"]),
+        (
+            "peers = [\"192.0.2.10\"]\n",
+            &["network.mesh.peers[0]: 192.0.2.10 is our own end of the tunnel"],
+        ),
+        (
+            "peers = [\"239.1.1.1\"]\n",
+            &["network.mesh.peers[0]: 239.1.1.1 is no address of one machine"],
+        ),
+        (
+            "peers = [\"192.0.2.11\", \"192.0.2.11\"]\n",
+            &["network.mesh.peers[1]: 192.0.2.11 is a peer already"],
+        ),
+        (
+            "peers = [\"192.0.2.11\"]\nport = 0\n",
+            &["network.mesh.port: 0 is out of bounds: 1 to 65535"],
+        ),
+        (
+            "peers = [\"192.0.2.11\"]\ngroup = \"192.0.2.12\"\n",
+            &["network.mesh.group: 192.0.2.12 is no multicast address"],
+        ),
+        ("group = \"239.1.1.1\"\n", &["network.mesh.group: a group has members"]),
+        (
+            "remote = [{ ip = \"10.8.0.7\", mac = \"02:00:00:00:00:07\", vtep = \"192.0.2.11\" }]\n",
+            &["network.mesh.remote[0].ip: 10.8.0.7 is in no subnet of network mesh"],
+        ),
+        (
+            "remote = [{ ip = \"10.9.0.7\", mac = \"02:00:00:00:00:07\" }]\n",
+            &["network.mesh.remote[0]: vtep is missing"],
+        ),
+        (
+            "remote = [{ ip = \"10.9.0.7\", mac = \"02:00:00:00:00:07\", vtep = \"192.0.2.11\" },\n\
+             { ip = \"10.9.0.8\", mac = \"02:00:00:00:00:07\", vtep = \"192.0.2.12\" }]\n",
+            &["network.mesh.remote[1].mac: 02:00:00:00:00:07 is behind 192.0.2.11 already"],
+        ),
+        (
+            "route = [{ subnet = \"10.9.0.0/25\", vtep_ip = \"44.128.0.1\", \
+             vtep_mac = \"02:00:00:00:00:07\", host = \"192.0.2.11\" }]\n",
+            &["network.mesh.route[0].subnet: 10.9.0.0/25 is in subnet 10.9.0.0/24 of network mesh"],
+        ),
+        (
+            "peers = [\"192.0.2.11\"]\n[network.other]\ndriver = \"overlay\"\nvni = 4097\n\
+             subnet = \"10.8.0.0/24\"\npeers = [\"192.0.2.11\"]\n",
+            &["network.other: network mesh has vni 4097 at port 4789 already"],
+        ),
+    ];
+    for (rest, expected) in cases {
+        assert_eq!(refusals(rest), expected, "{rest}");
+    }
+    let text = START.replace("vni = 4097\n", "") + "peers = [\"192.0.2.11\"]\n";
+    assert_eq!(Config::parse("x.toml", &text).unwrap_err()[0].message, "vni is missing");
+    for vni in [0, 1 << 24] {
+        let text = START.replace("4097", &format!("{vni}")) + "peers = [\"192.0.2.11\"]\n";
+        let found = Config::parse("x.toml", &text).unwrap_err();
+        assert_eq!(found[0].message, format!("{vni} is out of bounds: 1 to 16777215"));
+    }
+}

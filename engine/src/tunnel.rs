@@ -1,0 +1,230 @@
+//! What follows from the tables about tunnels, worked out once when they change.
+//!
+//! By what a packet out of a tunnel is recognised, and the outer header of each tunnel as a
+//! template: `[Ethernet 14 | IPv4 20 or IPv6 40 | UDP 8 | VXLAN 8]`, whole but for what depends on
+//! the packet. The one hard constraint: nothing here changes while packets pass.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::id::{MacAddress, NetworkId, PortId};
+use crate::tables::{PortKind, TableMap, Tables, Tunnel, TunnelEnd, Vni};
+use crate::wire::{checksum, ethernet, ipv4, ipv6, protocol, udp, vxlan};
+
+/// Length of an outer header with IPv4.
+pub(crate) const OUTER_V4_BYTES: usize =
+    ethernet::HEADER_BYTES + ipv4::HEADER_BYTES + udp::HEADER_BYTES + vxlan::HEADER_BYTES;
+/// Length of an outer header with IPv6.
+pub(crate) const OUTER_V6_BYTES: usize =
+    ethernet::HEADER_BYTES + ipv6::HEADER_BYTES + udp::HEADER_BYTES + vxlan::HEADER_BYTES;
+
+/// RFC 7348 leaves it open; 64 is what Linux's route gives by default.
+const TTL: u8 = 64;
+
+/// By what the sender of an outer packet is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Sender {
+    pub(crate) vtep: IpAddr,
+    pub(crate) vni: Vni,
+    pub(crate) udp_port: u16,
+}
+
+/// The tunnel that a packet came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) tunnel: PortId,
+    pub(crate) trunk: PortId,
+    pub(crate) network: NetworkId,
+}
+
+/// The outer header of a tunnel.
+#[derive(Clone, Debug)]
+pub(crate) struct Outer {
+    pub(crate) template: [u8; OUTER_V6_BYTES],
+    pub(crate) is_v6: bool,
+    /// Sum of the IPv4 header's words that are the same in all packets.
+    pub(crate) header_sum: u32,
+    /// The uplink's port.
+    pub(crate) uplink: PortId,
+    /// Whose MAC address the frame goes to; `None`: it is in the template.
+    pub(crate) next_hop: Option<IpAddr>,
+}
+
+/// Where a port of an overlay leads.
+#[derive(Clone, Debug)]
+pub(crate) enum Way {
+    /// The trunk of this network: to these tunnels what is for everybody.
+    Trunk(NetworkId, Vec<PortId>),
+    /// A tunnel.
+    Outer(Box<Outer>),
+}
+
+/// All tunnels.
+#[derive(Debug, Default)]
+pub(crate) struct Tunnels {
+    senders: TableMap<Sender, Origin>,
+    vnis: TableMap<(Vni, u16), ()>,
+    udp_ports: Vec<u16>,
+    locals_v4: Vec<u32>,
+    locals_v6: Vec<u128>,
+    ways: Vec<Option<Way>>,
+}
+
+impl Tunnels {
+    pub(crate) fn of(tables: &Tables) -> Tunnels {
+        let mut all = Tunnels::default();
+        for port in tables.ports.iter().flatten() {
+            if let PortKind::Tunnel(tunnel) = &port.kind {
+                all.add(port.id, tunnel, tables);
+            }
+        }
+        all
+    }
+
+    fn add(&mut self, id: PortId, tunnel: &Tunnel, tables: &Tables) {
+        let overlay = tables.network(tunnel.network).and_then(|own| own.overlay.as_ref());
+        let Some(overlay) = overlay else { return };
+        let way = match &tunnel.end {
+            TunnelEnd::Trunk(all) => Some(Way::Trunk(tunnel.network, all.clone())),
+            TunnelEnd::Vtep(vtep) => {
+                let sender = Sender { vtep: *vtep, vni: tunnel.vni, udp_port: tunnel.udp_port };
+                let origin = Origin { tunnel: id, trunk: overlay.trunk, network: tunnel.network };
+                self.listen(tunnel.local, tunnel.udp_port);
+                if vtep.is_multicast() {
+                    self.listen(*vtep, tunnel.udp_port);
+                } else {
+                    self.senders.insert(sender, origin);
+                }
+                self.vnis.insert((tunnel.vni, tunnel.udp_port), ());
+                Outer::of(tunnel, *vtep, tables).map(|outer| Way::Outer(Box::new(outer)))
+            }
+        };
+        if self.ways.len() <= id.index() {
+            self.ways.resize_with(id.index() + 1, || None);
+        }
+        self.ways[id.index()] = way;
+    }
+
+    fn listen(&mut self, address: IpAddr, udp_port: u16) {
+        fn note<T: PartialEq>(all: &mut Vec<T>, one: T) {
+            if !all.contains(&one) {
+                all.push(one);
+            }
+        }
+        note(&mut self.udp_ports, udp_port);
+        match address {
+            IpAddr::V4(address) => note(&mut self.locals_v4, address.to_bits()),
+            IpAddr::V6(address) => note(&mut self.locals_v6, address.to_bits()),
+        }
+    }
+
+    /// True if outer packets come to this UDP port.
+    #[inline(always)]
+    pub(crate) fn has_port(&self, udp_port: u16) -> bool {
+        self.udp_ports.contains(&udp_port)
+    }
+
+    /// True if outer packets come to this address.
+    #[inline(always)]
+    pub(crate) fn has_local_v4(&self, address: u32) -> bool {
+        self.locals_v4.contains(&address)
+    }
+
+    /// The same of IPv6.
+    pub(crate) fn has_local_v6(&self, address: u128) -> bool {
+        self.locals_v6.contains(&address)
+    }
+
+    /// The tunnel of a sender.
+    pub(crate) fn origin(&self, sender: Sender) -> Option<Origin> {
+        self.senders.get(&sender).copied()
+    }
+
+    /// True if some network has this identifier at this port.
+    pub(crate) fn has_vni(&self, vni: Vni, udp_port: u16) -> bool {
+        self.vnis.contains_key(&(vni, udp_port))
+    }
+
+    /// Where a port leads; `None`: it is no overlay's.
+    #[inline(always)]
+    pub(crate) fn way(&self, port: PortId) -> Option<&Way> {
+        self.ways.get(port.index())?.as_ref()
+    }
+
+    /// True if the port is a trunk or a tunnel.
+    #[inline(always)]
+    pub(crate) fn has(&self, port: PortId) -> bool {
+        self.way(port).is_some()
+    }
+}
+
+impl Outer {
+    /// `None`: no way leads to the VTEP, or the uplink is gone.
+    fn of(tunnel: &Tunnel, vtep: IpAddr, tables: &Tables) -> Option<Outer> {
+        let own = tables.uplink(tunnel.uplink)?;
+        let mut outer = Outer {
+            template: [0; OUTER_V6_BYTES],
+            is_v6: vtep.is_ipv6(),
+            header_sum: 0,
+            uplink: own.port,
+            next_hop: None,
+        };
+        let bytes = &mut outer.template;
+        bytes[6..12].copy_from_slice(&own.mac.bytes());
+        if vtep.is_multicast() {
+            bytes[..6].copy_from_slice(&group_mac(vtep).bytes());
+        } else {
+            let on_link = own.on_link(vtep).then_some(vtep);
+            let routed = || {
+                let route = tables.routes.to(vtep).filter(|route| route.uplink == own.id)?;
+                Some(route.via.unwrap_or(vtep))
+            };
+            outer.next_hop = Some(on_link.or_else(routed)?);
+        }
+        let l3 = ethernet::HEADER_BYTES;
+        let l4 = match (tunnel.local, vtep) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                bytes[ethernet::TYPE..l3].copy_from_slice(&ethernet::IPV4.to_be_bytes());
+                let header = &mut bytes[l3..l3 + ipv4::HEADER_BYTES];
+                header[0] = 0x45;
+                // RFC 7348 section 4.3: a VTEP does not fragment; a router says if it would have.
+                let fragment = ipv4::DONT_FRAGMENT.to_be_bytes();
+                header[ipv4::FRAGMENT..ipv4::TTL].copy_from_slice(&fragment);
+                (header[ipv4::TTL], header[ipv4::PROTOCOL]) = (TTL, protocol::UDP);
+                header[ipv4::SOURCE..ipv4::DESTINATION].copy_from_slice(&source.octets());
+                header[ipv4::DESTINATION..].copy_from_slice(&destination.octets());
+                outer.header_sum = u32::from(checksum::fold(checksum::sum(header)));
+                l3 + ipv4::HEADER_BYTES
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                bytes[ethernet::TYPE..l3].copy_from_slice(&ethernet::IPV6.to_be_bytes());
+                let header = &mut bytes[l3..l3 + ipv6::HEADER_BYTES];
+                header[0] = 0x60;
+                (header[ipv6::NEXT_HEADER], header[ipv6::HOP_LIMIT]) = (protocol::UDP, TTL);
+                header[ipv6::SOURCE..ipv6::DESTINATION].copy_from_slice(&source.octets());
+                header[ipv6::DESTINATION..].copy_from_slice(&destination.octets());
+                l3 + ipv6::HEADER_BYTES
+            }
+            _ => return None,
+        };
+        bytes[l4 + 2..l4 + 4].copy_from_slice(&tunnel.udp_port.to_be_bytes());
+        let header = l4 + udp::HEADER_BYTES;
+        bytes[header] = vxlan::FLAG_VNI;
+        let vni = (tunnel.vni.0 << 8).to_be_bytes();
+        bytes[header + vxlan::VNI..header + vxlan::HEADER_BYTES].copy_from_slice(&vni);
+        Some(outer)
+    }
+}
+
+/// The MAC address of an IP group (RFC 1112 section 6.4, RFC 2464 section 7).
+fn group_mac(group: IpAddr) -> MacAddress {
+    match group {
+        IpAddr::V4(group) => {
+            MacAddress(0x0100_5e00_0000 | u64::from(group.to_bits() & 0x007f_ffff))
+        }
+        IpAddr::V6(group) => MacAddress(0x3333_0000_0000 | low_bits(group)),
+    }
+}
+
+fn low_bits(address: Ipv6Addr) -> u64 {
+    address.to_bits() as u64 & 0xffff_ffff
+}

@@ -1,0 +1,263 @@
+//! Into tunnels and out of them.
+//!
+//! What an uplink receives is opened before anything else looks at it; what comes out takes the
+//! same way as what other ports receive, as packets of the overlay's trunk. What leaves by a port
+//! without a device leaves by its tunnel: the trunk asks the FDB which one, or sends a copy to
+//! each. A tunnel whose next hop is not known lets packets wait as any other way out does.
+
+use std::net::IpAddr;
+
+use super::Worker;
+use super::core::Core;
+use super::lookup::Lookups;
+use crate::counters::DropReason;
+use crate::decapsulate::{Last, decapsulate};
+use crate::fdb::Heard;
+use crate::flow::AdjacencyId;
+use crate::hand_over::Message;
+use crate::id::{MacAddress, NetworkId, PortId};
+use crate::ingress::IngressRule;
+use crate::packet::{Batch, Notes, Packet};
+use crate::tunnel::{Origin, Way};
+
+impl Worker {
+    /// Opens what came by tunnels, and carries everything through in its order.
+    #[inline(never)]
+    pub(super) fn carry_opened(
+        &mut self,
+        rule: &IngressRule,
+        batch: &mut Box<Batch>,
+        lookups: &mut Lookups,
+    ) {
+        let Some(mut run) = self.run.take() else { return };
+        let (mut from, mut last) = (rule.port, Last::default());
+        let (mut opened, mut opened_bytes) = (0, 0);
+        for mut packet in batch.drain(..) {
+            let bytes = packet.len();
+            packet.meta.ingress = rule.port;
+            let port = match self.core.open(&mut packet, rule, &mut last) {
+                Ok(port) => port,
+                Err(reason) => {
+                    (opened, opened_bytes) = (opened + 1, opened_bytes + bytes);
+                    self.core.drop(packet, reason);
+                    continue;
+                }
+            };
+            if port != rule.port {
+                (opened, opened_bytes) = (opened + 1, opened_bytes + bytes);
+            }
+            if port != from && !run.is_empty() {
+                self.carry_run_from(from, &mut run, lookups);
+            }
+            from = port;
+            run.push(packet);
+        }
+        if !run.is_empty() {
+            self.carry_run_from(from, &mut run, lookups);
+        }
+        self.run = Some(run);
+        if let Some(port) = self.core.counters.port(rule.port) {
+            port.rx_packets.add(opened);
+            port.rx_bytes.add(opened_bytes as u64);
+        }
+    }
+
+    fn carry_run_from(&mut self, port: PortId, run: &mut Box<Batch>, lookups: &mut Lookups) {
+        match self.core.rule(port).copied() {
+            Some(rule) => self.carry_run(&rule, run, lookups),
+            None => run.drain(..).for_each(|packet| self.core.drop(packet, DropReason::PortGone)),
+        }
+    }
+}
+
+impl Core {
+    /// The trunk of an overlay.
+    pub(super) fn trunk_of(&self, network: NetworkId) -> Option<PortId> {
+        self.tables.network(network)?.overlay.as_ref().map(|overlay| overlay.trunk)
+    }
+
+    /// Takes a packet out of its tunnel, if it is in one. Returns the port that it came by.
+    #[inline(always)]
+    fn open(
+        &mut self,
+        packet: &mut Packet,
+        rule: &IngressRule,
+        last: &mut Last,
+    ) -> Result<PortId, DropReason> {
+        let opened = decapsulate(packet, &self.tunnels, rule.gateway_mac, last)?;
+        let Some(origin) = opened else { return Ok(rule.port) };
+        let (Origin { tunnel, trunk, network }, source) = (origin, packet.source());
+        let fdb = &self.stages.bridge.fdb;
+        if !fdb.is_fresh(network, source, tunnel, self.generation, self.tick) {
+            self.hear_beyond(origin, source)?;
+        }
+        if let Some(port) = self.counters.port(tunnel) {
+            port.rx_packets.add(1);
+            port.rx_bytes.add(packet.len() as u64);
+        }
+        Ok(trunk)
+    }
+
+    /// A station behind a tunnel was heard: may it be there?
+    #[inline(never)]
+    fn hear_beyond(&mut self, origin: Origin, source: u64) -> Result<(), DropReason> {
+        let Origin { tunnel, network: id, .. } = origin;
+        let mac = MacAddress(source);
+        let network = self.tables.network(id).ok_or(DropReason::PortGone)?;
+        let learns = network.overlay.as_ref().is_some_and(|overlay| overlay.learns);
+        let fdb = &mut self.stages.bridge.fdb;
+        match network.by_mac.get(&mac) {
+            Some(&port) if port == tunnel => {
+                fdb.keep_member(id, mac, tunnel, self.generation);
+                return Ok(());
+            }
+            Some(_) => return Err(DropReason::OverlaySender),
+            // Ingress refuses these, as on any port.
+            None if mac.is_group() || mac == network.gateway_mac => return Ok(()),
+            None if !learns => return Err(DropReason::OverlaySender),
+            None => {}
+        }
+        match fdb.hear(id, mac, tunnel, self.tick) {
+            Heard::Known => {}
+            Heard::New => self.tell(|| Message::Station { network: id, mac, port: tunnel }),
+            Heard::Moved => {
+                if !self.moves.take(self.now) {
+                    return Err(DropReason::StationFlapping);
+                }
+                self.tell(|| Message::Station { network: id, mac, port: tunnel });
+            }
+            Heard::ShareFull => self.counters.worker.fdb_share_full.add(1),
+            Heard::Full => self.counters.worker.fdb_full.add(1),
+        }
+        Ok(())
+    }
+
+    /// True if whoever speaks behind the trunk may have this address: it is not a member's, nor the
+    /// gateway's.
+    pub(super) fn may_be_beyond(&self, rule: &IngressRule, address: IpAddr) -> bool {
+        !rule.trunk
+            || self.tables.network(rule.network).is_some_and(|network| {
+                !network.by_address.contains_key(&address) && !network.is_gateway(address)
+            })
+    }
+
+    /// The MAC address of a static host that a member asks for.
+    pub(super) fn mac_beyond(&mut self, rule: &IngressRule, target: IpAddr) -> Option<MacAddress> {
+        if rule.trunk || rule.uplink {
+            return None;
+        }
+        let network = self.tables.network(rule.network)?;
+        let overlay = network.overlay.as_ref()?;
+        let found = overlay.hosts.get(&target).copied();
+        if found.is_none() && !network.by_address.contains_key(&target) {
+            self.note_miss(rule.network);
+        }
+        found
+    }
+
+    /// Counts that a static overlay was asked for somebody whom it does not know.
+    pub(super) fn note_miss(&mut self, network: NetworkId) {
+        let overlay = self.tables.network(network).and_then(|own| own.overlay.as_ref());
+        if overlay.is_some_and(|overlay| !overlay.learns) {
+            self.counters.worker.overlay_misses.add(1);
+        }
+    }
+
+    /// Sends a packet by a port that has no device here: into its tunnel, if it is an overlay's.
+    #[inline(never)]
+    pub(super) fn send_without_device(&mut self, port: PortId, packet: Packet) {
+        match self.tunnels.way(port) {
+            Some(Way::Outer(_)) => self.send_in_tunnel(port, packet),
+            Some(&Way::Trunk(network, _)) => self.send_by_trunk(port, network, packet),
+            None => self.egress.send(port, packet, &mut self.frames, &self.counters),
+        }
+    }
+
+    /// Sends a frame to whom it is for, behind a trunk.
+    fn send_by_trunk(&mut self, trunk: PortId, network: NetworkId, packet: Packet) {
+        let mac = packet.destination();
+        let fdb = &self.stages.bridge.fdb;
+        let known = fdb.port_of(network, mac, self.generation, self.tick);
+        if let Some(tunnel) = known.filter(|&port| self.tunnels.has(port)) {
+            return self.send_in_tunnel(tunnel, packet);
+        }
+        let mac = MacAddress(mac);
+        let own = self.tables.network(network).and_then(|own| own.by_mac.get(&mac)).copied();
+        if let Some(tunnel) = own.filter(|&port| self.tunnels.has(port)) {
+            let generation = self.generation;
+            self.stages.bridge.fdb.keep_member(network, mac, tunnel, generation);
+            return self.send_in_tunnel(tunnel, packet);
+        }
+        let tunnels = self.tunnels.clone();
+        let Some(Way::Trunk(_, all)) = tunnels.way(trunk) else { return };
+        let Some((last, others)) = all.split_last() else {
+            return self.drop(packet, DropReason::NoReceiver);
+        };
+        for &tunnel in others {
+            match packet.copy(&mut self.frames) {
+                Some(copy) => self.send_in_tunnel(tunnel, copy),
+                None => self.counters.dropped(DropReason::NoFrame).add(1),
+            }
+        }
+        self.send_in_tunnel(*last, packet);
+    }
+
+    fn send_in_tunnel(&mut self, tunnel: PortId, mut packet: Packet) {
+        let Some(Way::Outer(outer)) = self.tunnels.way(tunnel) else {
+            return self.drop(packet, DropReason::NoRoute);
+        };
+        let mut macs = None;
+        if let Some(next_hop) = outer.next_hop {
+            let uplink = outer.uplink;
+            let known = self.underlay.get(tunnel.index()).copied().flatten();
+            let Some(id) = known.or_else(|| self.find_underlay(tunnel, uplink, next_hop)) else {
+                return self.drop(packet, DropReason::NeighbourTableFull);
+            };
+            let Some(adjacency) = self.neighbours.get(id).filter(|known| known.resolved) else {
+                packet.meta.notes.0 |= Notes::IN_TUNNEL;
+                packet.meta.l4 = tunnel.0;
+                return self.wait(id, packet);
+            };
+            macs = Some(adjacency.macs());
+        }
+        let Some(Way::Outer(outer)) = self.tunnels.way(tunnel) else { return };
+        if let Some(port) = self.counters.port(tunnel) {
+            port.tx_packets.add(1);
+            port.tx_bytes.add(packet.len() as u64);
+        }
+        self.egress.send_in_tunnel(outer, macs, packet, &mut self.frames, &self.counters);
+    }
+
+    /// A packet that waited for its tunnel's next hop.
+    pub(super) fn send_again(&mut self, mut packet: Packet) {
+        packet.meta.notes.0 &= !Notes::IN_TUNNEL;
+        self.send_in_tunnel(PortId(packet.meta.l4), packet);
+    }
+
+    /// The next hop of a tunnel's outer packets. `None`: no room for it.
+    #[cold]
+    fn find_underlay(
+        &mut self,
+        tunnel: PortId,
+        uplink: PortId,
+        next_hop: IpAddr,
+    ) -> Option<AdjacencyId> {
+        let own = self.own_mac(uplink);
+        let id = self.neighbours.neighbour(uplink, next_hop, own, self.tick)?;
+        let place = self.underlay.get_mut(tunnel.index())?;
+        *place = Some(id);
+        self.neighbours.hold(id);
+        Some(id)
+    }
+
+    /// Under new tables a tunnel may lead elsewhere.
+    pub(super) fn forget_underlay(&mut self, port_count: usize) {
+        for place in &mut self.underlay {
+            if let Some(id) = place.take() {
+                self.neighbours.release(id);
+            }
+        }
+        // There is room since the start, unless there is no supervisor to see to it.
+        self.underlay.resize(port_count, None);
+    }
+}

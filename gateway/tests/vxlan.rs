@@ -1,0 +1,233 @@
+//! Overlays on real interfaces: a kernel's `vxlan` device as the other end, and another Portolan.
+//!
+//! The daemon runs in a namespace that stands for its host. The kernel's end of its uplink is the
+//! other VTEP, or a router between two daemons. Needs root; does not skip without it.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod common;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use gateway::netns::{self, Namespace};
+use gateway::traffic::{self, ANSWER_WITHIN, echo_tcp, echo_udp};
+
+use common::{Daemon, PROGRAM, Scratch};
+
+/// Longest wait for the first packet to pass: neighbours have to be found on both links.
+const PASSES_WITHIN: Duration = Duration::from_secs(30);
+
+/// The MAC address of the kernel's own end inside the overlay.
+const FAR_MAC: &str = "02:42:0a:09:00:02";
+/// That of the endpoint behind the gateway.
+const NEAR_MAC: &str = "02:42:0a:09:00:0a";
+
+const UPLINK: &str = r#"
+[gateway]
+workers = WORKERS
+
+[uplink.wan]
+driver = "tap"
+interface = "wan0"
+addresses = ["192.0.2.10/24", "2001:db8::10/64"]
+host_addresses = ["192.0.2.1/24", "2001:db8::1/64"]
+gateway = "192.0.2.1"
+gateway6 = "2001:db8::1"
+
+[network.mesh]
+driver = "overlay"
+vni = 4097
+subnets = ["10.9.0.0/24", "fd00:9::/64"]
+OVERLAY
+
+[endpoint.near]
+attach = { netns = "PREFIXnear", create = true }
+publish = ["8080:80"]
+network = [{ name = "mesh", ip = "10.9.0.10", ip6 = "fd00:9::10" }]
+"#;
+
+/// Runs commands of iproute2 in a namespace, one a line.
+fn ip(namespace: &Path, lines: &str) {
+    for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let run = || Command::new(words[0]).args(&words[1..]).output().unwrap();
+        let output = netns::within(namespace, run).unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}: {errors}");
+    }
+}
+
+/// Waits until a ping is answered.
+fn wait_for_ping(from: &Path, to: &str) {
+    let (deadline, to) = (Instant::now() + PASSES_WITHIN, to.parse().unwrap());
+    while let Err(error) = traffic::ping(from, to, Duration::from_millis(500)) {
+        assert!(Instant::now() < deadline, "no answer of {to}: {error}");
+    }
+}
+
+fn at(address: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(address.parse().unwrap(), port)
+}
+
+/// Ping, UDP of each size and TCP both ways between two addresses in their namespaces.
+fn check_all(near: (&Path, &str), far: (&Path, &str), most: usize) {
+    wait_for_ping(near.0, far.1);
+    wait_for_ping(far.0, near.1);
+    let v6 = near.1.contains(':');
+    let headers = if v6 { 48 } else { 28 };
+    let sizes = [1, 100, 1_000, most - headers];
+    for (server, client) in [(near, far), (far, near)] {
+        let (server_at, from) = (at(server.1, 5_300), client.1.parse::<IpAddr>().unwrap());
+        let seen = echo_udp((server.0, server_at), (client.0, server_at), &sizes).unwrap();
+        assert_eq!(seen, from, "nothing is translated");
+        let server_at = at(server.1, 5_301);
+        let seen = echo_tcp((server.0, server_at), (client.0, server_at), 300_000).unwrap();
+        assert_eq!(seen, from);
+    }
+}
+
+/// A daemon with the uplink above in a host of its own, and its kernel as the other end.
+struct World {
+    host: Namespace,
+    scratch: Scratch,
+    daemon: Daemon,
+}
+
+impl World {
+    /// `overlay`: what the network says; `device`: how the kernel's end is made.
+    fn new(test: &str, workers: u8, overlay: &str, device: &str) -> World {
+        let scratch = Scratch::new(test);
+        let host = Namespace::create(&scratch.name("host")).unwrap();
+        ip(host.path(), "ip link set lo up");
+        let text = UPLINK.replace("WORKERS", &workers.to_string()).replace("OVERLAY", overlay);
+        let path = scratch.config(&text);
+        let mut command = Command::new(PROGRAM);
+        command.args(["run", "-c"]).arg(path);
+        let mut daemon = netns::within(host.path(), || Daemon::spawn(command)).unwrap();
+        daemon.wait_ready();
+        let set_up = format!(
+            "ip link add vx0 {device}
+             ip link set vx0 address {FAR_MAC}
+             ip addr add 10.9.0.2/24 dev vx0
+             ip addr add fd00:9::2/64 dev vx0 nodad
+             ip link set vx0 up"
+        );
+        ip(host.path(), &set_up);
+        World { host, scratch, daemon }
+    }
+
+    fn near(&self) -> std::path::PathBuf {
+        self.scratch.path("near")
+    }
+
+    fn check(&self, most: usize) {
+        let (near, far) = (self.near(), self.host.path());
+        check_all((&near, "10.9.0.10"), (far, "10.9.0.2"), most);
+        check_all((&near, "fd00:9::10"), (far, "fd00:9::2"), most);
+    }
+
+    /// What a counter of the metrics says, all its lines together.
+    fn count(&self, start: &str) -> u64 {
+        let metrics = self.scratch.metrics();
+        let lines = metrics.lines().filter(|line| line.starts_with(start));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
+    }
+}
+
+#[test]
+fn a_kernel_that_learns_is_a_peer() {
+    for workers in [1, 2] {
+        let device = "type vxlan id 4097 dstport 4789 local 192.0.2.1 remote 192.0.2.10";
+        let mut world = World::new("learn", workers, "peers = [\"192.0.2.1\"]", device);
+        world.check(1_450);
+        wait_for_ping(world.host.path(), "10.9.0.1");
+        assert!(world.count("portolan_port_rx_packets_total{port=\"vxlan:mesh/192.0.2.1\"") > 0);
+        assert!(world.daemon.terminate().success());
+    }
+}
+
+#[test]
+fn the_outer_header_may_be_ipv6() {
+    let device = "type vxlan id 4097 dstport 4789 local 2001:db8::1 remote 2001:db8::10";
+    let mut world = World::new("outer6", 1, "peers = [\"2001:db8::1\"]", device);
+    world.check(1_430);
+    assert!(world.daemon.terminate().success());
+}
+
+#[test]
+fn a_kernel_with_static_entries_is_met_by_static_remotes() {
+    let overlay = format!(
+        "port = 64000\n\
+         remote = [{{ ip = \"10.9.0.2\", mac = \"{FAR_MAC}\", vtep = \"192.0.2.1\" }},\n\
+         {{ ip = \"fd00:9::2\", mac = \"{FAR_MAC}\", vtep = \"192.0.2.1\" }}]"
+    );
+    let device = "type vxlan id 4097 dstport 64000 local 192.0.2.1 nolearning proxy";
+    let mut world = World::new("static", 2, &overlay, device);
+    let entries = format!(
+        "bridge fdb add {NEAR_MAC} dev vx0 dst 192.0.2.10
+         ip neigh add 10.9.0.10 lladdr {NEAR_MAC} dev vx0
+         ip neigh add fd00:9::10 lladdr {NEAR_MAC} dev vx0"
+    );
+    ip(world.host.path(), &entries);
+    world.check(1_450);
+    // Nobody has this address: the question stays here, and is counted.
+    let nobody = "10.9.0.77".parse().unwrap();
+    assert!(traffic::ping(&world.near(), nobody, Duration::from_millis(300)).is_err());
+    assert!(world.count("portolan_worker_overlay_misses_total") > 0, "{}", world.scratch.metrics());
+    assert!(world.daemon.terminate().success());
+}
+
+#[test]
+fn strangers_and_other_identifiers_are_dropped_and_counted() {
+    let device = "type vxlan id 4098 dstport 4789 local 192.0.2.1 remote 192.0.2.10";
+    let mut world = World::new("vni", 1, "peers = [\"192.0.2.1\"]", device);
+    let near = "10.9.0.10".parse().unwrap();
+    let dropped = |world: &World, reason: &str| {
+        let deadline = Instant::now() + PASSES_WITHIN;
+        let line = format!("portolan_dropped_packets_total{{reason=\"{reason}\"");
+        while world.count(&line) == 0 {
+            assert!(traffic::ping(world.host.path(), near, Duration::from_millis(200)).is_err());
+            assert!(Instant::now() < deadline, "no {reason}: {}", world.scratch.metrics());
+        }
+    };
+    dropped(&world, "overlay_vni");
+    ip(
+        world.host.path(),
+        "ip link del vx0
+         ip addr add 192.0.2.99/24 dev wan0
+         ip link add vx0 type vxlan id 4097 dstport 4789 local 192.0.2.99 remote 192.0.2.10
+         ip addr add 10.9.0.2/24 dev vx0
+         ip link set vx0 up",
+    );
+    dropped(&world, "overlay_vtep");
+    assert!(world.daemon.terminate().success());
+}
+
+#[test]
+fn endpoints_of_an_overlay_reach_the_outside_and_are_published() {
+    let device = "type vxlan id 4097 dstport 4789 local 192.0.2.1 remote 192.0.2.10";
+    let mut world = World::new("way-out", 2, "peers = [\"192.0.2.1\"]", device);
+    let (near, host) = (world.near(), world.host.path().to_owned());
+    wait_for_ping(&near, "192.0.2.1");
+    let (outside, published) = (at("192.0.2.1", 5_302), at("192.0.2.10", 8_080));
+    let seen = echo_tcp((&host, outside), (&near, outside), 100_000).unwrap();
+    assert_eq!(seen, "192.0.2.10".parse::<IpAddr>().unwrap(), "masqueraded");
+    let server = (&*near, at("10.9.0.10", 80));
+    echo_tcp(server, (&host, published), 100_000).unwrap();
+    // Somebody behind the tunnel has no way out but by us.
+    ip(&host, "ip addr add 198.51.100.7/32 dev lo");
+    let far = at("198.51.100.7", 5_303);
+    echo_tcp((&host, far), (&near, far), 1_000).unwrap();
+    // An endpoint that speaks VXLAN itself would be taken for the gateway.
+    let forged = traffic::udp_client(&near, at("192.0.2.1", 4_789)).unwrap();
+    forged.send(&[8, 0, 0, 0, 0, 16, 1, 0]).unwrap();
+    let deadline = Instant::now() + ANSWER_WITHIN;
+    while world.count("portolan_dropped_packets_total{reason=\"overlay_forged\"") == 0 {
+        assert!(Instant::now() < deadline, "{}", world.scratch.metrics());
+        forged.send(&[8, 0, 0, 0, 0, 16, 1, 0]).unwrap();
+    }
+    assert!(world.daemon.terminate().success());
+}
