@@ -40,7 +40,7 @@ struct Section {
     keys: &'static [&'static str],
 }
 
-fn sections() -> [Section; 15] {
+fn sections() -> [Section; 17] {
     let section = |heading, definition, keys| Section { heading, definition, keys };
     [
         section("[gateway]", "Gateway", keys::<schema::Gateway>()),
@@ -48,6 +48,8 @@ fn sections() -> [Section; 15] {
         section("[uplink.NAME]", "Uplink", keys::<schema::Uplink>()),
         section("routes = [{ ... }]", "Route", keys::<schema::Route>()),
         section("[network.NAME]", "Network", keys::<schema::Network>()),
+        section("[[network.NAME.remote]]", "Remote", keys::<schema::Remote>()),
+        section("[[network.NAME.route]]", "OverlayRoute", keys::<schema::OverlayRoute>()),
         section("[endpoint.NAME]", "Endpoint", keys::<schema::Endpoint>()),
         section("attach = { ... }", "Attach", keys::<schema::Attach>()),
         section("[[endpoint.NAME.network]]", "EndpointNetwork", keys::<schema::EndpointNetwork>()),

@@ -255,23 +255,20 @@ pub(crate) struct Network {
     /// it.
     #[schemars(extend("minimum" = 1, "maximum" = bounds::VNI_MAX))]
     pub(crate) vni: Field<Number>,
-    /// Overlay: the UDP port of both ends.
-    #[schemars(extend("minimum" = 1, "maximum" = bounds::TUNNEL_PORT_MAX, "default" = 4789))]
+    /// Overlay: the UDP port of both ends. Absent: 4789.
+    #[schemars(extend("minimum" = 1, "maximum" = bounds::TUNNEL_PORT_MAX))]
     pub(crate) port: Field<Number>,
     /// Overlay: addresses of tunnel ends on other machines. What is for everybody goes to each, and
     /// stations behind them are learnt; packets of other senders are dropped.
-    #[schemars(extend("default" = []))]
     pub(crate) peers: Field<Vec<Field<Address>>>,
     /// Overlay: a multicast address; what is for everybody goes there, once, instead of to each
     /// peer. Nothing joins the group on the uplink's link yet: its network must flood it.
     pub(crate) group: Field<Address>,
     /// Overlay: members elsewhere, whom nothing is learnt about. ARP and ND for them are answered
     /// here; without `peers` nothing is flooded.
-    #[schemars(extend("default" = []))]
     pub(crate) remote: Field<Vec<Field<Remote>>>,
     /// Overlay: prefixes that other gateways route to, as DC/OS has one per agent. They are part of
     /// the network: not masqueraded towards, and not another network's.
-    #[schemars(extend("default" = []))]
     pub(crate) route: Field<Vec<Field<OverlayRoute>>>,
 }
 

@@ -215,7 +215,7 @@ fn the_schema_refuses_what_the_checker_refuses_by_type() {
             ".uplink.lan.addresses: short",
         ),
         ("[network.x]\nmtu = 100\n", ".network.x.mtu: below 576"),
-        ("[network.x]\nvni = 7\n", ".network.x: unknown key vni"),
+        ("[network.x]\nvni = 0\n", ".network.x.vni: below 1"),
         ("[endpoint.x]\nnetwork = [{ ip = \"10.1.0.1\" }]\n", ".endpoint.x.network[0]: lacks name"),
         ("[endpoint.x]\nnetwork = []\n", ".endpoint.x.network: short"),
         ("[limits]\nflows = 0\n", ".limits.flows: below 1"),
