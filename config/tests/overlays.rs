@@ -176,7 +176,8 @@ fn whatever_is_not_clear_is_refused() {
         ),
         ("group = \"239.1.1.1\"\n", &["network.mesh.group: a group has members"]),
         (
-            "remote = [{ ip = \"10.8.0.7\", mac = \"02:00:00:00:00:07\", vtep = \"192.0.2.11\" }]\n",
+            "remote = [{ ip = \"10.8.0.7\", mac = \"02:00:00:00:00:07\", \
+             vtep = \"192.0.2.11\" }]\n",
             &["network.mesh.remote[0].ip: 10.8.0.7 is in no subnet of network mesh"],
         ),
         (

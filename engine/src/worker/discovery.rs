@@ -65,11 +65,12 @@ impl Core {
             let built = reply::arp_reply(&packet, own_mac, &mut self.frames);
             return self.reply_with(packet, built);
         }
-        if operation == arp::REQUEST && sender != target {
-            if let Some(mac) = self.mac_beyond(rule, target.into()) {
-                let built = reply::arp_reply(&packet, mac, &mut self.frames);
-                return self.reply_with(packet, built);
-            }
+        if operation == arp::REQUEST
+            && sender != target
+            && let Some(mac) = self.mac_beyond(rule, target.into())
+        {
+            let built = reply::arp_reply(&packet, mac, &mut self.frames);
+            return self.reply_with(packet, built);
         }
         self.pass_on(packet, rule, destination);
     }
@@ -97,12 +98,11 @@ impl Core {
         if !may_speak || !own_option {
             return self.drop(packet, DropReason::SpoofedIp);
         }
-        if rule.uplink || rule.trunk {
-            if let Some(mac) = message.link_layer
-                && !says.is_unspecified()
-            {
-                self.learn_neighbour(rule.port, says.into(), mac);
-            }
+        if (rule.uplink || rule.trunk)
+            && let Some(mac) = message.link_layer
+            && !says.is_unspecified()
+        {
+            self.learn_neighbour(rule.port, says.into(), mac);
         }
         let asks = message.kind == icmp::V6_NEIGHBOUR_SOLICITATION;
         if asks && self.is_own_on(rule.port, message.target.into()) {
@@ -113,13 +113,13 @@ impl Core {
             return self.reply_with(packet, built);
         }
         // Without a source it asks whether an address is taken: whoever has it answers that.
-        if asks && !message.source.is_unspecified() {
-            if let Some(mac) = self.mac_beyond(rule, message.target.into()) {
-                let frames = &mut self.frames;
-                let built =
-                    reply::neighbour_advertisement(&packet, mac, message.target, false, frames);
-                return self.reply_with(packet, built);
-            }
+        if asks
+            && !message.source.is_unspecified()
+            && let Some(mac) = self.mac_beyond(rule, message.target.into())
+        {
+            let frames = &mut self.frames;
+            let built = reply::neighbour_advertisement(&packet, mac, message.target, false, frames);
+            return self.reply_with(packet, built);
         }
         self.pass_on(packet, rule, frame.0);
     }

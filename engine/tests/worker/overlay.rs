@@ -60,8 +60,9 @@ fn overlay(v6: bool, learns: bool) -> Tables {
     tables.ports.push(port(TRUNK, v6, TunnelEnd::Trunk(all)));
     tables.ports.push(port(TO_CLIENT, v6, TunnelEnd::Vtep(CLIENT.ip(v6))));
     tables.ports.push(port(TO_ROUTER, v6, TunnelEnd::Vtep(ROUTER.ip(v6))));
-    let via = Some("44.128.0.1".parse().unwrap());
-    let route = Route { to: "9.0.0.0/8".parse().unwrap(), via, uplink: UplinkId(0) };
+    let via: IpAddr = "44.128.0.1".parse().unwrap();
+    let to = "9.0.0.0/8".parse().unwrap();
+    let route = Route { to, via: Some(via), uplink: UplinkId(0) };
     let mut own = Overlay {
         trunk: TRUNK,
         tunnels: vec![TO_CLIENT, TO_ROUTER],
@@ -79,7 +80,7 @@ fn overlay(v6: bool, learns: bool) -> Tables {
                 own.hosts.insert(host.ip(false), host.mac);
                 own.hosts.insert(host.ip(true), host.mac);
             }
-            own.hosts.insert(via.unwrap(), AWAY.mac);
+            own.hosts.insert(via, AWAY.mac);
         }
         network.overlay = Some(own);
     });
@@ -344,11 +345,7 @@ fn nobody_behind_a_tunnel_is_a_member_or_the_gateway() {
             };
             refuse(bridged(&liar, &WEB, v6), DropReason::OverlaySender);
             let liar = Host { mac: WEB.gateway_mac, ..AWAY };
-            let reason = match learns {
-                true => DropReason::SourceMac,
-                false => DropReason::SourceMac,
-            };
-            refuse(bridged(&liar, &WEB, v6), reason);
+            refuse(bridged(&liar, &WEB, v6), DropReason::SourceMac);
             for taken in [DB.ip(v6), gateway_of_front(v6)] {
                 let claim = i_have(&AWAY, taken, gateway_of_front(v6));
                 refuse(claim, DropReason::SpoofedIp);
