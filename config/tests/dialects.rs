@@ -365,7 +365,7 @@ fn a_dcos_cluster_shows_its_room_and_an_agents_part() {
     let set = settings(&["agent_index=1"]);
     let said =
         of_severity(&convert(Dcos, Native, "x", &text, &set).unwrap().warnings, Severity::Warning);
-    assert!(said[0].contains("routed overlays (VXLAN 1024, port 64000) are not in this version"));
+    assert!(said[0].contains("the file does not say where they are"));
     let refused = convert(Dcos, Native, "x", &text, &[]).unwrap_err();
     assert_eq!(refused[0].message, "which of the agents this is, is not said");
     let set = settings(&["agent_index=4094"]);

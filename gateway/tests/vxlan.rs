@@ -180,6 +180,70 @@ fn a_kernel_with_static_entries_is_met_by_static_remotes() {
     assert!(world.daemon.terminate().success());
 }
 
+const HALF: &str = r#"
+[gateway]
+workers = 2
+
+[uplink.wan]
+driver = "tap"
+interface = "wanSELF"
+addresses = ["198.18.SELF.10/24"]
+host_addresses = ["198.18.SELF.1/24"]
+gateway = "198.18.SELF.1"
+
+[network.mesh]
+driver = "overlay"
+vni = 4097
+subnets = ["10.9.0.0/24", "fd00:9::/64"]
+peers = ["198.18.PEER.10"]
+
+[network.agents]
+driver = "overlay"
+vni = 1024
+port = 64000
+subnet = "9.0.SELF.0/24"
+gateway_mac = "70:b3:d5:80:00:0SELF"
+route = [{ subnet = "9.0.PEER.0/24", vtep_ip = "44.128.0.PEER",
+           vtep_mac = "70:b3:d5:80:00:0PEER", host = "198.18.PEER.10" }]
+
+[endpoint.member]
+attach = { netns = "PREFIXmember", create = true }
+network = [{ name = "mesh", ip = "10.9.0.1SELF", ip6 = "fd00:9::1SELF" }]
+
+[endpoint.task]
+attach = { netns = "PREFIXtask", create = true }
+network = [{ name = "agents", ip = "9.0.SELF.10" }]
+"#;
+
+#[test]
+fn two_gateways_share_a_network_and_route_to_each_others_prefixes() {
+    let host = Scratch::new("between");
+    let host = Namespace::create(&host.name("host")).unwrap();
+    ip(host.path(), "ip link set lo up");
+    netns::within(host.path(), || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))
+        .unwrap()
+        .unwrap();
+    let mut halves = Vec::new();
+    for (own, peer) in [("1", "2"), ("2", "1")] {
+        let scratch = Scratch::new(&format!("half{own}"));
+        let path = scratch.config(&HALF.replace("SELF", own).replace("PEER", peer));
+        let mut command = Command::new(PROGRAM);
+        command.args(["run", "-c"]).arg(path);
+        let mut daemon = netns::within(host.path(), || Daemon::spawn(command)).unwrap();
+        daemon.wait_ready();
+        halves.push((scratch, daemon));
+    }
+    let [one, other] = [0, 1].map(|half| halves[half].0.path("member"));
+    check_all((&one, "10.9.0.11"), (&other, "10.9.0.12"), 1_450);
+    check_all((&one, "fd00:9::11"), (&other, "fd00:9::12"), 1_450);
+    // Routed, as DC/OS has it: each side sees the other's own address.
+    let [one, other] = [0, 1].map(|half| halves[half].0.path("task"));
+    check_all((&one, "9.0.1.10"), (&other, "9.0.2.10"), 1_450);
+    for (_, daemon) in &mut halves {
+        assert!(daemon.terminate().success());
+    }
+}
+
 #[test]
 fn strangers_and_other_identifiers_are_dropped_and_counted() {
     let device = "type vxlan id 4098 dstport 4789 local 192.0.2.1 remote 192.0.2.10";

@@ -110,17 +110,26 @@ impl Tables {
     pub fn network_with_subnet_of(&self, address: IpAddr) -> Option<&Network> {
         let networks = || self.networks.iter().flatten().map(|network| &**network);
         let own = networks().find(|network| network.subnet_of(address).is_some());
-        own.or_else(|| {
-            let routed = networks().filter_map(|network| {
-                let route = network.overlay.as_ref()?.routes.to(address)?;
-                Some((route.to.prefix_len(), network))
-            });
-            routed.max_by_key(|(length, _)| *length).map(|(_, network)| network)
-        })
+        if own.is_some() || !self.has_overlays() {
+            return own;
+        }
+        let routed = networks().filter_map(|network| {
+            let route = network.overlay.as_ref()?.routes.to(address)?;
+            Some((route.to.prefix_len(), network))
+        });
+        routed.max_by_key(|(length, _)| *length).map(|(_, network)| network)
+    }
+
+    /// True if any network is an overlay: their UDP ports are taken from masquerade.
+    fn has_overlays(&self) -> bool {
+        !self.nat.reserved.is_empty()
     }
 
     /// True if a VTEP of some network listens at this address and UDP port.
     pub fn is_tunnel_end(&self, address: IpAddr, udp_port: u16) -> bool {
+        if self.nat.reserved.binary_search(&udp_port).is_err() {
+            return false;
+        }
         let overlays = self.networks.iter().flatten().filter_map(|own| own.overlay.as_ref());
         let mut tunnels = overlays
             .filter_map(|overlay| match &self.port(overlay.trunk)?.kind {

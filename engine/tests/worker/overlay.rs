@@ -56,6 +56,7 @@ fn change(tables: &mut Tables, change: impl FnOnce(&mut Network)) {
 /// both stations are static, and 9.0.0.0/8 is routed to the client's.
 fn overlay(v6: bool, learns: bool) -> Tables {
     let mut tables = tables();
+    Arc::make_mut(&mut tables.nat).reserved = vec![UDP_PORT];
     let all = if learns { vec![TO_CLIENT, TO_ROUTER] } else { Vec::new() };
     tables.ports.push(port(TRUNK, v6, TunnelEnd::Trunk(all)));
     tables.ports.push(port(TO_CLIENT, v6, TunnelEnd::Vtep(CLIENT.ip(v6))));

@@ -3,8 +3,8 @@
 //! A cluster says once which overlays there are (`config`); each agent has a slice of each, half
 //! for Mesos containers and half for Docker's, and a tunnel end (`agent`). Which agent the gateway
 //! stands for is a setting, or the file is that agent's own overlay state. The one hard constraint:
-//! the routed overlay between agents is not a network of this version, so a native config has the
-//! agent's slice alone, and says so.
+//! no file says where the other agents are, so a native config has the agent's slice alone, as a
+//! bridge, and says so.
 
 mod agent;
 mod config;
@@ -82,11 +82,13 @@ fn add_agent(
     let mtu = cluster.map_or(config::MTU_DEFAULT, |cluster| cluster.mtu);
     for slice in &agent.slices {
         let message = format!(
-            "overlay {}: other agents are not reached, as routed overlays (VXLAN {VNI}, port \
-             {PORT}) are not in this version",
+            "overlay {}: other agents are not reached, as the file does not say where they are",
             slice.name
         );
-        report.warning(slice.at, message);
+        report.warning(slice.at, message).hint(format!(
+            "in native: driver = \"overlay\", vni = {VNI}, port = {PORT}, the agent's own MAC \
+             address as gateway_mac, and a route per agent"
+        ));
         let comment = format!(
             "DC/OS overlay {}, this agent's slice. {}",
             slice.name,
