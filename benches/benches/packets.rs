@@ -1,4 +1,5 @@
-//! Nanoseconds per packet, for reading: NAT hits at growing flow counts beside the floor.
+//! Nanoseconds per packet, for reading: NAT hits at growing flow counts beside the floor, and new
+//! flows where a million are resident.
 //!
 //! `cargo bench -p portolan-benches --bench packets`. On a shared machine only the difference
 //! to the floor of the same run means something.
@@ -37,5 +38,20 @@ fn bridge_hit(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(packets, nat_hit, bridge_hit);
+/// Each packet begins a flow, and one that was idle for a second ends.
+fn new_flow(criterion: &mut Criterion) {
+    const RESIDENT: usize = 1_000_000;
+    let mut group = criterion.benchmark_group("new_flow");
+    group.throughput(Throughput::Elements((BATCHES * 64) as u64));
+    let mut world = World::miss(RESIDENT);
+    let before = world.drops();
+    group.bench_function(BenchmarkId::new("portolan", RESIDENT), |bencher| {
+        bencher.iter(|| world.carry(BATCHES));
+    });
+    assert_eq!(world.drops(), before, "packets were dropped");
+    assert!(world.resident() >= RESIDENT as u64, "flows are resident");
+    group.finish();
+}
+
+criterion_group!(packets, nat_hit, bridge_hit, new_flow);
 criterion_main!(packets);

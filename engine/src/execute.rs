@@ -32,8 +32,11 @@ pub(crate) trait Edit: crate::flow::Family {
     /// Takes back that a packet has passed a router.
     fn raise_ttl(head: &mut [u8], l3: usize);
 
-    /// Addresses in wire order, for deltas.
+    /// Addresses in wire order.
     fn bytes(addresses: Self::Addresses) -> AddressBytes;
+
+    /// The delta of checksums where addresses change.
+    fn delta(old: Self::Addresses, new: Self::Addresses) -> u16;
 
     /// The TTL or hop limit of a plain packet.
     fn ttl_plain(window: &[u8; WINDOW_BYTES]) -> u8;
@@ -106,6 +109,11 @@ impl Edit for V4 {
         bytes
     }
 
+    #[inline]
+    fn delta(old: u64, new: u64) -> u16 {
+        checksum::delta_of_words(&old.to_be_bytes(), &new.to_be_bytes())
+    }
+
     #[inline(always)]
     fn read(head: &[u8], l3: usize) -> Option<u64> {
         let header = header_at::<{ ipv4::HEADER_BYTES }>(head, l3)?;
@@ -160,6 +168,13 @@ impl Edit for V6 {
         bytes[..16].copy_from_slice(&source.to_be_bytes());
         bytes[16..].copy_from_slice(&destination.to_be_bytes());
         bytes
+    }
+
+    #[inline]
+    fn delta(old: [u128; 2], new: [u128; 2]) -> u16 {
+        let of =
+            |end: usize| checksum::delta_of_words(&old[end].to_be_bytes(), &new[end].to_be_bytes());
+        checksum::add(of(0), of(1))
     }
 
     #[inline(always)]

@@ -122,6 +122,15 @@ pub(crate) enum NoHold {
     Full,
 }
 
+fn hash(seed: u64, port: PortId, address: IpAddr) -> u64 {
+    let bits = match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    let low = bits as u64 ^ u64::from(port.0) << 44;
+    mix(low ^ seed, (bits >> 64) as u64 ^ seed_for(seed, 1))
+}
+
 /// All adjacencies of a worker.
 #[derive(Debug)]
 pub(crate) struct Neighbours {
@@ -129,6 +138,8 @@ pub(crate) struct Neighbours {
     entries: Box<[Option<Entry>]>,
     free: Vec<u32>,
     index: Index,
+    /// The neighbour and the endpoint found last: flow after flow begins between the same two.
+    recent: [u32; 2],
     wheel: Wheel,
     held: Vec<(AdjacencyId, Packet)>,
     held_per_neighbour: u32,
@@ -142,6 +153,7 @@ impl Neighbours {
             entries: vec![None; capacity].into_boxed_slice(),
             free: (0..capacity as u32).rev().collect(),
             index: Index::new(capacity),
+            recent: [0; 2],
             wheel: Wheel::new(capacity, now),
             held: Vec::with_capacity(HELD_MAX),
             held_per_neighbour,
@@ -154,26 +166,22 @@ impl Neighbours {
         self.adjacencies.get(id.0 as usize)
     }
 
-    fn hash(&self, port: PortId, address: IpAddr) -> u64 {
-        let bits = match address {
-            IpAddr::V4(v4) => u128::from(v4.to_bits()),
-            IpAddr::V6(v6) => v6.to_bits(),
-        };
-        let low = bits as u64 ^ u64::from(port.0) << 44;
-        mix(low ^ self.seed, (bits >> 64) as u64 ^ seed_for(self.seed, 1))
-    }
-
-    fn find(&self, port: PortId, address: IpAddr) -> Option<AdjacencyId> {
+    fn find(&mut self, port: PortId, address: IpAddr) -> Option<AdjacencyId> {
         let same = |id: u32| {
             let entry = self.entries.get(id as usize).and_then(Option::as_ref);
             entry.is_some_and(|entry| entry.port == port && entry.address == address)
         };
-        self.index.find(self.hash(port, address), same).map(AdjacencyId)
+        let recent = &mut self.recent[usize::from(address == ENDPOINT)];
+        if !same(*recent) {
+            let hash = hash(self.seed, port, address);
+            *recent = self.index.find(hash, same)?;
+        }
+        Some(AdjacencyId(*recent))
     }
 
     fn create(&mut self, port: PortId, address: IpAddr, state: State) -> Option<AdjacencyId> {
         let id = self.free.pop()?;
-        if !self.index.insert(self.hash(port, address), id) {
+        if !self.index.insert(hash(self.seed, port, address), id) {
             self.free.push(id);
             return None;
         }
@@ -248,7 +256,7 @@ impl Neighbours {
 
     fn remove(&mut self, id: AdjacencyId) {
         let Some(entry) = self.entries[id.0 as usize].take() else { return };
-        self.index.remove(self.hash(entry.port, entry.address), id.0);
+        self.index.remove(hash(self.seed, entry.port, entry.address), id.0);
         self.wheel.cancel(id.0);
         self.adjacencies[id.0 as usize] = Adjacency::default();
         self.free.push(id.0);

@@ -235,8 +235,7 @@ fn correct(header: &mut [u8; ipv4::HEADER_BYTES], change: u16) {
 fn readdress<F: Edit>(head: &mut [u8], l3: usize, source: IpAddr, destination: IpAddr) -> u16 {
     let Some(old) = F::read(head, l3) else { return 0 };
     let (old, new) = (F::loaded(old), F::pack(source, destination));
-    let (old_bytes, new_bytes) = (F::bytes(old), F::bytes(new));
-    let change = delta(&old_bytes, &new_bytes);
+    let (new_bytes, change) = (F::bytes(new), F::delta(old, new));
     if destination.is_ipv4() {
         if let Some(header) = header_at_mut::<{ ipv4::HEADER_BYTES }>(head, l3) {
             header[ipv4::SOURCE..].copy_from_slice(&new_bytes[..8]);

@@ -489,7 +489,7 @@ fn action<F: Edit>(
     to: &FlowInput,
     hop: NextHop,
 ) -> Result<FlowAction<F::Addresses>, DropReason> {
-    use crate::wire::checksum::{self, delta};
+    use crate::wire::checksum;
     let adjacency: AdjacencyId = core.adjacency(hop)?;
     let mtu = match hop.port() {
         PortId::TURN => u16::MAX,
@@ -507,9 +507,8 @@ fn action<F: Edit>(
     let addresses = |input: &FlowInput| F::pack(input.source, input.destination);
     let ports =
         |input: &FlowInput| u32::from(input.source_port) << 16 | u32::from(input.destination_port);
-    let (old, new) = (F::bytes(addresses(from)), F::bytes(addresses(to)));
-    let address_delta = delta(&old, &new);
-    let port_delta = delta(&ports(from).to_be_bytes(), &ports(to).to_be_bytes());
+    let address_delta = F::delta(addresses(from), addresses(to));
+    let port_delta = checksum::delta_of_words(&ports(from).to_be_bytes(), &ports(to).to_be_bytes());
     Ok(FlowAction {
         addresses: F::loaded(addresses(to)),
         ports: ports(to).to_be(),
