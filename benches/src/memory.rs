@@ -20,8 +20,8 @@ use engine::hand_over::HandOverRings;
 use engine::limits::Limits;
 use engine::packet::BATCH_LEN;
 use engine::tables::{
-    Attachment, GatewayMode, Network, PortKind, PortTable, Protocol, Publish, PublishEntry, Route,
-    Routes, Subnet, TableMap, Uplink,
+    Attachment, GatewayMode, HostLink, Network, PortKind, PortTable, Protocol, Publish,
+    PublishEntry, Route, Routes, Subnet, TableMap, Uplink,
 };
 use engine::wire::checksum;
 use engine::worker::WorkerParts;
@@ -469,7 +469,7 @@ fn tables(flow_count: usize) -> Tables {
             mac: UPLINK_MAC,
             addresses: vec![own],
             trusted: false,
-            host: Vec::new(),
+            host: HostLink::default(),
         }))],
         routes: Arc::new(Routes::new(1, routes)),
         limits: Arc::new(limits),

@@ -12,13 +12,14 @@ use std::sync::Arc;
 
 use engine::limits::{NatSettings, StaticNat, Statics};
 use engine::tables::{
-    Attachment, Epoch, Network, Overlay, Policy, PortKind, PortTable, Protocol, Publish,
+    Attachment, Epoch, HostLink, Network, Overlay, Policy, PortKind, PortTable, Protocol, Publish,
     PublishEntry, Route, Routes, Rule, RulePorts, RuleSide, Subnet, TableMap, Tunnel, TunnelEnd,
     Uplink, Vni,
 };
 use engine::{NetworkId, PortId, Tables, UplinkId};
 use ipnet::IpNet;
 
+use crate::host::HostSide;
 use crate::ids;
 use crate::model::{self, Config};
 use crate::policy;
@@ -71,9 +72,8 @@ fn subnets(
 /// The other half: all of the gateway's own addresses on uplinks, and who is behind them.
 fn own_addresses(
     uplinks: &[Option<Arc<Uplink>>],
-) -> impl Iterator<Item = (UplinkId, &[IpNet], bool, &[IpAddr])> {
-    let uplinks = uplinks.iter().flatten();
-    uplinks.map(|uplink| (uplink.id, &*uplink.addresses, uplink.trusted, &*uplink.host))
+) -> impl Iterator<Item = (UplinkId, &[IpNet], bool, &HostLink)> {
+    uplinks.iter().flatten().map(|own| (own.id, &*own.addresses, own.trusted, &own.host))
 }
 
 /// A part of the tables that carries its epoch.
@@ -409,11 +409,7 @@ pub(crate) fn uplink_table(uplink: &model::Uplink, epoch: Epoch) -> Uplink {
         mac: uplink.mac,
         addresses: uplink.addresses.clone(),
         trusted: uplink.trusted,
-        // Elsewhere the kernel's end is a neighbour like others.
-        host: match uplink.netns {
-            None => uplink.host_addresses.iter().map(IpNet::addr).collect(),
-            Some(_) => Vec::new(),
-        },
+        host: host_link(uplink),
     }
 }
 
@@ -439,8 +435,35 @@ pub(crate) fn publish_entry(
 pub(crate) fn routes_of(uplink: &model::Uplink) -> impl Iterator<Item = Route> {
     let connected = uplink.addresses.iter().map(IpNet::trunc);
     let connected = connected.map(|to| Route { to, via: None, uplink: uplink.id });
+    let connected = connected.chain(routes_to_host(uplink));
     let others = uplink.routes.iter();
     connected.chain(others.map(|route| Route { to: route.to, via: route.via, uplink: uplink.id }))
+}
+
+/// The machine that the gateway runs on. Elsewhere the kernel's end is a neighbour like others.
+fn host_link(uplink: &model::Uplink) -> HostLink {
+    let mut link = uplink.host.as_ref().map(HostSide::table).unwrap_or_default();
+    if uplink.netns.is_none() {
+        link.peers.extend(uplink.host_addresses.iter().map(IpNet::addr));
+    }
+    link
+}
+
+/// The link with the host, and the host's addresses behind it.
+fn routes_to_host(uplink: &model::Uplink) -> impl Iterator<Item = Route> {
+    let id = uplink.id;
+    let link = uplink.host.iter().flat_map(HostSide::links);
+    let link = link.map(move |to| Route { to, via: None, uplink: id });
+    let behind = uplink.host.iter().flat_map(move |host| {
+        let [peer4, peer6] = host.peers();
+        let others = host.stand_ins().map(|(_, own)| own);
+        let others = others.filter(move |own| !own.is_loopback() && ![peer4, peer6].contains(own));
+        others.map(move |own| {
+            let via = if own.is_ipv6() { peer6 } else { peer4 };
+            Route { to: own.into(), via: Some(via), uplink: id }
+        })
+    });
+    link.chain(behind)
 }
 
 /// The settings of NAT, with what they say about uplinks, networks and endpoints by their ids.

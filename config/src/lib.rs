@@ -19,6 +19,7 @@ mod damage;
 mod default_route;
 mod diagnostic;
 mod dialect;
+mod host;
 mod ids;
 mod ipam;
 mod leases;
@@ -52,6 +53,7 @@ pub use dialect::{
     Checked, ConfigFile, Converted, Dialect, ImportedFiles, check as check_dialect, convert,
     read_text,
 };
+pub use host::{HostSide, STAND_INS_MAX};
 pub use leases::{EphemeralPorts, Lease, Leases, QUARANTINE_MAX, Released};
 pub use model::{
     AddressPool, Attach, Attachment, Config, Endpoint, Family, Gateway, Idle, LogFormat, MacPolicy,

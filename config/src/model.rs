@@ -18,6 +18,7 @@ use engine::{MacAddress, NetworkId, PortId, UplinkId};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::diagnostic::Diagnostic;
+use crate::host::HostSide;
 use crate::names::{InterfaceName, NetnsName};
 use crate::policy::Rule;
 
@@ -214,6 +215,9 @@ pub struct Uplink {
     pub mtu: u16,
     /// The file gives no MTU: that of a device which exists already is taken.
     pub follows_mtu: bool,
+    /// The host behind it, if the kernel's end is in the host's own namespace and the gateway takes
+    /// care of that.
+    pub host: Option<HostSide>,
 }
 
 /// A route by an uplink.

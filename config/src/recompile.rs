@@ -21,6 +21,7 @@ use crate::compile::{
     address_plan_is_same, nat_settings, network_table, port_table, publish_entry, routes_of, rules,
     share_at, share_one, share_policy, uplink_port_table, uplink_table,
 };
+use crate::host::HostSide;
 use crate::ids::Numbers;
 use crate::model::{Attachment, Config, Endpoint, Network, Uplink};
 
@@ -298,7 +299,8 @@ impl<'c> Step<'c> {
                 false => middle(&before.routes, &after.routes, |old, new| old == new).old.len(),
             }
         });
-        if !is_same || spans.sum::<usize>() > running.count() / 4 {
+        // Which of two uplinks comes first matters where both have a route to one prefix.
+        if !is_same || after.len() > 1 || spans.sum::<usize>() > running.count() / 4 {
             let all = after.iter().flat_map(routes_of).collect();
             let new = Routes::new(self.epoch, all);
             return if new.same_routes(running) { running.clone() } else { Arc::new(new) };
@@ -350,8 +352,8 @@ impl MemberChange {
 }
 
 /// What routes of an uplink depend on, besides its own list of them.
-fn key_of(uplink: &Uplink) -> (UplinkId, &[IpNet]) {
-    (uplink.id, &uplink.addresses)
+fn key_of(uplink: &Uplink) -> (UplinkId, &[IpNet], Option<&HostSide>) {
+    (uplink.id, &uplink.addresses, uplink.host.as_ref())
 }
 
 /// Without free ids at the end, as a list that is built anew has none.

@@ -102,15 +102,28 @@ impl Text {
             self.set("create", uplink.create_netns);
             self.set_list("host_addresses", &uplink.host_addresses);
             self.set_text("host_mac", uplink.host_mac);
+            self.set("host_side", uplink.host.is_some());
         }
-        self.set_list("addresses", &uplink.addresses);
+        match uplink.host.as_ref().is_some_and(|host| host.is_shared) {
+            true => self.set("addresses", "host"),
+            false => self.set_list("addresses", &uplink.addresses),
+        }
+        if let Some(host) = &uplink.host {
+            self.set_list("link", host.links());
+        }
         self.set("trusted", uplink.trusted);
         if !uplink.follows_mtu {
             self.set("mtu", i64::from(uplink.mtu));
         }
         self.set_text("mac", uplink.mac);
         let is_default = |to: IpNet| to.prefix_len() == 0;
-        for route in uplink.routes.iter().filter(|route| is_default(route.to)) {
+        // The default routes that an uplink beside the host has by itself.
+        let peers = uplink.host.as_ref().map(|host| host.peers());
+        let by_itself = |route: &&crate::model::Route| {
+            peers.is_some_and(|peers| route.via.is_some_and(|via| peers.contains(&via)))
+        };
+        let others = uplink.routes.iter().filter(|route| !by_itself(route));
+        for route in others.clone().filter(|route| is_default(route.to)) {
             let (Some(via), key) = (
                 route.via,
                 match family(route.to) {
@@ -123,7 +136,6 @@ impl Text {
             self.set_text(key, via);
         }
         // A default route on the link itself has no key of its own.
-        let others = uplink.routes.iter();
         let others = others.filter(|route| !is_default(route.to) || route.via.is_none());
         let others = others.map(|route| {
             let to = ("to".to_owned(), Value::from(route.to.to_string()));

@@ -133,15 +133,27 @@ pub(crate) struct Uplink {
     /// True: that namespace is made at start and removed at exit.
     #[schemars(extend("default" = false))]
     pub(crate) create: Field<bool>,
-    /// The gateway's own addresses on it, each with its subnet's length. What is masqueraded takes
-    /// the first of its family.
+    /// The gateway's own addresses on it, each with its subnet's length; what is masqueraded takes
+    /// the first of its family. Or "host": the gateway shares the host's addresses, followed as
+    /// they change; the kernel's end is in the host's own namespace then.
     pub(crate) addresses: Field<WordOrList<Prefix>>,
+    /// Without `netns`: true if the host is to reach endpoints and published ports through this
+    /// uplink, and so is whoever asks for one of the host's addresses (see README.md, The host).
+    /// False: nothing is done on the host. Absent: true without `netns`.
+    pub(crate) host_side: Field<bool>,
+    /// With `host_side`: prefixes of the link between host and gateway, which nobody else sees: one
+    /// of IPv4 of length 24, one of IPv6 of length 64, or one of them. Absent: 169.254.86.0/24, for
+    /// each further uplink the next; of IPv6 a unique local one hashed from the name.
+    pub(crate) link: Field<Vec<Field<Prefix>>>,
     /// Addresses that the kernel's end of the device gets, each with its subnet's length.
     #[schemars(extend("default" = []))]
     pub(crate) host_addresses: Field<Vec<Field<Prefix>>>,
-    /// Next hop of the IPv4 default route. Absent: there is none.
+    /// Next hop of the IPv4 default route. Absent: the host with `host_side`; else there is none.
+    /// Of several uplinks with a default route of a family the first of the file gives it, unless a
+    /// network chooses another by `uplink`. Replies leave by the uplink that their question came
+    /// by.
     pub(crate) gateway: Field<Address>,
-    /// Next hop of the IPv6 default route. Absent: there is none.
+    /// Next hop of the IPv6 default route. Absent: as `gateway`.
     pub(crate) gateway6: Field<Address>,
     /// True: who comes in by it may ask at endpoints' own addresses, for published ports. Docker's
     /// `trusted_host_interfaces`.
@@ -246,7 +258,8 @@ pub(crate) struct Network {
     /// overlay 50 less, with a tunnel end of IPv6 70 less, which is also the most it can be.
     #[schemars(extend("minimum" = bounds::MTU_MIN, "maximum" = bounds::MTU_MAX))]
     pub(crate) mtu: Field<Number>,
-    /// The uplink that its traffic leaves by. Absent: the only one, unless it is internal.
+    /// The uplink whose default route its traffic takes. Absent: the only one, or of several the
+    /// first with a default route, unless it is internal. Other routes hold for all networks.
     pub(crate) uplink: Field<String>,
     /// Clamping of TCP's segment size.
     #[schemars(skip)]

@@ -300,8 +300,8 @@ pub(crate) trait Listed: JsonSchema {
 }
 
 impl Listed for Prefix {
-    const EXPECTED: &'static str = "a list of addresses with their prefix lengths";
-    const WORDS: &'static [&'static str] = &[];
+    const EXPECTED: &'static str = "a list of addresses with their prefix lengths, or \"host\"";
+    const WORDS: &'static [&'static str] = &["host"];
     const COUNT_MIN: usize = 1;
 }
 

@@ -212,7 +212,7 @@ fn the_schema_refuses_what_the_checker_refuses_by_type() {
         ("[polcy]\n", ": unknown key polcy"),
         (
             "[uplink.lan]\ndriver = \"tap\"\ninterface = \"\"\naddresses = []\n",
-            ".uplink.lan.addresses: short",
+            ".uplink.lan.addresses: fits none of the choices",
         ),
         ("[network.x]\nmtu = 100\n", ".network.x.mtu: below 576"),
         ("[network.x]\nvni = 0\n", ".network.x.vni: below 1"),

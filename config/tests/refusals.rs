@@ -70,7 +70,31 @@ fn drivers_interfaces_and_addresses_of_uplinks() {
     replacing(
         "[\"192.0.2.10/24\", \"2001:db8::10/64\"]",
         "\"host\"",
-        &["x.toml:4:13: uplink.wan.addresses: sharing the host's addresses is not in this version"],
+        &["x.toml:5:11: uplink.wan.gateway: the host is the next hop of what it shares"],
+    );
+    replacing(
+        "addresses = [\"192.0.2.10/24\", \"2001:db8::10/64\"]\ngateway = \"192.0.2.1\"",
+        "netns = \"outside\"\naddresses = \"host\"",
+        &["x.toml:5:13: uplink.wan.addresses: the host's addresses are shared by an uplink \
+             beside the host only"],
+    );
+    replacing(
+        "gateway = \"192.0.2.1\"",
+        "netns = \"outside\"\nhost_side = true",
+        &["x.toml:6:13: uplink.wan.host_side: the kernel's end is in another namespace"],
+    );
+    replacing(
+        "gateway = \"192.0.2.1\"",
+        "link = [\"169.254.1.0/25\", \"fd00::1/64\"]",
+        &[
+            "x.toml:5:9: uplink.wan.link[0]: 169.254.1.0/25 is neither an IPv4 /24 nor an IPv6 /64",
+            "x.toml:5:27: uplink.wan.link[1]: fd00::1/64 has host bits set",
+        ],
+    );
+    replacing(
+        "gateway = \"192.0.2.1\"",
+        "host_side = false\nlink = [\"169.254.1.0/24\"]",
+        &["x.toml:6:8: uplink.wan.link: an uplink without host_side has no link with the host"],
     );
     replacing(
         "192.0.2.10/24",
@@ -131,12 +155,21 @@ fn next_hops_routes_and_other_keys_of_uplinks() {
         ],
     );
     adding(
+        "[uplink.lan]\ndriver = \"tap\"\ninterface = \"lan0\"\naddresses = [\"192.0.2.10/24\"]\n",
+        &["x.toml:25:14: uplink.lan.addresses[0]: 192.0.2.0/24 overlaps 192.0.2.0/24 of uplink \
+             wan, line 4"],
+    );
+    let shared = "\"host\"\n[uplink.lan]\ndriver = \"tap\"\ninterface = \"lan0\"\n\
+                  addresses = \"host\"\n#";
+    replacing(
+        "[\"192.0.2.10/24\", \"2001:db8::10/64\"]\ngateway",
+        shared,
+        &["x.toml:5:9: uplink.lan: uplink wan shares the host's addresses already"],
+    );
+    adding(
         "[uplink.lan]\ndriver = \"tap\"\ninterface = \"wan0\"\naddresses = [\"198.51.100.1/24\"]\n",
-        &[
-            "x.toml:22:9: uplink.lan: LIMIT: one uplink in this version, and wan is there already",
-            "x.toml:24:13: uplink.lan.interface: interface wan0 is taken in the gateway's own \
-             namespace by uplink.wan.interface, line 3",
-        ],
+        &["x.toml:24:13: uplink.lan.interface: interface wan0 is taken in the gateway's own \
+             namespace by uplink.wan.interface, line 3"],
     );
 }
 

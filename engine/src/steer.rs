@@ -32,19 +32,19 @@ pub(crate) fn home(input: &FlowInput, tables: &Tables, worker_count: usize, seed
     let (protocol, publish) = (input.protocol, &tables.publish);
     let to_own = tables.uplink_with_address(destination.address).is_some();
     let statics = &tables.nat.statics;
+    if to_own && let Some(one) = statics.by_outside(destination.address) {
+        return hash(Socket { address: one.inside, ..destination });
+    }
+    if let Some(asked) = tables.published_address(input)
+        && let Some(entry) = publish.by_host(asked, protocol, destination.port)
+    {
+        let port = entry.target_port_of(destination.port);
+        return hash(Socket { address: entry.target, port });
+    }
     let to_mapping = to_own && tables.nat.has_port(destination.port);
     let turns = to_mapping && input.network != NetworkId::NONE && has_ports(protocol);
-    if to_own {
-        if let Some(one) = statics.by_outside(destination.address) {
-            return hash(Socket { address: one.inside, ..destination });
-        }
-        if let Some(entry) = publish.by_host(destination.address, protocol, destination.port) {
-            let port = entry.target_port_of(destination.port);
-            return hash(Socket { address: entry.target, port });
-        }
-        if to_mapping && input.network == NetworkId::NONE {
-            return by_port(destination.port);
-        }
+    if to_mapping && input.network == NetworkId::NONE {
+        return by_port(destination.port);
     }
     // What turns round has a mapping of its own, whoever sends it.
     if turns {

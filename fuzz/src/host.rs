@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use engine::limits::{Limits, NatSettings};
 use engine::tables::{
-    Attachment, GatewayMode, Network, Policy, PortKind, PortTable, Protocol, Publish, PublishEntry,
-    Route, Routes, Subnet, TableMap, Uplink,
+    Attachment, GatewayMode, HostLink, Network, Policy, PortKind, PortTable, Protocol, Publish,
+    PublishEntry, Route, Routes, Subnet, TableMap, Uplink,
 };
 use engine::{Caps, MacAddress, NetworkId, PortId, Tables, UplinkId};
 
@@ -215,7 +215,7 @@ fn uplink() -> Uplink {
         mac: UPLINK_MAC,
         addresses: vec![own(TARGETS_V4[8].into(), 24), own(TARGETS_V6[8].into(), 64)],
         trusted: false,
-        host: Vec::new(),
+        host: HostLink::default(),
     }
 }
 

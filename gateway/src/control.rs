@@ -17,6 +17,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use engine::{PortId, Tables};
 
 use crate::devices::LiveDevices;
+use crate::host::LiveHost;
 use crate::view::Link;
 
 /// What the supervisor is asked.
@@ -45,6 +46,8 @@ pub struct StateView {
     pub started: Instant,
     /// Devices as they are, whatever the config says.
     pub devices: LiveDevices,
+    /// What became of test packets on the host.
+    pub host: LiveHost,
     /// Ports whose device is gone.
     pub ports_down: BTreeSet<PortId>,
     /// Reloads that changed something, that changed nothing, and that were refused.

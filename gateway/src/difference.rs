@@ -252,6 +252,7 @@ fn uplink_facts(uplink: &Uplink) -> Vec<Fact> {
         ("addresses", joined(&uplink.addresses)),
         ("host_addresses", joined(&uplink.host_addresses)),
         ("trusted", uplink.trusted.to_string()),
+        ("link", or_none(uplink.host.as_ref().map(|host| joined(host.links())).as_ref())),
         ("mtu", uplink.mtu.to_string()),
     ]
 }

@@ -44,6 +44,20 @@ pub enum Error {
     /// A published port cannot be had.
     #[error(transparent)]
     Reserve(#[from] crate::reserve::ReserveError),
+    /// nftables refuses, or its program is not there.
+    #[error("nftables: {reason}")]
+    Nftables {
+        /// Why.
+        reason: String,
+    },
+    /// The kernel does not tell what happens on the host.
+    #[error("cannot {action} on the host: {source}")]
+    Host {
+        /// What was done.
+        action: &'static str,
+        /// Why it went wrong.
+        source: io::Error,
+    },
     /// A namespace that the config names does not exist.
     #[error(
         "{} cannot be opened: {source}; create it first, or set `create = true`", path.display()

@@ -17,6 +17,7 @@ pub mod demo;
 pub mod devices;
 pub mod difference;
 mod error;
+pub mod host;
 mod idle;
 pub mod leases;
 pub mod log;

@@ -1,7 +1,8 @@
 //! Links, addresses and routes of one namespace, as plain calls that return when the kernel has
 //! answered.
 //!
-//! The only file that knows rtnetlink and its runtime. The one hard constraint: the socket must be
+//! With `host/kernel.rs` the only file that knows rtnetlink and its runtime. The one hard
+//! constraint: the socket must be
 //! opened by a thread *in* the namespace; afterwards it stays there and any thread may use it.
 //! rtnetlink's own namespace helper forks the process and is never used. Devices of type TAP are
 //! not made here: netlink cannot.
@@ -29,8 +30,8 @@ use crate::netns;
 
 /// A netlink connection into one namespace.
 pub struct Netlink {
-    runtime: Runtime,
-    handle: Handle,
+    pub(crate) runtime: Runtime,
+    pub(crate) handle: Handle,
     place: Place,
 }
 
@@ -369,7 +370,7 @@ impl Netlink {
         Ok(found.and_then(|neighbour| neighbour.attributes.iter().find_map(mac)))
     }
 
-    fn index_of(&self, device: &str) -> Result<u32, Error> {
+    pub(crate) fn index_of(&self, device: &str) -> Result<u32, Error> {
         self.link_index(device)?.ok_or_else(|| Error::Netlink {
             action: "find the link".into(),
             device: device.into(),
@@ -378,7 +379,7 @@ impl Netlink {
         })
     }
 
-    fn refused(&self, action: String, device: &str, error: &rtnetlink::Error) -> Error {
+    pub(crate) fn refused(&self, action: String, device: &str, error: &rtnetlink::Error) -> Error {
         let reason = match error {
             rtnetlink::Error::NetlinkError(message) => message.to_io().to_string(),
             other => other.to_string(),
@@ -422,7 +423,7 @@ impl fmt::Display for Hop {
     }
 }
 
-fn is_errno(error: &rtnetlink::Error, errno: Errno) -> bool {
+pub(crate) fn is_errno(error: &rtnetlink::Error, errno: Errno) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message)
         if message.to_io().raw_os_error() == Some(errno.raw_os_error()))
 }

@@ -312,6 +312,8 @@ fn hold(address: IpAddr, protocol: Protocol, port: u16) -> io::Result<Option<Soc
     let bound = Socket::new(domain, kind, Some(number)).and_then(|socket| {
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
+            // `host/splice.rs` serves ::1 beside it.
+            rustix::net::sockopt::set_socket_reuseport(&socket, true)?;
         }
         if protocol == Protocol::Tcp {
             // So that connections of a program that had the port do not keep it for a minute.

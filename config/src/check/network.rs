@@ -555,10 +555,11 @@ impl<'d> Checker<'_, 'd> {
         }
     }
 
+    /// The MTU of its uplink; without one of its own, the smallest of all that it may leave by.
     fn mtu_of_uplink(&self, name: Option<&str>) -> u16 {
-        let uplink = name
-            .and_then(|name| self.sources.uplinks.list.iter().find(|uplink| uplink.name == name));
-        uplink.map_or(uplink::MTU_DEFAULT, |uplink| uplink.mtu)
+        let all = self.sources.uplinks.list.iter();
+        let own = all.filter(|uplink| name.is_none_or(|name| uplink.name == name));
+        own.map(|uplink| uplink.mtu).min().unwrap_or(uplink::MTU_DEFAULT)
     }
 }
 

@@ -117,6 +117,7 @@ impl<'u> Checker<'u> {
         if !host.is_unspecified()
             && !host.is_loopback()
             && !self.uplinks.own(host)
+            && !self.uplinks.have_host()
             && !self.uplinks.are_incomplete()
         {
             let problem = report.error(at, format!("{host} is not an address of an uplink"));

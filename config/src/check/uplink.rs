@@ -11,6 +11,7 @@ use super::interface::{self, Interfaces};
 use super::macs;
 use super::subnet::{self, Claim};
 use super::{entries, flag, mtu, word};
+use crate::host::HostSide;
 use crate::mac;
 use crate::model::{Route, Uplink, UplinkDriver};
 use crate::names::InterfaceName;
@@ -45,6 +46,11 @@ impl Uplinks {
         addresses.any(|own| own.addr().is_ipv6())
     }
 
+    /// True if some uplink is beside the host, whose addresses only the running gateway knows.
+    pub(super) fn have_host(&self) -> bool {
+        self.list.iter().any(|uplink| uplink.host.is_some())
+    }
+
     /// What tells this gateway from others: its uplinks with their addresses.
     pub(super) fn identity(&self) -> String {
         let of = |uplink: &Uplink| {
@@ -69,20 +75,29 @@ pub(super) fn check(
     report: &mut Report,
 ) -> Uplinks {
     let mut uplinks = Uplinks { names: Vec::new(), list: Vec::new() };
+    let mut places = Vec::new();
     for (name, at, table) in entries(tables, report) {
-        if !uplinks.names.is_empty() {
-            let first = &uplinks.names[0];
-            let message =
-                format!("LIMIT: one uplink in this version, and {first} is there already");
-            report.error(at, message);
-        }
         uplinks.names.push(name.to_owned());
         let Some(table) = table else { continue };
-        uplinks.list.extend(
-            Checker { name, at, table, is_link_known: false, report }.check(interfaces, claims),
-        );
+        let index = uplinks.names.len() - 1;
+        let mut checker = Checker { name, at, table, index, is_link_known: false, report };
+        if let Some(uplink) = checker.check(interfaces, claims) {
+            places.push(at);
+            uplinks.list.push(uplink);
+        }
     }
+    report_shared(&uplinks.list, &places, report);
     uplinks
+}
+
+/// Two uplinks that share the host's addresses would each take half of what is sent there.
+fn report_shared(uplinks: &[Uplink], places: &[PlaceId], report: &mut Report) {
+    let is_shared = |uplink: &Uplink| uplink.host.as_ref().is_some_and(|host| host.is_shared);
+    let mut sharing = uplinks.iter().zip(places).filter(|(uplink, _)| is_shared(uplink));
+    let Some((first, _)) = sharing.next() else { return };
+    for (_, &at) in sharing {
+        report.error(at, format!("uplink {} shares the host's addresses already", first.name));
+    }
 }
 
 /// Checks one uplink.
@@ -90,6 +105,8 @@ struct Checker<'c> {
     name: &'c str,
     at: PlaceId,
     table: &'c schema::Uplink,
+    /// Its place in the file.
+    index: usize,
     /// Every one of its addresses is known, so what is on its link is.
     is_link_known: bool,
     report: &'c mut Report,
@@ -111,8 +128,17 @@ impl Checker<'_> {
             let at = self.table.create.place().expect("a flag that is set has a place");
             self.report.error(at, "there is no netns to create").hint("name it by the key netns");
         }
-        let own = self.addresses();
-        claims.extend(own.iter().map(|&(at, address)| Claim {
+        let is_tap = driver != Some(UplinkDriver::Xdp);
+        let host = self.host(is_tap && self.table.netns.is_absent());
+        let own = self.addresses(host.as_ref());
+        claims.extend(host.iter().flat_map(HostSide::links).map(|prefix| Claim {
+            prefix,
+            at: self.table.link.place().unwrap_or(self.at),
+            owner: format!("the link of uplink {} with the host", self.name),
+            shared: false,
+        }));
+        let own_links = own.iter().filter(|_| host.as_ref().is_none_or(|host| !host.is_shared));
+        claims.extend(own_links.map(|&(at, address)| Claim {
             prefix: address.trunc(),
             at,
             owner: format!("uplink {}", self.name),
@@ -120,7 +146,7 @@ impl Checker<'_> {
         }));
         let addresses: Vec<IpNet> = own.iter().map(|(_, address)| *address).collect();
         let host_addresses = self.host_addresses(&addresses);
-        let routes = self.routes(&addresses);
+        let routes = self.routes(&addresses, host.as_ref());
         let v6 = addresses.iter().any(|address| matches!(address, IpNet::V6(_)));
         let mtu = mtu(&self.table.mtu, v6, self.report).unwrap_or(MTU_DEFAULT);
         let [mac, host_mac] = self.macs(&addresses);
@@ -140,6 +166,7 @@ impl Checker<'_> {
             routes: Arc::new(routes),
             mtu,
             follows_mtu: driver == Some(UplinkDriver::Xdp) && self.table.mtu.is_absent(),
+            host,
         })
     }
 
@@ -189,11 +216,52 @@ impl Checker<'_> {
         interface::name(&self.table.interface, self.report)
     }
 
-    fn addresses(&mut self) -> Vec<(PlaceId, IpNet)> {
+    /// The host behind it, if it is `beside` the host and not left alone.
+    fn host(&mut self, beside: bool) -> Option<HostSide> {
+        let is_shared = matches!(self.table.addresses.given(),
+            Some((_, WordOrList::Word(word))) if word == "host");
+        let is_wanted = flag(&self.table.host_side, beside);
+        if let Some(at) = self.table.host_side.place().filter(|_| is_wanted && !beside) {
+            let problem = self.report.error(at, "the kernel's end is in another namespace");
+            problem.hint("leave netns away: the device stays in the host's own namespace then");
+            return None;
+        }
+        if is_shared && !(is_wanted && beside) {
+            let at = self.table.addresses.place().unwrap_or(self.at);
+            let message = "the host's addresses are shared by an uplink beside the host only";
+            self.report.error(at, message).hint("leave netns and host_side away");
+            return None;
+        }
+        let (mut link4, mut link6) = HostSide::default_links(self.index, self.name);
+        if !is_wanted {
+            if let Some(at) = self.table.link.place() {
+                self.report.error(at, "an uplink without host_side has no link with the host");
+            }
+            return None;
+        }
+        for field in self.table.link.value().map_or(&[][..], Vec::as_slice) {
+            let Some((at, &Prefix(prefix))) = field.given() else { continue };
+            match subnet::check_host_bits(prefix, at, self.report) {
+                Some(IpNet::V4(prefix)) if prefix.prefix_len() == 24 => link4 = prefix,
+                Some(IpNet::V6(prefix)) if prefix.prefix_len() == 64 => link6 = prefix,
+                Some(other) => {
+                    let message = format!("{other} is neither an IPv4 /24 nor an IPv6 /64");
+                    self.report.error(at, message);
+                }
+                None => {}
+            }
+        }
+        Some(HostSide::new(link4, link6, is_shared))
+    }
+
+    fn addresses(&mut self, host: Option<&HostSide>) -> Vec<(PlaceId, IpNet)> {
         match self.table.addresses.given() {
             Some((at, WordOrList::Word(word))) if word == "host" => {
-                self.report.error(at, "sharing the host's addresses is not in this version");
-                Vec::new()
+                let own = host.map(|host| host.gateways().into_iter().zip(host.links()));
+                let own = own.into_iter().flatten().map(|(address, link)| {
+                    (at, IpNet::new(address, link.prefix_len()).expect("a length of the family"))
+                });
+                own.collect()
             }
             Some((at, WordOrList::Word(word))) => {
                 let message = format!(
@@ -252,7 +320,7 @@ impl Checker<'_> {
         addresses.into_iter().map(|(_, net)| net).collect()
     }
 
-    fn routes(&mut self, own: &[IpNet]) -> Vec<Route> {
+    fn routes(&mut self, own: &[IpNet], host: Option<&HostSide>) -> Vec<Route> {
         let mut routes = Vec::new();
         let mut seen = HashSet::new();
         let defaults = [
@@ -267,6 +335,11 @@ impl Checker<'_> {
                 problem.hint(format!("the key for it is {key}"));
                 continue;
             }
+            if host.is_some_and(|host| host.is_shared) {
+                let problem = self.report.error(at, "the host is the next hop of what it shares");
+                problem.hint("leave it away; the host's own routes hold");
+                continue;
+            }
             self.check_next_hop(via, at, own);
             seen.insert(to);
             routes.push(Route { to, via: Some(via) });
@@ -274,6 +347,13 @@ impl Checker<'_> {
         for field in self.table.routes.value().map_or(&[][..], Vec::as_slice) {
             let Some((at, route)) = field.given() else { continue };
             routes.extend(self.route(at, route, own, &mut seen));
+        }
+        // Beside the host the host is the way out.
+        for (via, (field, to, _)) in host.iter().flat_map(|host| host.peers()).zip(defaults) {
+            let has_family = own.iter().any(|own| own.addr().is_ipv6() == via.is_ipv6());
+            if has_family && field.is_absent() && seen.insert(to) {
+                routes.push(Route { to, via: Some(via) });
+            }
         }
         routes
     }

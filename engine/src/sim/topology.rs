@@ -239,7 +239,7 @@ impl Topology {
             mac,
             addresses: OWN.into_iter().flat_map(|(v4, v6)| [own(v4, 24), own(v6, 64)]).collect(),
             trusted: false,
-            host: Vec::new(),
+            host: HostLink::default(),
         })));
         let route = |to: &str, via: Option<&str>| Route {
             to: net(to),

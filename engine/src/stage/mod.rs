@@ -13,7 +13,7 @@ mod policy;
 mod publish;
 mod route;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 
 use std::net::IpAddr;
 
@@ -214,8 +214,9 @@ fn published(input: &FlowInput, tables: &Tables) -> [Epoch; 2] {
     if input.path != Path::Routed || tables.publish.entries().is_empty() {
         return [0; 2];
     }
-    let is_own = tables.uplink_with_address(input.destination).is_some();
-    let destination = (input.destination, input.destination_port);
+    let asked = tables.published_address(input);
+    let is_own = asked.is_some();
+    let destination = (asked.unwrap_or(input.destination), input.destination_port);
     let source = (input.source, input.source_port);
     tables.publish.epochs_for(input.protocol, destination, is_own, source)
 }

@@ -277,7 +277,7 @@ mod tests {
         let reach = |target: u16, mode: GatewayMode| {
             let mut tables = tables();
             change(&mut tables, usize::from(target), |network| network.mode = mode);
-            Arc::make_mut(tables.uplinks[0].as_mut().unwrap()).host = vec![ip("192.0.2.1")];
+            Arc::make_mut(tables.uplinks[0].as_mut().unwrap()).host.peers = vec![ip("192.0.2.1")];
             let to = format!("10.{}.0.10", target + 1);
             let mut decision = Decision {
                 target: Some(NetworkId(target)),

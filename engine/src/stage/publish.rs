@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::{Cx, Decision, Socket, Stage, Verdict};
-use crate::flow::{FlowInput, Path};
+use crate::flow::FlowInput;
 
 /// Has no state: the entries are in the tables.
 #[derive(Debug, Default)]
@@ -16,10 +16,7 @@ impl Stage for Publish {
     const NAME: &'static str = "publish";
 
     fn decide(&mut self, input: &FlowInput, decision: &mut Decision, cx: &Cx) -> Verdict {
-        if input.path != Path::Routed || cx.tables.uplink_with_address(input.destination).is_none()
-        {
-            return Verdict::Continue;
-        }
+        let Some(asked) = cx.tables.published_address(input) else { return Verdict::Continue };
         if matches!(input.source, IpAddr::V6(source) if source.is_unicast_link_local()) {
             // Docker translates none of these either: such a source means nothing in the network.
             return Verdict::Continue;
@@ -31,7 +28,7 @@ impl Stage for Publish {
             return Verdict::Continue;
         }
         let publish = &cx.tables.publish;
-        let found = publish.by_host(input.destination, input.protocol, input.destination_port);
+        let found = publish.by_host(asked, input.protocol, input.destination_port);
         if let Some(entry) = found {
             let port = entry.target_port_of(input.destination_port);
             decision.destination = Some(Socket { address: entry.target, port });

@@ -30,7 +30,7 @@ impl Stage for Route {
             true if input.ingress == PortId::TURN => {
                 Some(NextHop::Neighbour(PortId::TURN, input.source))
             }
-            true => towards(input.source, cx.tables),
+            true => back(input, cx.tables),
             false => match back_inside(input, cx.tables) {
                 Ok(back) => Some(back),
                 Err(reason) => return Verdict::Drop(reason),
@@ -65,7 +65,7 @@ impl Stage for Route {
             // RFC 4291 section 2.5.6: such packets are not forwarded.
             return Verdict::Drop(DropReason::NotRoutable);
         }
-        decision.forward = towards(destination, cx.tables);
+        decision.forward = towards(destination, input.network, cx.tables);
         match decision.forward {
             Some(_) => Verdict::Continue,
             None => unreachable(ErrorKind::NetUnreachable, DropReason::NoRoute),
@@ -89,17 +89,32 @@ fn beyond(network: &Network, address: IpAddr) -> Option<NextHop> {
     network.beyond(address).map(|(trunk, next)| NextHop::Neighbour(trunk, next))
 }
 
-/// The neighbour that leads to an outside address.
-fn towards(address: IpAddr, tables: &Tables) -> Option<NextHop> {
-    if let IpAddr::V6(v6) = address
-        && v6.is_unicast_link_local()
-    {
-        let uplink = tables.uplinks.iter().flatten().next()?;
-        return Some(NextHop::Neighbour(uplink.port, address));
+/// The neighbour that leads to an outside address from a network, which may have chosen whose
+/// default route it takes.
+fn towards(address: IpAddr, from: NetworkId, tables: &Tables) -> Option<NextHop> {
+    let chosen = tables.network(from).and_then(|network| network.uplink);
+    let route = match chosen {
+        Some(uplink) => tables.routes.to_preferring(address, uplink),
+        None => tables.routes.to(address),
+    };
+    neighbour(route?, address, tables)
+}
+
+/// The neighbour that replies go to: on the uplink that the packet came in by, whatever better way
+/// another one knows, because only there its addresses are the gateway's.
+fn back(input: &FlowInput, tables: &Tables) -> Option<NextHop> {
+    let PortKind::Uplink(uplink) = tables.port(input.ingress)?.kind else { return None };
+    match input.source {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+            Some(NextHop::Neighbour(input.ingress, input.source))
+        }
+        source => neighbour(tables.routes.to_by(source, uplink)?, source, tables),
     }
-    let route = tables.routes.to(address)?;
+}
+
+fn neighbour(route: &crate::tables::Route, to: IpAddr, tables: &Tables) -> Option<NextHop> {
     let uplink = tables.uplink(route.uplink)?;
-    Some(NextHop::Neighbour(uplink.port, route.via.unwrap_or(address)))
+    Some(NextHop::Neighbour(uplink.port, route.via.unwrap_or(to)))
 }
 
 fn network_of(port: PortId, tables: &Tables) -> Option<NetworkId> {
@@ -118,8 +133,9 @@ fn is_link_local(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{decide, ip, tables, udp};
+    use super::super::sample::{cx, decide, ip, tables, udp};
     use super::*;
+    use crate::id::UplinkId;
     use crate::tables::Routes;
     use proptest::prelude::*;
     use std::sync::Arc;
@@ -202,5 +218,51 @@ mod tests {
                 prop_assert_eq!(is_inside, decision.target.is_some());
             }
         }
+    }
+
+    #[test]
+    fn replies_leave_by_the_uplink_that_the_packet_came_in_by() {
+        let mut tables = tables();
+        let second = crate::tables::Uplink {
+            id: UplinkId(1),
+            name: "lan".into(),
+            port: PortId(5),
+            addresses: vec!["198.18.0.10/24".parse().unwrap()],
+            ..(**tables.uplinks[0].as_ref().unwrap()).clone()
+        };
+        tables.uplinks.push(Some(Arc::new(second)));
+        let port = crate::tables::PortTable {
+            id: PortId(5),
+            kind: PortKind::Uplink(UplinkId(1)),
+            ..tables.port(PortId(0)).unwrap().clone()
+        };
+        tables.ports.push(Some(Arc::new(port)));
+        let default = |uplink, via: &str| crate::tables::Route {
+            to: "0.0.0.0/0".parse().unwrap(),
+            via: Some(ip(via)),
+            uplink: UplinkId(uplink),
+        };
+        let routes = vec![default(0, "192.0.2.1"), default(1, "198.18.0.1")];
+        tables.routes = Arc::new(Routes::new(2, routes));
+        let back = |ingress, tables: &Tables| {
+            let mut decision = Decision { published: Some(PortId(1)), ..Decision::default() };
+            let input = udp(ingress, ("203.0.113.7", 5_000), ("10.1.0.10", 80));
+            let input = FlowInput { network: NetworkId::NONE, ..input };
+            Route.decide(&input, &mut decision, &cx(tables));
+            decision.back
+        };
+        assert_eq!(back(0, &tables), Some(NextHop::Neighbour(PortId(0), ip("192.0.2.1"))));
+        assert_eq!(back(5, &tables), Some(NextHop::Neighbour(PortId(5), ip("198.18.0.1"))));
+        // A network that has chosen takes that one's default route.
+        let forward = |tables: &Tables| {
+            let mut decision = Decision::default();
+            let input = udp(1, ("10.1.0.10", 5_000), ("203.0.113.7", 80));
+            Route.decide(&input, &mut decision, &cx(tables));
+            decision.forward
+        };
+        assert_eq!(forward(&tables), Some(NextHop::Neighbour(PortId(0), ip("192.0.2.1"))));
+        let network = Arc::make_mut(tables.networks[0].as_mut().unwrap());
+        network.uplink = Some(UplinkId(1));
+        assert_eq!(forward(&tables), Some(NextHop::Neighbour(PortId(5), ip("198.18.0.1"))));
     }
 }

@@ -16,14 +16,14 @@ use super::{Cx, Decision, Stage, Verdict};
 use crate::flow::{FlowInput, Path};
 use crate::id::{MacAddress, NetworkId, PortId, UplinkId, WorkerId};
 use crate::tables::{
-    Attachment, GatewayMode, Network, PortKind, PortTable, Protocol, Publish, PublishEntry, Route,
-    Routes, Subnet, TableMap, Tables, Uplink,
+    Attachment, GatewayMode, HostLink, Network, PortKind, PortTable, Protocol, Publish,
+    PublishEntry, Route, Routes, Subnet, TableMap, Tables, Uplink,
 };
 use crate::time::Tick;
 use crate::wire::protocol;
 
 /// An address of this file or its users.
-pub(super) fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
@@ -66,7 +66,7 @@ fn network(id: u16, ports: &[u16]) -> Network {
 }
 
 /// The tables.
-pub(super) fn tables() -> Tables {
+pub(crate) fn tables() -> Tables {
     let uplink = UplinkId(0);
     let port = |id: u16, kind| {
         let name = format!("port{id}");
@@ -108,7 +108,7 @@ pub(super) fn tables() -> Tables {
             mac: MacAddress(0x0242_eeee_0000),
             addresses: addresses.map(|own| own.parse().expect("a prefix")).into(),
             trusted: false,
-            host: Vec::new(),
+            host: HostLink::default(),
         }))],
         routes: Arc::new(Routes::new(
             1,
@@ -149,7 +149,7 @@ fn network_of(port: u16) -> NetworkId {
 }
 
 /// A routed UDP packet.
-pub(super) fn udp(ingress: u16, from: (&str, u16), to: (&str, u16)) -> FlowInput {
+pub(crate) fn udp(ingress: u16, from: (&str, u16), to: (&str, u16)) -> FlowInput {
     FlowInput {
         ingress: PortId(ingress),
         network: network_of(ingress),

@@ -7,6 +7,7 @@
 //!
 //! What a worker *learns* (stations, neighbours) is not here: that is its own mutable state.
 
+mod host;
 mod overlay;
 mod policy;
 mod publish;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use ipnet::IpNet;
 
+pub use host::HostLink;
 pub use overlay::{Overlay, Tunnel, TunnelEnd, Vni};
 pub use policy::{GatewayMode, Policy, Question, Rule, RuleAction, RulePorts, RuleSide};
 pub use publish::{Protocol, Publish, PublishEntry};
@@ -102,7 +104,7 @@ impl Tables {
             Some(PortKind::Uplink(uplink)) => self.uplink(*uplink),
             _ => None,
         };
-        uplink.is_some_and(|uplink| uplink.host.contains(&source))
+        uplink.is_some_and(|uplink| uplink.host.is_host(source))
     }
 
     /// The network one of whose subnets holds this address; else that of the overlay with the most
@@ -319,16 +321,17 @@ pub struct Uplink {
     pub addresses: Vec<IpNet>,
     /// True: who comes in by it may ask at endpoints' own addresses, for published ports.
     pub trusted: bool,
-    /// Addresses of the machine that the gateway runs on, if that is behind this uplink: it reaches
-    /// every endpoint.
-    pub host: Vec<IpAddr>,
+    /// The machine that the gateway runs on, if that is behind this uplink.
+    pub host: HostLink,
 }
 
 impl Uplink {
-    /// True if the address is the gateway's own on this uplink, its IPv6 link-local one included.
+    /// True if the address is the gateway's own on this uplink; its IPv6 link-local one and those
+    /// that stand in for the host's are included.
     pub fn owns(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| own.addr() == address)
             || address == IpAddr::V6(self.mac.link_local())
+            || self.host.behind(address).is_some()
     }
 
     /// The address that masqueraded traffic of a family takes.
@@ -339,6 +342,8 @@ impl Uplink {
     /// True if a neighbour with this address is on the uplink's own link.
     pub fn on_link(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| own.contains(&address))
+            || self.host.peers.contains(&address)
+            || self.host.loopback.contains(&address)
             || matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
     }
 }
@@ -358,7 +363,7 @@ mod tests {
             mac,
             addresses: vec!["192.0.2.10/24".parse().unwrap(), "2001:db8::10/64".parse().unwrap()],
             trusted: false,
-            host: Vec::new(),
+            host: HostLink::default(),
         };
         assert!(uplink.owns("192.0.2.10".parse().unwrap()));
         assert!(uplink.owns(mac.link_local().into()));

@@ -1,5 +1,8 @@
 //! Longest-prefix match over the routes of the uplinks.
 //!
+//! To one prefix there may be a way by each uplink; the first given is the one that is taken, but
+//! replies go back by the uplink that they came in by, and a default route may be chosen.
+//!
 //! Hash maps per prefix length that occurs, longest first: a look-up costs as many probes as there
 //! are different lengths (a handful in a gateway's table), a build is linear, a change costs what
 //! changes. It is used on flow misses only; a flow keeps what it found.
@@ -40,13 +43,30 @@ fn key_of(prefix: &IpNet) -> Key {
     }
 }
 
+/// All ways to one prefix, of different uplinks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ways {
+    first: Route,
+    others: Vec<Route>,
+}
+
+impl Ways {
+    fn iter(&self) -> impl Iterator<Item = &Route> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    fn by(&self, uplink: UplinkId) -> Option<&Route> {
+        self.iter().find(|route| route.uplink == uplink)
+    }
+}
+
 /// All routes of one prefix length, in shards, so that a table with one route changed shares all
 /// shards but one with the table that it was made from.
 #[derive(Clone, Debug)]
 struct Level {
     length: u8,
     /// A power of two of them.
-    shards: Vec<Arc<TableMap<Key, Route>>>,
+    shards: Vec<Arc<TableMap<Key, Ways>>>,
 }
 
 impl Level {
@@ -64,11 +84,11 @@ impl Level {
         (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize & (self.shards.len() - 1)
     }
 
-    fn get(&self, key: Key) -> Option<&Route> {
+    fn get(&self, key: Key) -> Option<&Ways> {
         self.shards[self.shard_of(key)].get(&key)
     }
 
-    fn map_mut(&mut self, key: Key) -> &mut TableMap<Key, Route> {
+    fn map_mut(&mut self, key: Key) -> &mut TableMap<Key, Ways> {
         let shard = self.shard_of(key);
         Arc::make_mut(&mut self.shards[shard])
     }
@@ -89,7 +109,8 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Builds the table. Of two routes to one prefix the first wins.
+    /// Builds the table. Of two routes to one prefix the first wins; a second one of the same
+    /// uplink is left out.
     pub fn new(epoch: Epoch, routes: Vec<Route>) -> Routes {
         let mut counts = [0; 129];
         for route in &routes {
@@ -104,16 +125,16 @@ impl Routes {
         table
     }
 
-    /// The same table but for these prefixes, which are taken away first, and these routes. Costs
-    /// what changes, not what there is.
+    /// The same table but for these prefixes, which are taken away first, whoever's they are, and
+    /// these routes, which come last. Costs what changes, not what there is.
     pub fn changed(&self, epoch: Epoch, gone: &[IpNet], new: &[Route]) -> Routes {
         let mut table = Routes { epoch, ..self.clone() };
         for prefix in gone {
             let key = key_of(prefix);
             if let Ok(index) = table.level(prefix.prefix_len())
-                && table.levels[index].map_mut(key).remove(&key).is_some()
+                && let Some(ways) = table.levels[index].map_mut(key).remove(&key)
             {
-                table.count -= 1;
+                table.count -= ways.iter().count();
             }
         }
         table.levels.retain(|level| !level.is_empty());
@@ -131,22 +152,46 @@ impl Routes {
             self.levels.insert(index, Level::new(length, 1));
             index
         });
-        if let Entry::Vacant(vacant) = self.levels[index].map_mut(key).entry(key) {
-            vacant.insert(route);
-            self.count += 1;
+        match self.levels[index].map_mut(key).entry(key) {
+            Entry::Vacant(vacant) => drop(vacant.insert(Ways { first: route, others: Vec::new() })),
+            Entry::Occupied(ways) if ways.get().by(route.uplink).is_some() => return,
+            Entry::Occupied(mut ways) => ways.get_mut().others.push(route),
         }
+        self.count += 1;
     }
 
     /// The most specific route to an address.
     pub fn to(&self, address: IpAddr) -> Option<&Route> {
-        self.levels.iter().find_map(|level| {
-            let prefix = IpNet::new(address, level.length).ok()?;
-            level.get(key_of(&prefix))
+        self.ways(address, |ways, _| Some(&ways.first))
+    }
+
+    /// The most specific route to an address; of default routes the one by this uplink, if it has
+    /// one.
+    pub fn to_preferring(&self, address: IpAddr, uplink: UplinkId) -> Option<&Route> {
+        self.ways(address, |ways, length| {
+            let chosen = if length == 0 { ways.by(uplink) } else { None };
+            Some(chosen.unwrap_or(&ways.first))
         })
     }
 
-    /// The route to exactly this prefix.
-    pub fn get(&self, prefix: IpNet) -> Option<&Route> {
+    /// The most specific route to an address by this uplink.
+    pub fn to_by(&self, address: IpAddr, uplink: UplinkId) -> Option<&Route> {
+        self.ways(address, |ways, _| ways.by(uplink))
+    }
+
+    fn ways<'r>(
+        &'r self,
+        address: IpAddr,
+        choose: impl Fn(&'r Ways, u8) -> Option<&'r Route>,
+    ) -> Option<&'r Route> {
+        self.levels.iter().find_map(|level| {
+            let prefix = IpNet::new(address, level.length).ok()?;
+            choose(level.get(key_of(&prefix))?, level.length)
+        })
+    }
+
+    /// The ways to exactly this prefix.
+    fn get(&self, prefix: IpNet) -> Option<&Ways> {
         let index = self.level(prefix.prefix_len()).ok()?;
         self.levels[index].get(key_of(&prefix))
     }
@@ -158,11 +203,16 @@ impl Routes {
 
     /// True if both have the same routes, whatever their epochs.
     pub fn same_routes(&self, other: &Routes) -> bool {
-        self.count == other.count && self.iter().all(|route| other.get(route.to) == Some(route))
+        let same = |ways: &Ways| other.get(ways.first.to) == Some(ways);
+        self.count == other.count && self.all_ways().all(same)
     }
 
     /// All routes, most specific first; of one length in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.all_ways().flat_map(Ways::iter)
+    }
+
+    fn all_ways(&self) -> impl Iterator<Item = &Ways> {
         let shards = self.levels.iter().flat_map(|level| &level.shards);
         shards.flat_map(|shard| shard.values())
     }
@@ -197,6 +247,31 @@ mod tests {
         assert_eq!(via("192.0.2.99"), None);
         assert_eq!(via("198.51.100.3"), Some("192.0.2.7".parse().unwrap()));
         assert_eq!(via("2001:db8:1::1"), Some("2001:db8::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn each_uplink_has_its_own_way_and_the_first_is_taken_unless_another_is_chosen() {
+        let by = |uplink, to: &str, via: &str| Route { uplink, ..route(to, Some(via)) };
+        let (one, other) = (UplinkId(0), UplinkId(1));
+        let routes = Routes::new(
+            1,
+            vec![
+                by(one, "0.0.0.0/0", "192.0.2.1"),
+                by(other, "198.51.100.0/24", "203.0.113.9"),
+                by(other, "0.0.0.0/0", "203.0.113.1"),
+            ],
+        );
+        let via = |route: Option<&Route>| route.unwrap().via.unwrap().to_string();
+        let [far, near] = ["233.252.0.1", "198.51.100.7"].map(|to| to.parse().unwrap());
+        assert_eq!(via(routes.to(far)), "192.0.2.1");
+        assert_eq!(via(routes.to_preferring(far, other)), "203.0.113.1");
+        // A specific route is taken whatever default route was chosen.
+        assert_eq!(via(routes.to_preferring(near, one)), "203.0.113.9");
+        assert_eq!(via(routes.to_by(near, one)), "192.0.2.1");
+        assert_eq!(routes.to_by(far, UplinkId(2)), None);
+        assert_eq!((routes.count(), routes.iter().count()), (3, 3));
+        let fewer = routes.changed(2, &["0.0.0.0/0".parse().unwrap()], &[]);
+        assert_eq!((fewer.count(), fewer.to(far)), (1, None));
     }
 
     #[test]

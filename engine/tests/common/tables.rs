@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use engine::limits::Limits;
 use engine::tables::{
-    Attachment, GatewayMode, Network, PortKind, PortTable, Protocol, Publish, PublishEntry, Route,
-    Routes, Subnet, TableMap, Uplink,
+    Attachment, GatewayMode, HostLink, Network, PortKind, PortTable, Protocol, Publish,
+    PublishEntry, Route, Routes, Subnet, TableMap, Uplink,
 };
 use engine::{MacAddress, NetworkId, PortId, Tables, UplinkId};
 
@@ -132,7 +132,7 @@ pub(crate) fn tables() -> Tables {
                 .map(|own| own.parse().expect("a prefix"))
                 .into(),
             trusted: false,
-            host: Vec::new(),
+            host: HostLink::default(),
         }))],
         ports: vec![Some(Arc::new(PortTable {
             epoch: 1,

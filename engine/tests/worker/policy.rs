@@ -119,7 +119,7 @@ fn a_trusted_uplink_reaches_published_ports_directly_until_it_is_trusted_no_more
 fn the_machine_itself_reaches_any_port_also_of_an_internal_network() {
     let host = || {
         let mut tables = tables();
-        wan(&mut tables, |wan| wan.host = vec![CLIENT.ip(false), CLIENT.ip(true)]);
+        wan(&mut tables, |wan| wan.host.peers = vec![CLIENT.ip(false), CLIENT.ip(true)]);
         tables
     };
     each_of(host, |mut gateway, v6| {

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 
 use config::{Attach, Attachment, Config, Endpoint, Network, NetworkDriver, Uplink, UplinkDriver};
-use engine::PortId;
 use engine::tables::{PortKind, PublishEntry, Route};
+use engine::{PortId, UplinkId};
 
 use super::answer::Refusal;
 use super::model::{self, Page};
@@ -281,8 +281,18 @@ pub(super) fn policy(state: &StateView, query: &Query) -> Result<Page<model::Rul
     })
 }
 
+/// The host's addresses that have stand-ins on an uplink's link, loopback addresses aside.
+fn host_addresses(state: &StateView, uplink: UplinkId) -> Vec<String> {
+    let stand_ins = state.tables.uplink(uplink).map(|uplink| &uplink.host.stand_ins);
+    let addresses = stand_ins.into_iter().flatten().map(|(_, address)| address);
+    // The first two are the link's own.
+    let addresses = addresses.skip(2).filter(|address| !address.is_loopback());
+    addresses.map(ToString::to_string).collect()
+}
+
 /// All uplinks.
 pub(super) fn uplinks(state: &StateView, query: &Query) -> Result<Page<model::Uplink>, Refusal> {
+    let tested = state.host.tested();
     query.page(state.tables.generation, &state.config.uplinks, |uplink| {
         let defaults = uplink.routes.iter().filter(|route| route.to.prefix_len() == 0);
         model::Uplink {
@@ -291,6 +301,8 @@ pub(super) fn uplinks(state: &StateView, query: &Query) -> Result<Page<model::Up
             netns: uplink.netns.as_ref().map(|netns| netns.as_str().to_owned()),
             mac: uplink.mac.to_string(),
             addresses: uplink.addresses.iter().map(ToString::to_string).collect(),
+            host_addresses: host_addresses(state, uplink.id),
+            host_forwards: crate::host::lines(&tested, &uplink.name),
             gateways: defaults.filter_map(|route| text(route.via)).collect(),
             routes: uplink.routes.len() as u64,
             trusted: uplink.trusted,

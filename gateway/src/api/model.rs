@@ -371,6 +371,10 @@ pub struct Uplink {
     pub mac: String,
     /// The gateway's own addresses.
     pub addresses: Vec<String>,
+    /// The host's addresses that it follows; none for an uplink that is not beside the host.
+    pub host_addresses: Vec<String>,
+    /// What became of the last test packets through the host, a line per family.
+    pub host_forwards: Vec<String>,
     /// Next hops of its default routes.
     pub gateways: Vec<String>,
     /// Routes by it, default routes included, its own subnets not.

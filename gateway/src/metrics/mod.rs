@@ -242,6 +242,7 @@ mod tests {
             started: Instant::now(),
             ports_down: BTreeSet::new(),
             devices: Default::default(),
+            host: Default::default(),
             reloads: Default::default(),
         }
     }

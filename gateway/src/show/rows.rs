@@ -336,6 +336,8 @@ const UPLINKS: &[&str] = &[
     "netns",
     "addresses",
     "gateways",
+    "host's",
+    "host forwards",
     ">routes",
     ">mtu",
     ">rx packets",
@@ -354,6 +356,8 @@ fn uplink(uplink: Uplink) -> Vec<String> {
         or_dash(uplink.netns),
         or_none(uplink.addresses),
         or_none(uplink.gateways),
+        or_none(uplink.host_addresses),
+        or_dash(Some(uplink.host_forwards.join("; ")).filter(|said| !said.is_empty())),
         uplink.routes.to_string(),
         uplink.mtu_bytes.to_string(),
     ];

@@ -28,6 +28,7 @@ use engine::{Counters, PortId, Tables, WorkerId};
 use crate::control::{Control, ReloadCounts, Request, StateView};
 use crate::devices::Devices;
 use crate::error::Error;
+use crate::host::Host;
 use crate::reserve::Reservations;
 use crate::runner::{Command, Ended, Report};
 use crate::store::Store;
@@ -71,7 +72,8 @@ pub struct Gateway {
     store: Arc<Store>,
     /// Published ports that are taken on the host.
     reservations: Reservations,
-    // Dropped after the workers have ended.
+    // Dropped after the workers have ended, the host before the devices.
+    host: Host,
     devices: Devices,
 }
 
@@ -133,6 +135,11 @@ impl Gateway {
                     self.follow(event.expect("devices keep a sender of their own"))?;
                 }
                 recv(self.reading_ends()) -> read => self.finish_reading(read.ok())?,
+                recv(self.host.events()) -> event => {
+                    if event.is_ok() {
+                        self.follow_addresses()?;
+                    }
+                }
                 recv(self.requests) -> request => {
                     self.answer(request.expect("the gateway keeps a handle of its own"));
                 }
@@ -158,6 +165,7 @@ impl Gateway {
             started_at: self.started_at,
             started: self.started,
             devices: self.devices.live(),
+            host: self.host.live(),
             ports_down: self.ports_down.clone(),
             reloads: self.reloads,
         }

@@ -23,6 +23,7 @@ use crate::control::{ReloadRefused, ReloadReport};
 use crate::devices::{Changed, DeviceEvent};
 use crate::difference;
 use crate::error::Error;
+use crate::host;
 use crate::leases;
 use crate::runner::{Command, Report};
 
@@ -58,6 +59,7 @@ impl Gateway {
         let changes = difference::changes(&self.config, &next);
         let mut followed = next.clone();
         self.devices.adopt_mtus(&mut followed);
+        host::adopt_addresses(&mut followed, Some(&self.compiled));
         let tables = config::recompile(&self.compiled, &self.tables, &mut followed);
         if tables.ports.len() > self.port_room {
             return Ok(Err(too_many_ports(tables.ports.len(), self.port_room)));
@@ -84,6 +86,7 @@ impl Gateway {
         self.exchange_queues(changed)?;
         // Of those that still are, the namespace is missing.
         let_go.into_iter().for_each(|port| self.note_down(port));
+        self.apply_host();
         let warnings = next.warnings.clone();
         self.config = Arc::new(next);
         if let Err(error) = leases::follow(&self.store, &self.config) {
@@ -104,12 +107,36 @@ impl Gateway {
         self.exchange_queues(changed)?;
         down.into_iter().for_each(|port| self.note_down(port));
         if is_mtu {
-            let mut followed = Config::clone(&self.config);
-            self.devices.adopt_mtus(&mut followed);
-            let tables = config::recompile(&self.compiled, &self.tables, &mut followed);
-            self.swap(tables, followed)?;
+            self.follow_world()?;
         }
         Ok(())
+    }
+
+    /// Follows the host's addresses.
+    ///
+    /// # Errors
+    /// A worker failed meanwhile: the gateway cannot go on.
+    pub(super) fn follow_addresses(&mut self) -> Result<(), Error> {
+        while self.host.events().try_recv().is_ok() {}
+        self.follow_world()?;
+        self.apply_host();
+        Ok(())
+    }
+
+    /// Goes over to what others have made of devices and addresses.
+    fn follow_world(&mut self) -> Result<(), Error> {
+        let mut followed = Config::clone(&self.config);
+        self.devices.adopt_mtus(&mut followed);
+        host::adopt_addresses(&mut followed, Some(&self.compiled));
+        let tables = config::recompile(&self.compiled, &self.tables, &mut followed);
+        self.swap(tables, followed)
+    }
+
+    /// Has the host do what the config in force asks. What it refuses is told; packets go on.
+    fn apply_host(&self) {
+        if let Err(error) = self.host.apply(&self.compiled) {
+            tracing::error!(%error, "the host does not do what the config asks");
+        }
     }
 
     /// Gives all workers the new tables, and frees the old ones when all have gone over. `compiled`

@@ -20,6 +20,7 @@ use super::{Gateway, WorkerHandle};
 use crate::control::{Control, ReloadCounts};
 use crate::devices::{Devices, xdp_room};
 use crate::error::Error;
+use crate::host::{self, Host};
 use crate::idle::IdlePolicy;
 use crate::reserve::Reservations;
 use crate::runner::{self, Clock, Report, RunnerParts};
@@ -86,9 +87,11 @@ impl Gateway {
         let devices = Devices::start(config, worker_count, &store, memory)?;
         // Devices that were there already say how large a packet may be.
         let mut compiled = config.clone();
-        let is_other = devices.adopt_mtus(&mut compiled);
-        let tables = if is_other { config::compile(&compiled, None) } else { tables };
-        let tables = Arc::new(tables);
+        devices.adopt_mtus(&mut compiled);
+        let host = Host::start(&store)?;
+        host::adopt_addresses(&mut compiled, None);
+        host.apply(&compiled)?;
+        let tables = Arc::new(config::compile(&compiled, None));
         let wakers: Result<Arc<[_]>, _> = cpus.iter().map(|_| Waker::new()).collect();
         let wakers = wakers.map_err(|source| Error::Runner {
             action: "make the bell",
@@ -118,6 +121,7 @@ impl Gateway {
             reading: None,
             store,
             reservations,
+            host,
             devices,
         };
         let idle = match config.gateway.idle {

@@ -5,7 +5,8 @@
 //! range. Mapping is endpoint-independent (RFC 4787 REQ-1): one inside socket has one outside port
 //! whoever it talks to. Of several outside addresses an inside one keeps to one (REQ-2). Inside one
 //! network through a published port (hairpin): the network's gateway, or the server would answer
-//! the client directly and be ignored. Otherwise the source stays.
+//! the client directly and be ignored; the same for the host's loopback addresses. Otherwise the
+//! source stays.
 //!
 //! To an outside port of a mapping, from inside (RFC 4787 REQ-9): the packet leaves as if it went
 //! out, and *turns round* at [`PortId::TURN`] instead of an uplink. What comes in there is looked
@@ -64,7 +65,8 @@ impl Stage for Nat {
             (Some(target), _) if decision.published.is_some() => {
                 let other_family =
                     decision.destination_of(input).address.is_ipv6() != input.is_v6();
-                match target == input.network || other_family {
+                let from_loopback = cx.tables.is_from_loopback(input);
+                match target == input.network || other_family || from_loopback {
                     true => self.hairpin(input, decision, target, cx),
                     false => Verdict::Continue,
                 }
@@ -192,7 +194,8 @@ impl Nat {
             let port = entry.host_port_of(input.source_port);
             // Not paired: clients know the first address, and expect answers from it.
             let outside = of_network.unwrap_or(first);
-            decision.source = Some(Socket { address: entry.host.unwrap_or(outside), port });
+            let host = entry.host.map(|host| uplink.host.stand_in_for(host).unwrap_or(host));
+            decision.source = Some(Socket { address: host.unwrap_or(outside), port });
             return Verdict::Continue;
         }
         let outside = of_network.or_else(|| paired(uplink, input, cx)).unwrap_or(first);
