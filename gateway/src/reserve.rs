@@ -44,6 +44,8 @@ pub struct Range {
     pub first: u16,
     /// How many.
     pub count: u16,
+    /// True: a socket on ::1 serves it beside ours (`host/splice.rs`).
+    pub is_spliced: bool,
 }
 
 impl Range {
@@ -239,6 +241,8 @@ pub fn ranges(config: &Config) -> Vec<Range> {
         .iter()
         .flat_map(|uplink| uplink.addresses.iter().map(|address| address.addr()))
         .collect();
+    let has_splice = config.uplinks.iter().any(|uplink| uplink.host.is_some());
+    let localhost = IpAddr::V6(Ipv6Addr::LOCALHOST);
     let entries = config.endpoints.iter().flat_map(|endpoint| &endpoint.publish);
     let range = |publish: &config::Publish| {
         let any: IpAddr = match publish.target {
@@ -252,6 +256,9 @@ pub fn ranges(config: &Config) -> Vec<Range> {
             protocol: publish.protocol,
             first: publish.host_port,
             count: publish.port_count,
+            is_spliced: has_splice
+                && publish.protocol != Protocol::Sctp
+                && (address == localhost || address == IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
         })
     };
     let mut ranges: Vec<Range> = entries.filter_map(range).collect();
@@ -293,7 +300,7 @@ fn take(range: Range, scan: &mut Option<Vec<Bound>>) -> Result<Held, ReserveErro
     }
     let mut sockets = Vec::with_capacity(usize::from(range.count));
     for port in range.first..=range.last() {
-        match hold(range.address, range.protocol, port) {
+        match hold(&range, port) {
             Ok(socket) => sockets.extend(socket),
             Err(error) => return Err(refused(range, port, &error)),
         }
@@ -302,17 +309,20 @@ fn take(range: Range, scan: &mut Option<Vec<Bound>>) -> Result<Held, ReserveErro
 }
 
 /// Binds a port. `None`: the kernel knows no such protocol or address, so nobody can have it.
-fn hold(address: IpAddr, protocol: Protocol, port: u16) -> io::Result<Option<Socket>> {
+fn hold(range: &Range, port: u16) -> io::Result<Option<Socket>> {
+    let (address, protocol) = (range.address, range.protocol);
     let domain = if address.is_ipv6() { Domain::IPV6 } else { Domain::IPV4 };
     let (kind, number) = match protocol {
         Protocol::Tcp => (Type::STREAM, socket2::Protocol::TCP),
         Protocol::Udp => (Type::DGRAM, socket2::Protocol::UDP),
         Protocol::Sctp => (Type::STREAM, socket2::Protocol::from(132)),
     };
+    let at = SockAddr::from(SocketAddr::new(address, port));
     let bound = Socket::new(domain, kind, Some(number)).and_then(|socket| {
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
-            // `host/splice.rs` serves ::1 beside it.
+        }
+        if range.is_spliced {
             rustix::net::sockopt::set_socket_reuseport(&socket, true)?;
         }
         if protocol == Protocol::Tcp {
@@ -320,11 +330,16 @@ fn hold(address: IpAddr, protocol: Protocol, port: u16) -> io::Result<Option<Soc
             socket.set_reuse_address(true)?;
         }
         socket.attach_filter(&[drop_all()])?;
-        socket.bind(&SockAddr::from(SocketAddr::new(address, port)))?;
-        if protocol == Protocol::Tcp {
+        socket.bind(&at)?;
+        match protocol {
+            // Of two sockets on one address and port the kernel takes any; these two it never
+            // takes: the first does not listen, the second hears itself alone.
+            Protocol::Tcp if range.is_spliced && address.is_loopback() => {}
+            Protocol::Udp if range.is_spliced && address.is_loopback() => socket.connect(&at)?,
             // Two sockets that only bind may share a port with SO_REUSEADDR; one that listens
             // shares it with none.
-            socket.listen(1)?;
+            Protocol::Tcp => socket.listen(1)?,
+            Protocol::Udp | Protocol::Sctp => {}
         }
         Ok(socket)
     });

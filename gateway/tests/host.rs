@@ -7,13 +7,14 @@
 
 mod common;
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use gateway::netns::Namespace;
-use gateway::traffic::{echo_tcp, echo_udp};
+use gateway::traffic::{echo_tcp, echo_udp, in_namespace};
 use rustix::process::Signal;
 
 use common::{Daemon, PROGRAM, Scratch};
@@ -149,6 +150,43 @@ fn the_example_is_reached_from_the_host_and_from_outside_and_the_server_sees_who
     assert_eq!(rules.trim_end(), "table inet portolan");
     assert!(daemon.terminate().success());
     assert_eq!(world.state(), before);
+}
+
+#[test]
+fn a_port_on_the_ipv6_loopback_address_is_served_each_time_and_nobody_elses() {
+    let world = World::new("local6");
+    let text = std::fs::read_to_string(&world.config).unwrap();
+    let publish = "\"[::1]:9091:80\", \"[::1]:9091:80/udp\", \"8080:80\",";
+    std::fs::write(&world.config, text.replace("\"8080:80\",", publish)).unwrap();
+    let mut daemon = world.start();
+    // The socket that reserves the port is on the same address.
+    for _ in 0..20 {
+        assert_eq!(world.seen("host", LOOPBACK[1], 9091), [Ok(ip(GATEWAY[1])), Ok(ip(GATEWAY[1]))]);
+    }
+    for at in ["[::1]:9091", "[::1]:8080"] {
+        let at: SocketAddr = at.parse().unwrap();
+        let other = in_namespace(&world.scratch.path("host"), || TcpListener::bind(at));
+        assert_eq!(other.unwrap_err().kind(), ErrorKind::AddrInUse, "{at}");
+    }
+    let at: SocketAddr = "[::1]:9091".parse().unwrap();
+    let other = in_namespace(&world.scratch.path("host"), || UdpSocket::bind(at));
+    assert_eq!(other.unwrap_err().kind(), ErrorKind::AddrInUse);
+    // Connections that are over keep no port from the next run.
+    assert!(daemon.terminate().success());
+    let mut daemon = world.start();
+    assert_eq!(world.seen("host", LOOPBACK[1], 9091), [Ok(ip(GATEWAY[1])), Ok(ip(GATEWAY[1]))]);
+    // One address instead of all and back, while old sockets are still there.
+    for publish in ["\"[::1]:8080:80\",", "\"8080:80\","] {
+        let text = std::fs::read_to_string(&world.config).unwrap();
+        let (head, tail) = text.split_once("publish = [\n").unwrap();
+        let tail = tail.split_once('\n').unwrap().1;
+        std::fs::write(&world.config, format!("{head}publish = [\n{publish}\n{tail}")).unwrap();
+        daemon.signal(Signal::HUP);
+        daemon.wait_for("reload", |line| line.contains("reloaded"));
+        for _ in 0..5 {
+            assert_eq!(world.seen_by_tcp("host", LOOPBACK[1], 8080).unwrap(), ip(GATEWAY[1]));
+        }
+    }
 }
 
 #[test]

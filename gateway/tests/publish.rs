@@ -135,11 +135,11 @@ fn a_published_port_is_taken_on_the_host_until_it_is_published_no_more() {
     }
     assert!(is_in_use(world.bind_udp("0.0.0.0:5300")));
     world.listen("192.0.2.1:8081").unwrap();
-    // The socket that holds the port answers nobody.
-    let asked = in_namespace(world.host.path(), || {
-        TcpStream::connect_timeout(&"127.0.0.1:8081".parse().unwrap(), SILENCE)
-    });
-    assert!(is_silence(&asked.unwrap_err()));
+    // It leads to the endpoint, past the socket that holds it.
+    let (web, server) = (world.scratch.path("web"), "10.1.0.10:81".parse().unwrap());
+    let client = (world.host.path(), "127.0.0.1:8081".parse().unwrap());
+    let seen = echo_tcp((&web, server), client, 1_000).unwrap();
+    assert_eq!(seen, "10.1.0.1".parse::<IpAddr>().unwrap());
     // The same port on one address instead of all, while its own old socket is still there.
     let said = world.reload("\"127.0.0.1:8080:80\"");
     assert!(said.status.success(), "{said:?}");
@@ -150,13 +150,34 @@ fn a_published_port_is_taken_on_the_host_until_it_is_published_no_more() {
     let said = world.reload("\"192.0.2.10:8080:80\"");
     assert!(said.status.success(), "{said:?}");
     let other = world.listen("0.0.0.0:8080").unwrap();
-    let (web, server) = (world.scratch.path("web"), "10.1.0.10:80".parse().unwrap());
+    let server = "10.1.0.10:80".parse().unwrap();
     let client = (world.host.path(), "192.0.2.10:8080".parse().unwrap());
     let seen = echo_tcp((&web, server), client, 1_000).unwrap();
     assert_eq!(seen, "192.0.2.1".parse::<IpAddr>().unwrap());
     drop(other);
     assert!(daemon.terminate().success(), "{:?}", daemon.log);
     world.listen("0.0.0.0:8080").unwrap();
+}
+
+#[test]
+fn where_the_host_is_left_alone_the_socket_that_holds_a_port_answers_nobody() {
+    let world = World::new("alone");
+    let path = world.write("\"8080:80\", \"127.0.0.1:8081:81\", \"[::1]:8081:81\"");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("[uplink.wan]\n", "[uplink.wan]\nhost_side = false\n"))
+        .unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.args(["run", "-c"]).arg(path);
+    let mut daemon = netns::within(world.host.path(), || Daemon::spawn(command)).unwrap();
+    daemon.wait_ready();
+    for at in ["127.0.0.1:8080", "127.0.0.1:8081", "[::1]:8080", "[::1]:8081"] {
+        let asked = in_namespace(world.host.path(), || {
+            TcpStream::connect_timeout(&at.parse().unwrap(), SILENCE)
+        });
+        assert!(is_silence(&asked.unwrap_err()), "{at}");
+        assert!(is_in_use(world.listen(at)), "{at}");
+    }
+    assert!(daemon.terminate().success(), "{:?}", daemon.log);
 }
 
 #[test]
@@ -241,13 +262,15 @@ fn open_numbers_are_given_in_order_kept_over_restarts_and_shown() {
     assert_eq!(world.numbers(), [40000, 40003, 8000, 40004]);
     // The same number on both families.
     assert_eq!(world.show()[0]["host_port"], world.show()[1]["host_port"]);
+    // What comes before it in the file takes nothing from it; the next one is behind the last.
+    let more = format!("\"79\", {specs}");
+    let said = world.reload(&more);
+    assert!(said.status.success(), "{said:?}");
+    assert_eq!(world.numbers(), [40006, 40000, 40003, 8000, 40004]);
+    // Not before: a client takes a port of the same few, and keeps it for a minute.
     let (web, server) = (world.scratch.path("web"), "10.1.0.10:80".parse().unwrap());
     let client = (world.host.path(), "192.0.2.10:40000".parse().unwrap());
     echo_tcp((&web, server), client, 1_000).unwrap();
-    // What comes before it in the file takes nothing from it; the next one is behind the last.
-    let more = format!("\"79\", {specs}");
-    assert!(world.reload(&more).status.success());
-    assert_eq!(world.numbers(), [40006, 40000, 40003, 8000, 40004]);
     drop(listener);
     daemon.signal(Signal::KILL);
     daemon.child.wait().unwrap();

@@ -75,6 +75,8 @@ impl Wanted {
         });
         let routes = routes.collect();
         let publish = config.endpoints.iter().flat_map(|endpoint| &endpoint.publish);
+        // Of a routed network nothing is published on the host.
+        let publish = publish.filter(|entry| entry.host_port != 0);
         let publish = publish.map(|entry| Published {
             v6: entry.host.unwrap_or(entry.target).is_ipv6(),
             host: entry.host.filter(|host| !host.is_unspecified()),

@@ -8,7 +8,7 @@ use std::time::Duration;
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 fn range(protocol: Protocol, first: u16) -> Range {
-    Range { address: LOCAL, protocol, first, count: 1 }
+    Range { address: LOCAL, protocol, first, count: 1, is_spliced: false }
 }
 
 #[test]
