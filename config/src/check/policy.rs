@@ -229,8 +229,8 @@ fn ports(at: PlaceId, text: &str, protocols: &[u8], report: &mut Report) -> Opti
         None => (text, None),
     };
     let protocol = match protocol.map(publish::protocol) {
-        Some(Err(refused)) => {
-            report.error(at, refused.message);
+        Some(Err(message)) => {
+            report.error(at, message);
             return None;
         }
         Some(Ok(protocol)) => Some(protocol),

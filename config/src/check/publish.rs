@@ -254,9 +254,8 @@ fn wanted(mapping: &Mapping) -> Wanted {
 fn parse(at: PlaceId, spec: &str, report: &mut Report) -> Option<Mapping> {
     match publish::parse(spec) {
         Ok(mapping) => Some(mapping),
-        Err(refused) => {
-            let problem = report.error(at, refused.message);
-            refused.hint.into_iter().for_each(|hint| problem.hint(hint));
+        Err(message) => {
+            report.error(at, message);
             None
         }
     }

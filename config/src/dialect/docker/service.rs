@@ -140,9 +140,8 @@ impl Service {
             report.error(*at, message);
         }
         for (spec, at) in &self.ports {
-            if let Err(refused) = publish::parse(spec) {
-                let problem = report.error(*at, refused.message);
-                refused.hint.into_iter().for_each(|hint| problem.hint(hint));
+            if let Err(message) = publish::parse(spec) {
+                report.error(*at, message);
             }
         }
     }
