@@ -153,6 +153,33 @@ fn the_example_is_reached_from_the_host_and_from_outside_and_the_server_sees_who
 }
 
 #[test]
+fn the_rule_set_differs_by_one_table_and_what_the_host_had_is_as_it_was() {
+    let world = World::new("ruleset");
+    // Tables of others, one of which has the name of ours in another family.
+    for table in [
+        "table ip filter { chain INPUT { type filter hook input priority filter; tcp dport 1 drop; }; }",
+        "table ip portolan { set s { type ipv4_addr; elements = { 192.0.2.7 }; }; }",
+        "table inet others { chain nat { type nat hook prerouting priority dstnat; \
+         tcp dport 2 dnat ip to 192.0.2.9:3; }; }",
+    ] {
+        world.on_host(&["nft", table]);
+    }
+    let routes = || {
+        let all = [["ip", "rule"], ["ip", "route"]].map(|command| world.on_host(&command));
+        (all, world.on_host(&["ip", "-6", "route"]), world.on_host(&["ip", "-brief", "addr"]))
+    };
+    let (before, routes_before) = (world.state(), routes());
+    let mut daemon = world.start();
+    world.wait_seen("outside", HOST[0], 8080);
+    let during = world.on_host(&["nft", "list", "ruleset"]);
+    let ours = world.on_host(&["nft", "list", "table", "inet", "portolan"]);
+    assert_eq!(during.matches(&ours).count(), 1);
+    assert_eq!(during.replace(&ours, ""), before.0);
+    assert!(daemon.terminate().success());
+    assert_eq!((world.state(), routes()), (before, routes_before));
+}
+
+#[test]
 fn a_port_on_the_ipv6_loopback_address_is_served_each_time_and_nobody_elses() {
     let world = World::new("local6");
     let text = std::fs::read_to_string(&world.config).unwrap();
