@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::cell::{Cell, Mode, Protocol, Published, Uplink, Way};
+use super::cell::{Cell, Mode, Protocol, Published, Way};
 
 /// Whom the server sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,9 +20,9 @@ pub(crate) enum Source {
 pub(crate) enum Outcome {
     /// The server answers, and sees this source.
     Open(Source),
-    /// The gateway itself answers a ping of its own address.
-    Gateway,
-    /// The gateway says no.
+    /// Whose address it is answers a ping itself: the gateway, or the machine that it runs on.
+    Owner,
+    /// The same says no.
     Refused,
     /// Nothing comes.
     Silent,
@@ -34,7 +34,7 @@ impl fmt::Display for Outcome {
             Outcome::Open(source) => {
                 write!(f, "open, source: {}", format!("{source:?}").to_lowercase())
             }
-            Outcome::Gateway => f.write_str("open, by the gateway itself"),
+            Outcome::Owner => f.write_str("open, by the address's owner"),
             Outcome::Refused => f.write_str("refused"),
             Outcome::Silent => f.write_str("silent"),
         }
@@ -49,9 +49,10 @@ pub(crate) fn of(cell: &Cell) -> Outcome {
             _ => Outcome::Open(Source::Client),
         },
         // Docker's rules are about what is forwarded: the machine itself reaches every container.
-        // By AF_XDP it is not the machine that is at the link's other end, but a neighbour.
-        Way::HostDirect if cell.uplink == Uplink::Tap => Outcome::Open(Source::Client),
-        Way::OtherNetwork | Way::OutsideDirect | Way::HostDirect => straight(cell),
+        Way::HostDirect => Outcome::Open(Source::Client),
+        Way::OtherNetwork | Way::OutsideDirect => straight(cell),
+        Way::HostOwn | Way::OutsideHost => by_host(cell, Source::Client),
+        Way::HostLoopback => by_host(cell, Source::Gateway),
         Way::SameNetworkPublished | Way::Itself => by_uplink(cell, Source::Gateway),
         Way::OtherNetworkPublished | Way::Outside | Way::Host => by_uplink(cell, Source::Client),
     }
@@ -76,15 +77,36 @@ fn by_uplink(cell: &Cell, source: Source) -> Outcome {
         return Outcome::Silent;
     }
     if cell.protocol == Protocol::Icmp {
-        return Outcome::Gateway;
+        return Outcome::Owner;
     }
-    let is_published = matches!(cell.mode, Mode::Nat | Mode::NatUnprotected | Mode::IccOff)
-        && cell.published == Published::Everywhere;
+    let is_published = has_host_side(cell) && cell.published == Published::Everywhere;
     if is_published { Outcome::Open(source) } else { Outcome::Refused }
 }
 
-/// LIMIT: ports in SCTP headers are not rewritten, so a question of the server's own network comes
-/// through only if its source port can stay. Goes when they are.
-pub(crate) fn may_be_silent(cell: &Cell) -> bool {
-    cell.protocol == Protocol::Sctp && of(cell) == Outcome::Open(Source::Gateway)
+/// True if publishing has a host's side: what an internal network publishes is refused, and of a
+/// routed one it opens the server's own port.
+fn has_host_side(cell: &Cell) -> bool {
+    matches!(cell.mode, Mode::Nat | Mode::NatUnprotected | Mode::IccOff)
+}
+
+/// At an address of the machine that the gateway runs on.
+fn by_host(cell: &Cell, source: Source) -> Outcome {
+    if cell.protocol == Protocol::Icmp {
+        return Outcome::Owner;
+    }
+    let by_loopback = cell.way == Way::HostLoopback;
+    let is_there = match cell.published {
+        Published::Everywhere => true,
+        Published::Loopback => by_loopback,
+        Published::Nowhere => false,
+    };
+    // Nothing from ::1 leaves the loopback device: sockets serve it, of TCP and UDP.
+    let has_way = !(by_loopback && cell.v6 && cell.protocol == Protocol::Sctp);
+    match is_there && has_way && has_host_side(cell) {
+        true => Outcome::Open(source),
+        // What the machine sends to itself in raw SCTP comes to the client's own socket, so its
+        // kernel, which has no SCTP, says no to nobody.
+        false if cell.protocol == Protocol::Sctp && cell.way != Way::OutsideHost => Outcome::Silent,
+        false => Outcome::Refused,
+    }
 }

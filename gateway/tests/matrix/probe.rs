@@ -1,7 +1,7 @@
 //! The server of the matrix, and one question to it.
 //!
 //! TCP and UDP are the kernel's. SCTP is spoken by raw sockets, as few kernels have it: an INIT
-//! chunk there, the same bytes back. A ping is answered by the server's kernel; a raw socket beside
+//! there, an INIT ACK back, both such that a firewall that follows associations takes them. A ping is answered by the server's kernel; a raw socket beside
 //! it sees who asked.
 
 use std::collections::HashMap;
@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use engine::wire::crc32c;
 use gateway::traffic::{in_namespace, ping, udp_client};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, ipproto, recv, recvfrom,
@@ -128,9 +129,10 @@ impl Server {
         })
     }
 
-    /// `[source port | destination port | tag | checksum: 0 | INIT chunk of 20 bytes]`
     fn ask_sctp(&self, path: &Path, to: SocketAddr, own: u16) -> Asked {
         const SOURCE_PORT: u16 = 40_000;
+        const INIT: u8 = 1;
+        const INIT_ACK: u8 = 2;
         let client = in_namespace(path, || {
             let client = raw(to.is_ipv6(), ipproto::SCTP)?;
             connect(&client, &SocketAddr::new(to.ip(), 0))?;
@@ -139,14 +141,9 @@ impl Server {
         .unwrap();
         // Another port each time, so that each question is a flow of its own.
         let source_port = SOURCE_PORT + self.asked as u16;
-        let message = |from: u16, to: u16| {
-            let chunk = [1, 0, 0, 20, 0, 0, 0, 1, 0, 0, 255, 255, 0, 1, 0, 1, 0, 0, 0, 1];
-            let ports = [from.to_be_bytes(), to.to_be_bytes()].concat();
-            [&ports[..], &self.asked.to_be_bytes(), &[0; 4], &chunk].concat()
-        };
         let any = |address: IpAddr| SocketAddr::new(address, 0);
-        let sent =
-            sendto(&client, &message(source_port, to.port()), SendFlags::empty(), &any(to.ip()));
+        let question = sctp((source_port, to.port()), 0, INIT, self.asked);
+        let sent = sendto(&client, &question, SendFlags::empty(), &any(to.ip()));
         if let Err(error) = sent {
             return refused(&error.into());
         }
@@ -158,12 +155,13 @@ impl Server {
                 recvfrom(&self.sctp, buffer.as_mut_slice(), RecvFlags::empty())
                 && let Some(packet) = payload(&buffer[..len], v6)
                 && packet.get(2..4) == Some(&own.to_be_bytes()[..])
-                && packet.get(4..8) == Some(&self.asked.to_be_bytes()[..])
+                && packet.get(16..20) == Some(&self.asked.to_be_bytes()[..])
             {
                 let from = SocketAddr::try_from(from).unwrap().ip();
                 seen = Some(from);
                 let back = u16::from_be_bytes([packet[0], packet[1]]);
-                let _ = sendto(&self.sctp, &message(own, back), SendFlags::empty(), &any(from));
+                let answer = sctp((own, back), self.asked, INIT_ACK, !self.asked);
+                let _ = sendto(&self.sctp, &answer, SendFlags::empty(), &any(from));
             }
             match recv(&client, buffer.as_mut_slice(), RecvFlags::empty()) {
                 Ok((len, _)) => {
@@ -198,6 +196,16 @@ impl Server {
             Err(error) => refused(&error),
         }
     }
+}
+
+/// `[source port | destination port | tag | CRC32c | chunk of 20 bytes, with the sender's tag]`
+fn sctp((from, to): (u16, u16), tag: u32, kind: u8, own_tag: u32) -> Vec<u8> {
+    let ports = [from.to_be_bytes(), to.to_be_bytes()].concat();
+    let head = [&ports[..], &tag.to_be_bytes()].concat();
+    let parameters = [0, 0, 255, 255, 0, 1, 0, 1, 0, 0, 0, 1];
+    let chunk = [&[kind, 0, 0, 20], &own_tag.to_be_bytes()[..], &parameters].concat();
+    let sum = crc32c::whole(&[&head, &[0; 4], &chunk]);
+    [&head[..], &sum.to_le_bytes(), &chunk].concat()
 }
 
 /// What is behind the IP header, which raw sockets of IPv4 hand over and those of IPv6 do not.

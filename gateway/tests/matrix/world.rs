@@ -5,7 +5,9 @@
 //!                                     back:  other
 //! ```
 //!
-//! The host forwards for the outside. It is a namespace, so nothing of this machine is touched.
+//! The host forwards for the outside. It is a namespace, so nothing of this machine is touched. By
+//! AF_XDP `wan0` is a veth, and a TAP beside the host, which shares its addresses, is there for what
+//! the host asks.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -13,7 +15,7 @@ use std::process::Command;
 
 use gateway::netns::{self, Namespace};
 
-use super::cell::{Cell, Mode, Protocol, Published, Uplink, Way};
+use super::cell::{Cell, Mode, Published, Uplink, Way};
 use super::expectation::{Outcome, Source};
 use super::probe::{Asked, Server};
 use crate::common::{Daemon, PROGRAM, Scratch};
@@ -58,11 +60,18 @@ const XDP: &str = r#"driver = "xdp"
 interface = "gw0"
 netns = "PREFIXlink""#;
 
-/// Of SCTP the number stays, so that every protocol has the same numbers.
+/// Beside it.
+const HOST: &str = r#"
+[uplink.host]
+driver = "tap"
+interface = "host0"
+addresses = "host"
+"#;
+
 const PUBLISH: &str = r#"publish = [
-    "8080:80", "8080:80/udp", "90:90/sctp",
-    "127.0.0.1:8081:81", "127.0.0.1:8081:81/udp", "127.0.0.1:91:91/sctp",
-    "[::1]:8081:81", "[::1]:8081:81/udp", "[::1]:91:91/sctp",
+    "8080:80", "8080:80/udp", "8080:80/sctp",
+    "127.0.0.1:8081:81", "127.0.0.1:8081:81/udp", "127.0.0.1:8081:81/sctp",
+    "[::1]:8081:81", "[::1]:8081:81/udp", "[::1]:8081:81/sctp",
 ]"#;
 
 pub(crate) struct World {
@@ -139,7 +148,10 @@ impl World {
         let scratch = Scratch::new("matrix");
         let driver = if uplink == Uplink::Xdp { XDP } else { TAP };
         let text = CONFIG.replace("MODE", keys).replace("PUBLISH", publish);
-        let text = text.replace("UPLINK", driver);
+        let mut text = text.replace("UPLINK", driver);
+        if uplink == Uplink::Xdp {
+            text.push_str(HOST);
+        }
         let namespaces = ["host", "outside", "link"];
         let namespaces = namespaces.map(|name| Namespace::create(&scratch.name(name)).unwrap());
         namespaces.iter().for_each(trust_link_locals);
@@ -154,10 +166,12 @@ impl World {
         let mut daemon = netns::within(host.path(), || Daemon::spawn(command)).unwrap();
         daemon.wait_ready();
         if uplink == Uplink::Xdp {
-            // Beside a TAP the daemon has set them.
+            // What the outside asks comes by AF_XDP; the daemon's own routes are the host's.
             netns::within(host.path(), || {
-                run("ip route add 10.1.0.0/24 via 192.0.2.10");
-                run("ip -6 route add fd00:1::/64 via 2001:db8::10");
+                run("ip rule add iif out0 lookup 100");
+                run("ip -6 rule add iif out0 lookup 100");
+                run("ip route add 10.1.0.0/24 via 192.0.2.10 table 100");
+                run("ip -6 route add fd00:1::/64 via 2001:db8::10 table 100");
             })
             .unwrap();
         }
@@ -176,51 +190,67 @@ impl World {
         World { scratch, daemon, servers, _namespaces: namespaces }
     }
 
-    fn client(&self, way: Way, v6: bool) -> (PathBuf, IpAddr) {
-        let (name, address) = match way {
+    /// Where the client is, and its addresses. Which of the host's its kernel takes for a
+    /// destination behind the gateway is the kernel's choice.
+    fn client(&self, way: Way, v6: bool) -> (PathBuf, Vec<IpAddr>) {
+        let one = |v4_text: &str, v6_text: &str| vec![ip(v6, v4_text, v6_text)];
+        let (name, addresses) = match way {
             Way::SameNetwork | Way::SameNetworkPublished => {
-                ("mate", ip(v6, "10.1.0.11", "fd00:1::11"))
+                ("mate", one("10.1.0.11", "fd00:1::11"))
             }
             Way::OtherNetwork | Way::OtherNetworkPublished => {
-                ("other", ip(v6, "10.2.0.10", "fd00:2::10"))
+                ("other", one("10.2.0.10", "fd00:2::10"))
             }
-            Way::Itself => ("web", ip(v6, "10.1.0.10", "fd00:1::10")),
-            Way::Outside | Way::OutsideDirect => {
-                ("outside", ip(v6, "198.51.100.2", "2001:db8:1::2"))
+            Way::Itself => ("web", one("10.1.0.10", "fd00:1::10")),
+            Way::Outside | Way::OutsideDirect | Way::OutsideHost => {
+                ("outside", one("198.51.100.2", "2001:db8:1::2"))
             }
-            Way::Host | Way::HostDirect => ("host", ip(v6, "192.0.2.1", "2001:db8::1")),
+            Way::Host => ("host", one("192.0.2.1", "2001:db8::1")),
+            Way::HostOwn => ("host", one("198.51.100.1", "2001:db8:1::1")),
+            Way::HostDirect => {
+                let addresses = [("192.0.2.1", "2001:db8::1"), ("198.51.100.1", "2001:db8:1::1")];
+                ("host", addresses.map(|(v4_text, v6_text)| ip(v6, v4_text, v6_text)).into())
+            }
+            Way::HostLoopback => ("host", one("127.0.0.1", "::1")),
         };
-        (self.scratch.path(name), address)
+        (self.scratch.path(name), addresses)
+    }
+
+    /// Whom it asks.
+    fn asked(way: Way, v6: bool) -> IpAddr {
+        match way {
+            Way::SameNetwork | Way::OtherNetwork | Way::OutsideDirect | Way::HostDirect => {
+                ip(v6, "10.1.0.10", "fd00:1::10")
+            }
+            Way::HostOwn | Way::OutsideHost => ip(v6, "198.51.100.1", "2001:db8:1::1"),
+            Way::HostLoopback => ip(v6, "127.0.0.1", "::1"),
+            Way::SameNetworkPublished
+            | Way::OtherNetworkPublished
+            | Way::Itself
+            | Way::Outside
+            | Way::Host => ip(v6, "192.0.2.10", "2001:db8::10"),
+        }
     }
 
     /// Tries a cell.
     pub(crate) fn probe(&mut self, cell: &Cell) -> Outcome {
         let (path, client) = self.client(cell.way, cell.v6);
-        let offset = match cell.published {
-            Published::Everywhere => 0,
-            Published::Loopback => 1,
-            Published::Nowhere => 2,
+        let own = match cell.published {
+            Published::Everywhere => 80,
+            Published::Loopback => 81,
+            Published::Nowhere => 82,
         };
-        let base = if cell.protocol == Protocol::Sctp { 90 } else { 80 };
-        let is_straight = matches!(cell.way, Way::SameNetwork | Way::OtherNetwork)
-            || matches!(cell.way, Way::OutsideDirect | Way::HostDirect);
-        let to = match (is_straight, cell.protocol) {
-            (true, _) | (false, Protocol::Sctp) => base + offset,
-            (false, _) => 8_000 + base + offset,
-        };
-        let address = match is_straight {
-            true => ip(cell.v6, "10.1.0.10", "fd00:1::10"),
-            false => ip(cell.v6, "192.0.2.10", "2001:db8::10"),
-        };
+        let address = World::asked(cell.way, cell.v6);
+        let is_straight = address == ip(cell.v6, "10.1.0.10", "fd00:1::10");
+        let to = SocketAddr::new(address, if is_straight { own } else { 8_000 + own });
         let server = &mut self.servers[usize::from(cell.v6)];
-        let to = SocketAddr::new(address, to);
-        match server.ask(&path, cell.protocol, to, base + offset) {
+        match server.ask(&path, cell.protocol, to, own) {
             Asked::Answered(Some(seen)) => Outcome::Open(match seen {
-                seen if seen == client => Source::Client,
+                seen if client.contains(&seen) => Source::Client,
                 seen if seen == ip(cell.v6, "10.1.0.1", "fd00:1::1") => Source::Gateway,
                 _ => Source::Stranger,
             }),
-            Asked::Answered(None) => Outcome::Gateway,
+            Asked::Answered(None) => Outcome::Owner,
             Asked::Refused => Outcome::Refused,
             Asked::Nothing => Outcome::Silent,
         }
