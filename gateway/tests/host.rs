@@ -157,7 +157,8 @@ fn the_rule_set_differs_by_one_table_and_what_the_host_had_is_as_it_was() {
     let world = World::new("ruleset");
     // Tables of others, one of which has the name of ours in another family.
     for table in [
-        "table ip filter { chain INPUT { type filter hook input priority filter; tcp dport 1 drop; }; }",
+        "table ip filter { chain INPUT { type filter hook input priority filter; \
+         tcp dport 1 drop; }; }",
         "table ip portolan { set s { type ipv4_addr; elements = { 192.0.2.7 }; }; }",
         "table inet others { chain nat { type nat hook prerouting priority dstnat; \
          tcp dport 2 dnat ip to 192.0.2.9:3; }; }",

@@ -1,8 +1,8 @@
 //! The server of the matrix, and one question to it.
 //!
 //! TCP and UDP are the kernel's. SCTP is spoken by raw sockets, as few kernels have it: an INIT
-//! there, an INIT ACK back, both such that a firewall that follows associations takes them. A ping is answered by the server's kernel; a raw socket beside
-//! it sees who asked.
+//! there, an INIT ACK back, both such that a firewall that follows associations takes them. A ping
+//! is answered by the server's kernel; a raw socket beside it sees who asked.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The host forwards for the outside. It is a namespace, so nothing of this machine is touched. By
-//! AF_XDP `wan0` is a veth, and a TAP beside the host, which shares its addresses, is there for what
-//! the host asks.
+//! AF_XDP `wan0` is a veth, and a TAP beside the host, which shares its addresses, is there for
+//! what the host asks.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
