@@ -20,7 +20,7 @@ use engine::hand_over::HandOverRings;
 use engine::limits::Limits;
 use engine::packet::BATCH_LEN;
 use engine::tables::{
-    Attachment, GatewayMode, HostLink, Network, PortKind, PortTable, Protocol, Publish,
+    Attachment, GatewayMode, HostLink, MssClamp, Network, PortKind, PortTable, Protocol, Publish,
     PublishEntry, Route, Routes, Subnet, TableMap, Uplink,
 };
 use engine::wire::checksum;
@@ -440,6 +440,7 @@ fn tables(flow_count: usize) -> Tables {
         icc: true,
         mode: GatewayMode::Nat,
         masquerade: true,
+        mss_clamp: MssClamp::Auto,
         mtu: 1500,
         uplink: Some(uplink),
         overlay: None,

@@ -22,6 +22,13 @@ pub(crate) const MTU_V6_MIN: i64 = 1_280;
 /// Largest MTU, in bytes: the largest IP packet.
 pub(crate) const MTU_MAX: i64 = 65_535;
 
+/// Smallest segment size to clamp to, in bytes: what is sent without an announcement (RFC 9293
+/// section 3.7.1).
+pub(crate) const MSS_MIN: i64 = 536;
+
+/// Largest segment size, in bytes: what fits the largest IPv4 packet.
+pub(crate) const MSS_MAX: i64 = 65_495;
+
 /// Highest VXLAN network identifier: 24 bits (RFC 7348 section 5). 0 is no identifier of anybody's.
 pub(crate) const VNI_MAX: i64 = (1 << 24) - 1;
 

@@ -392,6 +392,7 @@ pub(crate) fn network_table(
         mode: network.mode,
         masquerade: network.masquerade,
         mtu: network.mtu,
+        mss_clamp: network.mss_clamp,
         uplink: uplink.and_then(|name| uplink_ids.get(name).copied()),
         overlay: None,
         members: Vec::new(),

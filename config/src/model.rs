@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::limits::{Limits, NatSettings};
-use engine::tables::{GatewayMode, Protocol};
+use engine::tables::{GatewayMode, MssClamp, Protocol};
 use engine::{MacAddress, NetworkId, PortId, UplinkId};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -263,6 +263,8 @@ pub struct Network {
     pub mac_policy: MacPolicy,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
+    /// What SYN segments may announce.
+    pub mss_clamp: MssClamp,
     /// Name of the uplink that its traffic leaves by; `None`: there is none, or it is internal.
     pub uplink: Option<String>,
     /// How long a released address is given to nobody else.

@@ -8,6 +8,7 @@
 use std::fmt::{Display, Write};
 use std::net::IpAddr;
 
+use engine::tables::MssClamp;
 use ipnet::IpNet;
 use toml::Value;
 
@@ -179,6 +180,11 @@ impl Text {
         }
         self.set("mac_policy", words::of(words::MAC_POLICY, &network.mac_policy));
         self.set("mtu", i64::from(network.mtu));
+        match network.mss_clamp {
+            MssClamp::Auto => self.set("mss_clamp", "auto"),
+            MssClamp::Off => self.set("mss_clamp", "off"),
+            MssClamp::Bytes(bytes) => self.set("mss_clamp", i64::from(bytes)),
+        }
         match (&network.overlay, &network.uplink) {
             (Some(overlay), uplink) => self.overlay(network, overlay, uplink.is_some()),
             (None, Some(uplink)) => self.set_text("uplink", uplink),

@@ -4,9 +4,6 @@
 //! `check` decides what that means. Their field names are the known keys; their docs, defaults and
 //! bounds become the JSON Schema and the reference in `docs/config.md`, so they are written for
 //! operators. No `flatten`, no `untagged`, no tagged enum: places would not survive them.
-//!
-//! Keys whose feature comes with a later version are of type [`Later`]: they are known, so that
-//! the message is "not in this version" instead of "unknown key".
 
 mod limits;
 
@@ -18,8 +15,8 @@ use crate::bounds;
 use crate::leases::QUARANTINE_MAX;
 use crate::reader::{Field, Named};
 use crate::values::{
-    Address, Addresses, Later, Mac, Number, Period, PortRange, Prefix, Scalar, Texts, WordOrList,
-    Workers, written,
+    Address, Addresses, Mac, MssClamp, Number, Period, PortRange, Prefix, Scalar, Texts,
+    WordOrList, Workers, written,
 };
 use crate::words::{self, known};
 pub(crate) use limits::Limits;
@@ -264,9 +261,12 @@ pub(crate) struct Network {
     /// The uplink whose default route its traffic takes. Absent: the only one, or of several the
     /// first with a default route, unless it is internal. Other routes hold for all networks.
     pub(crate) uplink: Field<String>,
-    /// Clamping of TCP's segment size.
-    #[schemars(skip)]
-    pub(crate) mss_clamp: Field<Later>,
+    /// Largest segment size that SYN segments from its members, or to them, announce; a larger one
+    /// is lowered, in both directions. "auto": what fits the path, where that is smaller than the
+    /// endpoint's own MTU, and what ICMP has said of the path counts. A number: so many bytes.
+    /// "off": it is left alone.
+    #[schemars(extend("default" = "auto"))]
+    pub(crate) mss_clamp: Field<MssClamp>,
     /// Overlay: the VXLAN network identifier, needed. Networks with one UDP port are told apart by
     /// it.
     #[schemars(extend("minimum" = 1, "maximum" = bounds::VNI_MAX))]

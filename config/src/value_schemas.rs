@@ -12,8 +12,8 @@ use crate::bounds;
 use crate::names::NAME_BYTES_MAX;
 use crate::reader::{Field, Named};
 use crate::values::{
-    Address, Addresses, Listed, Mac, Number, Period, PortRange, Prefix, Scalar, Texts, WordOrList,
-    Workers,
+    Address, Addresses, Listed, Mac, MssClamp, Number, Period, PortRange, Prefix, Scalar, Texts,
+    WordOrList, Workers,
 };
 
 /// Implements `JsonSchema` for a type whose schema stands where it is used.
@@ -82,6 +82,15 @@ inline!(
             "type": "array", "minItems": 1, "maxItems": bounds::WORKERS_MAX, "uniqueItems": true,
             "items": { "type": "integer", "minimum": 0, "maximum": bounds::CPU_ID_MAX },
         },
+    ] })
+);
+inline!(
+    MssClamp,
+    "MssClamp",
+    _,
+    json_schema!({ "anyOf": [
+        { "enum": ["auto", "off"] },
+        { "type": "integer", "minimum": bounds::MSS_MIN, "maximum": bounds::MSS_MAX },
     ] })
 );
 inline!(Field<T: JsonSchema>, "Field", generator, generator.subschema_for::<T>());

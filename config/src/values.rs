@@ -11,7 +11,7 @@ use std::time::Duration;
 use engine::MacAddress;
 use ipnet::IpNet;
 use schemars::JsonSchema;
-use serde::de::{self, Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
 use crate::reader::Field;
 use crate::report::PlaceId;
@@ -70,18 +70,6 @@ impl<'de> Deserialize<'de> for Scalar {
         }
 
         deserializer.deserialize_any(ScalarVisitor)
-    }
-}
-
-/// Anything at all: the value of a key that a later version will know.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Later;
-
-impl<'de> Deserialize<'de> for Later {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Later, D::Error> {
-        // A date has no form in serde; for a value that is not looked at that is no matter.
-        let _ = IgnoredAny::deserialize(deserializer);
-        Ok(Later)
     }
 }
 
@@ -277,6 +265,39 @@ impl<'de> Deserialize<'de> for Workers {
         }
 
         deserializer.deserialize_any(WorkersVisitor)
+    }
+}
+
+/// How far a segment size is lowered.
+#[derive(Clone, Debug)]
+pub(crate) enum MssClamp {
+    /// A word; the checker knows which mean something.
+    Word(String),
+    /// To so many bytes; the range is the checker's to know.
+    Bytes(i64),
+}
+
+impl<'de> Deserialize<'de> for MssClamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<MssClamp, D::Error> {
+        struct MssClampVisitor;
+
+        impl Visitor<'_> for MssClampVisitor {
+            type Value = MssClamp;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a word or a whole number")
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<MssClamp, E> {
+                Ok(MssClamp::Word(word.to_owned()))
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<MssClamp, E> {
+                Ok(MssClamp::Bytes(number))
+            }
+        }
+
+        deserializer.deserialize_any(MssClampVisitor)
     }
 }
 

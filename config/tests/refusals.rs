@@ -302,12 +302,17 @@ fn behaviour_of_networks() {
     );
     replacing(
         "\"10.2.0.0/24\"",
-        &with("mss_clamp = \"auto\"\npeers = []"),
+        &with("mss_clamp = \"of\"\npeers = []"),
         &[
-            "x.toml:10:13: network.back.mss_clamp: clamping of TCP's segment size is not in this \
-             version",
+            "x.toml:10:13: network.back.mss_clamp: unknown word \"of\", expected \"auto\", \"off\" \
+             or a number of bytes",
             "x.toml:11:9: network.back.peers: only an overlay has such a key",
         ],
+    );
+    replacing(
+        "\"10.2.0.0/24\"",
+        &with("mss_clamp = 535"),
+        &["x.toml:10:13: network.back.mss_clamp: 535 is out of bounds: 536 to 65495 bytes"],
     );
     replacing(
         "[network.back]",

@@ -133,6 +133,8 @@ drop_reasons! {
     IcmpError = "icmp_error",
     /// An ICMP error with a wrong checksum, or whose quote is cut short or wrong in itself.
     IcmpErrorMalformed = "icmp_error_malformed",
+    /// An ICMP error that claims a path MTU which no path has.
+    PathMtuRefused = "path_mtu_refused",
     /// An ICMP error that would be carried, but `icmp_errors_per_second` is used up.
     IcmpErrorLimited = "icmp_error_limited",
     /// An answer was due, but `answers_per_second` is used up.
@@ -262,6 +264,12 @@ counters! {
         flows,
         /// Flows that ended to make room for others.
         flows_evicted,
+        /// Destinations whose path MTU was learnt, now (gauge).
+        paths,
+        /// ICMP errors from which the path MTU of a destination was learnt.
+        paths_learnt,
+        /// SYN segments whose announced segment size was lowered.
+        mss_clamped,
         /// NAT mappings now (gauge).
         mappings,
         /// NAT mappings that took a TCP port which others have for other destinations.
@@ -447,7 +455,9 @@ impl Counters {
 mod tests {
     use super::*;
     use crate::id::MacAddress;
-    use crate::tables::{Attachment, GatewayMode, Network, PortKind, PortTable, TableMap};
+    use crate::tables::{
+        Attachment, GatewayMode, MssClamp, Network, PortKind, PortTable, TableMap,
+    };
     use crate::worker::Adoption;
 
     #[test]
@@ -473,6 +483,7 @@ mod tests {
             icc: true,
             mode: GatewayMode::Nat,
             masquerade: true,
+            mss_clamp: MssClamp::Auto,
             mtu: 1500,
             uplink: None,
             overlay: None,

@@ -29,6 +29,13 @@ pub enum Message {
         /// Behind this port.
         port: PortId,
     },
+    /// Packets to a destination may not be larger than this: an ICMP error says so.
+    PathMtu {
+        /// The destination, or the far end of a tunnel.
+        destination: IpAddr,
+        /// In bytes, IP header included.
+        mtu: u16,
+    },
     /// A neighbour's MAC address was confirmed.
     Neighbour {
         /// On this port.

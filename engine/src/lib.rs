@@ -23,9 +23,11 @@ mod ingress;
 #[cfg(test)]
 mod judge;
 pub mod limits;
+mod mss;
 mod neighbour;
 pub mod packet;
 mod parse;
+mod paths;
 mod pipeline;
 pub mod port;
 mod quote;

@@ -9,6 +9,15 @@ use std::time::Duration;
 
 use crate::id::{NetworkId, PortId, UplinkId};
 
+/// Destinations whose path MTU a worker remembers: 64 KiB of memory. Every worker has room for all,
+/// because they are told to all. When full: the one that was learnt first is forgotten. Fewer would
+/// let busy hosts forget paths that are in use, many more would make the sweep slow.
+pub const PATHS_MAX: usize = 2_048;
+
+/// Path MTUs that a worker learns per second. Beyond: the error is carried on, nothing is learnt.
+/// Each change has every flow look at its decision again once, so a flood must not cause many.
+pub const PATHS_PER_SECOND: u32 = 64;
+
 /// Sizes. They are taken at start: the packet path allocates nothing later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -1,15 +1,16 @@
 //! The order of the stages: what a packet of an unknown flow goes through.
 //!
 //! ```text
-//! admit -> publish -> local -> bridge -> route -> policy -> nat -> (forward)
+//! admit -> publish -> local -> bridge -> route -> policy -> nat -> mtu -> (forward)
 //! ```
 //!
 //! The first stage that settles the packet's fate ends the walk. Nothing else decides.
 
 use crate::fdb::Fdb;
 use crate::flow::FlowInput;
+use crate::paths::Paths;
 use crate::stage::{
-    Admit, Bridge, Cx, Decision, Local, Nat, Policy, Publish, Route, Stage, Verdict,
+    Admit, Bridge, Cx, Decision, Local, Mtu, Nat, Policy, Publish, Route, Stage, Verdict,
 };
 
 /// The stages with their state.
@@ -22,10 +23,11 @@ pub(crate) struct Stages {
     route: Route,
     policy: Policy,
     pub(crate) nat: Nat,
+    pub(crate) mtu: Mtu,
 }
 
 impl Stages {
-    pub(crate) fn new(fdb: Fdb, nat: Nat) -> Stages {
+    pub(crate) fn new(fdb: Fdb, nat: Nat, paths: Paths) -> Stages {
         Stages {
             admit: Admit,
             publish: Publish,
@@ -34,6 +36,7 @@ impl Stages {
             route: Route,
             policy: Policy,
             nat,
+            mtu: Mtu { paths },
         }
     }
 
@@ -76,14 +79,15 @@ impl Stages {
             .or_else(|| step(&mut self.bridge, input, on, cx, walked))
             .or_else(|| step(&mut self.route, input, on, cx, walked))
             .or_else(|| step(&mut self.policy, input, on, cx, walked))
-            .or_else(|| step(&mut self.nat, input, on, cx, walked));
+            .or_else(|| step(&mut self.nat, input, on, cx, walked))
+            .or_else(|| step(&mut self.mtu, input, on, cx, walked));
         let stage = *walked;
         (decision, settled.unwrap_or(Verdict::Forward), stage)
     }
 }
 
 /// Names of the stages in their order, and of what is left when none of them objects.
-pub(crate) const STAGE_NAMES: [&str; 8] = [
+pub(crate) const STAGE_NAMES: [&str; 9] = [
     Admit::NAME,
     Publish::NAME,
     Local::NAME,
@@ -91,5 +95,6 @@ pub(crate) const STAGE_NAMES: [&str; 8] = [
     Route::NAME,
     Policy::NAME,
     Nat::NAME,
+    Mtu::NAME,
     "forward",
 ];

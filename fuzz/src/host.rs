@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use engine::limits::{Limits, NatSettings};
 use engine::tables::{
-    Attachment, GatewayMode, HostLink, Network, Policy, PortKind, PortTable, Protocol, Publish,
-    PublishEntry, Route, Routes, Subnet, TableMap, Uplink,
+    Attachment, GatewayMode, HostLink, MssClamp, Network, Policy, PortKind, PortTable, Protocol,
+    Publish, PublishEntry, Route, Routes, Subnet, TableMap, Uplink,
 };
 use engine::{Caps, MacAddress, NetworkId, PortId, Tables, UplinkId};
 
@@ -196,6 +196,7 @@ fn network(index: u16) -> Network {
         icc: index == 0,
         mode: GatewayMode::Nat,
         masquerade: true,
+        mss_clamp: MssClamp::Auto,
         mtu: 1_500,
         uplink: Some(UplinkId(0)),
         overlay: None,

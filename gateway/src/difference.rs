@@ -15,7 +15,7 @@ use config::{
     Attach, Attachment, Config, Endpoint, Gateway, Network, Publish, Route, Rule, Uplink, Workers,
 };
 use engine::limits::Limits;
-use engine::tables::GatewayMode;
+use engine::tables::{GatewayMode, MssClamp};
 
 /// Lines about parts of one kind. More are counted: nobody reads a thousand routes.
 const LINES_MAX: usize = 100;
@@ -275,9 +275,18 @@ fn network_facts(network: &Network) -> Vec<Fact> {
         ("host_ipv6", or_none(network.host_ipv6)),
         ("mac_policy", word(network.mac_policy)),
         ("mtu", network.mtu.to_string()),
+        ("mss_clamp", mss_clamp(network.mss_clamp)),
         ("uplink", or_none(network.uplink.as_ref())),
         ("quarantine", seconds(network.quarantine)),
     ]
+}
+
+fn mss_clamp(clamp: MssClamp) -> String {
+    match clamp {
+        MssClamp::Auto => "auto".to_owned(),
+        MssClamp::Off => "off".to_owned(),
+        MssClamp::Bytes(bytes) => bytes.to_string(),
+    }
 }
 
 fn attach_facts(attach: &Attach) -> Vec<Fact> {

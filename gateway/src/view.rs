@@ -8,7 +8,9 @@
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
-use engine::worker::{FlowFilter, FlowView, NeighbourView, PLACES_PER_PIECE, StationView};
+use engine::worker::{
+    FlowFilter, FlowView, NeighbourView, PLACES_PER_PIECE, PathView, StationView,
+};
 use engine::{Counters, Worker, WorkerId};
 use tokio::sync::oneshot;
 
@@ -38,6 +40,8 @@ pub enum View {
     Stations(Ask<StationView>),
     /// At neighbours on uplinks.
     Neighbours(Ask<NeighbourView>),
+    /// At paths whose MTU was learnt.
+    Paths(Ask<PathView>),
 }
 
 impl View {
@@ -49,6 +53,7 @@ impl View {
             }
             View::Stations(ask) => ask.fill(|from, found| worker.view_stations(from, found)),
             View::Neighbours(ask) => ask.fill(|from, found| worker.view_neighbours(from, found)),
+            View::Paths(ask) => ask.fill(|from, found| worker.view_paths(from, found)),
         }
     }
 }
@@ -102,6 +107,14 @@ impl Link {
     /// The worker has ended.
     pub async fn neighbours(&self, from: u32) -> Result<Piece<NeighbourView>, Ending> {
         self.ask(from, FOUND_MAX, View::Neighbours).await
+    }
+
+    /// One piece of the paths whose MTU it has learnt.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub async fn paths(&self, from: u32) -> Result<Piece<PathView>, Ending> {
+        self.ask(from, FOUND_MAX, View::Paths).await
     }
 
     /// Rings it: a worker that sleeps makes a turn.

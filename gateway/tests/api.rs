@@ -430,6 +430,7 @@ fn everything_can_be_shown_as_a_table_and_as_json() {
         ("fdb", "member"),
         ("flows", "icmp"),
         ("neighbours", "reachable"),
+        ("mtu", "uplink wan"),
         ("routes", "on link"),
         ("publish", "*:8000-8010"),
         ("uplinks", "192.0.2.10/24"),

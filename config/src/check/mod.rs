@@ -33,7 +33,7 @@ use crate::nearest::nearest;
 use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
 use crate::schema::Document;
-use crate::values::{Later, Number};
+use crate::values::Number;
 use crate::words::{Words, known};
 
 /// Most ports and most networks: half of what ids can number, so that the ids of those that a
@@ -117,13 +117,6 @@ fn entries<'d, T>(
         entries.push((name.as_str(), at, table.value()));
     }
     entries
-}
-
-/// Refuses a key whose feature comes later. `what` is a subject with its verb.
-fn not_in_this_version(field: &Field<Later>, what: &str, report: &mut Report) {
-    if let Some(at) = field.place() {
-        report.error(at, format!("{what} not in this version"));
-    }
 }
 
 /// A boolean or its default.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use engine::tables::GatewayMode;
+use engine::tables::{GatewayMode, MssClamp};
 use engine::{MacAddress, NetworkId};
 use ipnet::IpNet;
 
@@ -12,7 +12,8 @@ use super::overlay;
 use super::plan::{self, Subnets};
 use super::subnet::{self, Claim};
 use super::uplink::{self, Uplinks};
-use super::{entries, flag, macs, mtu, not_in_this_version, unknown_name, word};
+use super::{entries, flag, macs, mtu, unknown_name, word};
+use crate::bounds::{MSS_MAX, MSS_MIN};
 use crate::ipam::{self, Pool};
 use crate::leases::{Leases, QUARANTINE_MAX};
 use crate::mac;
@@ -22,7 +23,7 @@ use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
 use crate::schema;
 use crate::subnet_pool::family;
-use crate::values::{Address, Addresses, Period, Prefix};
+use crate::values::{Address, Addresses, MssClamp as Given, Period, Prefix};
 use crate::words;
 
 /// What is known about networks.
@@ -137,6 +138,7 @@ fn without_addresses(name: &str, driver: NetworkDriver) -> Network {
         host_ipv6: None,
         mac_policy: MacPolicy::Derived,
         mtu: uplink::MTU_DEFAULT,
+        mss_clamp: MssClamp::Auto,
         uplink: None,
         quarantine: Duration::ZERO,
         overlay: None,
@@ -205,6 +207,7 @@ impl<'d> Checker<'_, 'd> {
             host_ipv6: self.host_address(&self.table.host_ipv6, true),
             mac_policy: mac_policy.unwrap_or(MacPolicy::Derived),
             mtu,
+            mss_clamp: self.mss_clamp(),
             uplink,
             quarantine: self.quarantine(),
             overlay,
@@ -279,6 +282,7 @@ impl<'d> Checker<'_, 'd> {
             table.masquerade.place(),
             table.mac_policy.place(),
             table.mtu.place(),
+            table.mss_clamp.place(),
             table.uplink.place(),
         ];
         let (word, meaning) = explained(driver);
@@ -287,12 +291,25 @@ impl<'d> Checker<'_, 'd> {
                 self.report.error(at, format!("a network of driver {word} has no such key"));
             problem.hint(meaning);
         }
-        self.keys_of_later_versions();
     }
 
-    fn keys_of_later_versions(&mut self) {
-        let clamp = &self.table.mss_clamp;
-        not_in_this_version(clamp, "clamping of TCP's segment size is", self.report);
+    fn mss_clamp(&mut self) -> MssClamp {
+        let Some((at, given)) = self.table.mss_clamp.given() else { return MssClamp::Auto };
+        let problem = match given {
+            Given::Word(word) if word == "auto" => return MssClamp::Auto,
+            Given::Word(word) if word == "off" => return MssClamp::Off,
+            Given::Bytes(bytes) if (MSS_MIN..=MSS_MAX).contains(bytes) => {
+                return MssClamp::Bytes(*bytes as u16);
+            }
+            Given::Word(word) => {
+                format!("unknown word {word:?}, expected \"auto\", \"off\" or a number of bytes")
+            }
+            Given::Bytes(bytes) => {
+                format!("{bytes} is out of bounds: {MSS_MIN} to {MSS_MAX} bytes")
+            }
+        };
+        self.report.error(at, problem);
+        MssClamp::Auto
     }
 
     /// Refuses keys of overlays in a network of another driver.
@@ -315,7 +332,6 @@ impl<'d> Checker<'_, 'd> {
     /// The subnets that the file gives, and what is to come from the pools; `None` if any is
     /// faulty, as too little is known then.
     fn subnets(&mut self, claims: &mut Vec<Claim>) -> Option<Subnets<'d>> {
-        self.keys_of_later_versions();
         let (subnet, subnets) = (&self.table.subnet, &self.table.subnets);
         let fields = self.one_or_several(subnet, subnets, ["subnet", "subnets"])?;
         if fields.is_empty()

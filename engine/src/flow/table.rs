@@ -111,8 +111,8 @@ pub(crate) struct Side<A> {
     pub(crate) bytes: u64,
     pub(crate) packets: u32,
     pub(crate) last_seen: Tick,
-    /// Snapshot of the tables, modulo 2^32, under which the action was last found right.
-    pub(crate) generation: u32,
+    /// The worker's stamp under which the action was last found right.
+    pub(crate) stamp: u32,
     /// TCP: what the side expects next of the other, as it is loaded from an acknowledgement.
     expected: u32,
 }
@@ -178,6 +178,10 @@ pub(crate) struct Cold {
     pub(crate) two_sided: bool,
     /// When its first packet came.
     pub(crate) started: Tick,
+    /// What was known of the paths of both directions when it was decided.
+    pub(crate) paths: [u16; 2],
+    /// Largest segment size that a SYN of either direction may announce.
+    pub(crate) mss_max: Option<u16>,
 }
 
 /// A direction of a flow, to be installed.
@@ -304,7 +308,7 @@ impl<F: Family> FlowTable<F> {
         cold: Cold,
         original: NewSide<F::Addresses>,
         reply: Option<NewSide<F::Addresses>>,
-        generation: u64,
+        stamp: u32,
         now: Tick,
     ) -> Option<FlowId> {
         let id = FlowId(self.free.pop()?);
@@ -317,7 +321,7 @@ impl<F: Family> FlowTable<F> {
                 transport: new.key.transport,
                 action: new.action,
                 last_seen: now,
-                generation: generation as u32,
+                stamp,
                 ..Side::default()
             };
             if !self.index.insert(self.hash(&new.key), side.0) {
@@ -445,6 +449,8 @@ mod tests {
             mapping: None,
             two_sided: true,
             started: Tick(0),
+            paths: [0; 2],
+            mss_max: None,
         }
     }
 

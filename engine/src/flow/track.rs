@@ -104,8 +104,13 @@ impl Expected {
         segment.sequence.wrapping_sub(expected) as i32
     }
 
-    fn takes_fin(&self, segment: &Segment) -> bool {
+    /// True for a segment that may be under way: its receiver expects one not far from it.
+    pub(crate) fn is_near(&self, segment: &Segment) -> bool {
         (-WINDOW_BYTES..=WINDOW_BYTES).contains(&self.ahead(segment))
+    }
+
+    fn takes_fin(&self, segment: &Segment) -> bool {
+        self.is_near(segment)
     }
 
     /// A SYN says where its sender's numbers begin.

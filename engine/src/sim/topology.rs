@@ -305,6 +305,7 @@ impl Topology {
             icc: icc || index != 1,
             mode: GatewayMode::Nat,
             masquerade: true,
+            mss_clamp: MssClamp::Auto,
             mtu: 1_500,
             uplink: Some(UplinkId(0)),
             overlay: None,

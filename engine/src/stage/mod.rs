@@ -8,6 +8,7 @@
 mod admit;
 mod bridge;
 mod local;
+mod mtu;
 mod nat;
 mod policy;
 mod publish;
@@ -20,6 +21,7 @@ use std::net::IpAddr;
 pub(crate) use admit::{Admit, is_martian};
 pub(crate) use bridge::Bridge;
 pub(crate) use local::Local;
+pub(crate) use mtu::Mtu;
 pub(crate) use nat::{Nat, has_ports};
 pub(crate) use policy::Policy;
 pub(crate) use publish::Publish;
@@ -132,6 +134,14 @@ pub(crate) struct Decision {
     pub(crate) back: Option<NextHop>,
     /// The NAT mapping in use.
     pub(crate) mapping: Option<u32>,
+    /// Largest packet that goes this way, in bytes, as it leaves.
+    pub(crate) mtu: u16,
+    /// The same of its replies.
+    pub(crate) mtu_back: u16,
+    /// What was learnt of the paths of both directions, for when it changes.
+    pub(crate) paths: [u16; 2],
+    /// Largest segment size that a SYN of either direction may announce.
+    pub(crate) mss_max: Option<u16>,
 }
 
 impl Decision {

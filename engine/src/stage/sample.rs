@@ -16,7 +16,7 @@ use super::{Cx, Decision, Stage, Verdict};
 use crate::flow::{FlowInput, Path};
 use crate::id::{MacAddress, NetworkId, PortId, UplinkId, WorkerId};
 use crate::tables::{
-    Attachment, GatewayMode, HostLink, Network, PortKind, PortTable, Protocol, Publish,
+    Attachment, GatewayMode, HostLink, MssClamp, Network, PortKind, PortTable, Protocol, Publish,
     PublishEntry, Route, Routes, Subnet, TableMap, Tables, Uplink,
 };
 use crate::time::Tick;
@@ -56,6 +56,7 @@ fn network(id: u16, ports: &[u16]) -> Network {
         icc: true,
         mode: GatewayMode::Nat,
         masquerade: true,
+        mss_clamp: MssClamp::Auto,
         mtu: 1_500,
         uplink: Some(UplinkId(0)),
         overlay: None,

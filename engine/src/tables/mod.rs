@@ -230,6 +230,8 @@ pub struct Network {
     pub masquerade: bool,
     /// Largest IP packet in it, in bytes.
     pub mtu: u16,
+    /// What SYN segments of its members, and to them, may announce.
+    pub mss_clamp: MssClamp,
     /// The uplink that its traffic leaves by, when a default route is asked for.
     pub uplink: Option<UplinkId>,
     /// What makes it an overlay; `None`: it ends at this gateway.
@@ -240,6 +242,18 @@ pub struct Network {
     pub by_address: TableMap<IpAddr, PortId>,
     /// Which member has a MAC address; of a static host elsewhere, its tunnel.
     pub by_mac: TableMap<MacAddress, PortId>,
+}
+
+/// Largest segment size that a SYN may announce. It is only ever lowered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum MssClamp {
+    /// What the path takes, where that is less than an endpoint's own MTU.
+    #[default]
+    Auto,
+    /// Whatever it likes.
+    Off,
+    /// So many bytes.
+    Bytes(u16),
 }
 
 /// A subnet of a network.

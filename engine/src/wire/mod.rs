@@ -278,6 +278,8 @@ pub mod icmp {
     pub const ECHO_REPLY: u8 = 0;
     /// ICMP type: destination unreachable.
     pub const UNREACHABLE: u8 = 3;
+    /// Its code: a packet that may not be fragmented is too large for the next link.
+    pub const FRAGMENTATION_NEEDED: u8 = 4;
     /// ICMP type: source quench (deprecated).
     pub const SOURCE_QUENCH: u8 = 4;
     /// ICMP type: redirect.

@@ -81,8 +81,7 @@ impl Worker {
         let id = lookups.first().map(|lookup| table.side(lookup.side).action().adjacency);
         let adjacency = id.and_then(|id| core.neighbours.get(id)).filter(|known| known.resolved);
         let (Some(id), Some(adjacency)) = (id, adjacency) else { return (0, PortId::default()) };
-        let hop =
-            Hop { alike, id, macs: adjacency.macs(), generation: core.generation, tick: core.tick };
+        let hop = Hop { alike, id, macs: adjacency.macs(), stamp: core.stamp, tick: core.tick };
         let lookups = &lookups[..packets.len()];
         let count = match alike.protocol {
             PlainProtocol::Udp => repeat::<false>(table, &hop, packets, lookups),
@@ -165,7 +164,7 @@ struct Hop {
     /// Where the first packet goes.
     id: AdjacencyId,
     macs: Macs,
-    generation: u32,
+    stamp: u32,
     tick: Tick,
 }
 
@@ -182,7 +181,7 @@ impl Hop {
         let side = table.side_mut(lookup.side);
         let window = packet.window_of_mut(shape);
         let ip_bytes = shape.head_bytes() as u16 - PLAIN_L3 as u16;
-        let right = side.generation == self.generation
+        let right = side.stamp == self.stamp
             && ip_bytes <= side.action().mtu
             && side.action().adjacency == self.id
             && V4::ttl_plain(window) > 1;

@@ -506,7 +506,7 @@ fn repeat<F: Edit, const ORDINARY: bool>(
     packet: &mut Packet,
 ) -> Option<PortId> {
     let side = table.side_mut(side);
-    let fresh = side.generation == core.generation;
+    let fresh = side.stamp == core.stamp;
     // The MTU of a hand-over, and while TCP opens or closes, is 0, so that nothing fits.
     let fits = match ORDINARY {
         true => packet.head_bytes() as u16 - PLAIN_L3 as u16 <= side.action().mtu,

@@ -64,8 +64,11 @@ pub(super) struct Core {
     pub(super) seed: u64,
     pub(super) cache: bool,
     pub(super) tables: Arc<Tables>,
-    /// Generation of the tables, modulo 2^32, as flows keep it.
+    /// Generation of the tables, modulo 2^32, as the FDB keeps it.
     pub(super) generation: u32,
+    /// Changes whenever a decision may have become another one: with new tables, and with what is
+    /// known of paths. A flow that has it repeats its action.
+    pub(super) stamp: u32,
     pub(super) counters: Arc<Counters>,
     pub(super) frames: FramePool,
     pub(super) rings: HandOverRings,
@@ -81,6 +84,8 @@ pub(super) struct Core {
     pub(super) answers: TokenBucket,
     /// Bounds the ICMP errors that are carried through.
     pub(super) errors: TokenBucket,
+    /// Bounds what is learnt of paths.
+    pub(super) path_changes: TokenBucket,
     /// Flows that each port has started.
     pub(super) started: Vec<u32>,
     pub(super) flows_per_port_max: u32,

@@ -103,6 +103,9 @@ impl<F: Edit> Flows<F> {
         if !core.errors.take(core.now) {
             return core.drop(packet, DropReason::IcmpErrorLimited);
         }
+        if let Err(reason) = self.learn(core, &packet, quote, side) {
+            return core.drop(packet, reason);
+        }
         let (back_source, back_destination) = sockets_of::<F>(&action);
         // A router's own address is what `traceroute` is about; what is inside speaks as whom its
         // flow is known outside (RFC 5508 REQ-4 and REQ-5 c).

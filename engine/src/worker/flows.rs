@@ -16,6 +16,7 @@ use crate::id::{NetworkId, PortId, WorkerId};
 use crate::ingress::IngressRule;
 use crate::neighbour::NoHold;
 use crate::packet::{Notes, Packet, WINDOW_BYTES};
+use crate::paths::UNKNOWN;
 use crate::reply::ErrorKind;
 use crate::stage::{Answer, Decision, NextHop, Parts, Verdict};
 use crate::steer;
@@ -184,12 +185,18 @@ impl<F: Edit> Flows<F> {
         home: WorkerId,
     ) {
         let parts = Parts::of(input, &Decision::default(), &core.tables);
-        let cold =
-            Cold { input: *input, parts, mapping: None, two_sided: false, started: core.tick };
+        let cold = Cold {
+            input: *input,
+            parts,
+            mapping: None,
+            two_sided: false,
+            started: core.tick,
+            paths: [UNKNOWN; 2],
+            mss_max: None,
+        };
         let side = NewSide { key, action: FlowAction::hand_over(home) };
-        let generation = core.tables.generation;
         self.make_room_for_stub(core);
-        let installed = self.table.insert(cold, side, None, generation, core.tick);
+        let installed = self.table.insert(cold, side, None, core.stamp, core.tick);
         // Without room the next packet asks again; it still arrives.
         if let Some(flow) = installed {
             let timeouts = &core.tables.nat.timeouts;
@@ -251,9 +258,17 @@ impl<F: Edit> Flows<F> {
         }
         let parts = Parts::of(input, decision, &core.tables);
         let mapping = decision.mapping;
-        let (generation, tick) = (core.tables.generation, core.tick);
-        let cold = Cold { input: *input, parts, mapping, two_sided: true, started: tick };
-        let flow = self.table.insert(cold, pair.original, reply, generation, tick);
+        let (stamp, tick) = (core.stamp, core.tick);
+        let cold = Cold {
+            input: *input,
+            parts,
+            mapping,
+            two_sided: true,
+            started: tick,
+            paths: decision.paths,
+            mss_max: decision.mss_max,
+        };
+        let flow = self.table.insert(cold, pair.original, reply, stamp, tick);
         let flow = flow.ok_or(DropReason::FlowTableFull)?;
         if pair.original.action.kind == ActionKind::Translate {
             core.translated += 1;
@@ -286,15 +301,16 @@ impl<F: Edit> Flows<F> {
     /// input of its first packet.
     pub(super) fn revalidate(&mut self, core: &mut Core, side: SideId) -> Revalidated {
         let flow = side.flow();
-        let generation = core.tables.generation as u32;
-        if self.table.side(side).generation == generation && core.cache {
+        let stamp = core.stamp;
+        if self.table.side(side).stamp == stamp && core.cache {
             return Revalidated::Kept;
         }
         let Some(cold) = self.table.cold(flow).copied() else { return Revalidated::Ended };
         if core.cache
             && let Some(parts) = cold.parts.hold(&cold.input, &core.tables)
+            && (!cold.two_sided || self.paths_of(core, flow, &cold) == cold.paths)
         {
-            self.restamp(flow, generation);
+            self.restamp(flow, stamp);
             if let Some(cold) = self.table.cold_mut(flow) {
                 cold.parts = parts;
             }
@@ -313,7 +329,7 @@ impl<F: Edit> Flows<F> {
             let same =
                 self.table.side(flow.original()).action().worker == home.0 && home != core.id;
             if same {
-                self.restamp(flow, generation);
+                self.restamp(flow, stamp);
                 return Revalidated::Kept;
             }
             self.end(core, flow);
@@ -325,7 +341,7 @@ impl<F: Edit> Flows<F> {
             && home == core.id
             && self.renew(core, flow, &cold, &decision)
         {
-            self.restamp(flow, generation);
+            self.restamp(flow, stamp);
             return Revalidated::Kept;
         }
         if let Some(mapping) = decision.mapping {
@@ -339,9 +355,9 @@ impl<F: Edit> Flows<F> {
         }
     }
 
-    fn restamp(&mut self, flow: FlowId, generation: u32) {
-        self.table.side_mut(flow.original()).generation = generation;
-        self.table.side_mut(flow.reply()).generation = generation;
+    fn restamp(&mut self, flow: FlowId, stamp: u32) {
+        self.table.side_mut(flow.original()).stamp = stamp;
+        self.table.side_mut(flow.reply()).stamp = stamp;
     }
 
     /// Gives a flow the actions of a new decision, if its tuples stay the same. False if not.
@@ -361,6 +377,7 @@ impl<F: Edit> Flows<F> {
         let parts = Parts::of(&cold.input, decision, &core.tables);
         if let Some(cold) = self.table.cold_mut(flow) {
             cold.parts = parts;
+            (cold.paths, cold.mss_max) = (decision.paths, decision.mss_max);
         }
         true
     }
@@ -399,6 +416,7 @@ impl<F: Edit> Flows<F> {
             return core.drop(packet, DropReason::FragmentUnattached);
         }
         self.note_passage(core, &packet, side);
+        self.clamp(core, &mut packet, side.flow());
         execute::<F>(&mut packet, &action, &adjacency, !later);
         match (adjacency.port, is_cut) {
             (PortId::TURN, _) => self.turn_round(core, packet),
@@ -474,27 +492,24 @@ fn pair<F: Edit>(
         ..*input
     };
     let reply_key = FlowKey::of::<F>(&reply);
-    let original = action::<F>(core, input, &out, forward)?;
-    let back = action::<F>(core, &reply, &back_out, back)?;
+    let original = action::<F>(core, input, &out, (forward, decision.mtu))?;
+    let back = action::<F>(core, &reply, &back_out, (back, decision.mtu_back))?;
     Ok(Pair {
         original: NewSide { key, action: original },
         reply: NewSide { key: reply_key, action: back },
     })
 }
 
-/// The action that turns a packet of one input into one of another, sent to a next hop.
+/// The action that turns a packet of one input into one of another, sent to a next hop in packets
+/// of so many bytes.
 fn action<F: Edit>(
     core: &mut Core,
     from: &FlowInput,
     to: &FlowInput,
-    hop: NextHop,
+    (hop, mtu): (NextHop, u16),
 ) -> Result<FlowAction<F::Addresses>, DropReason> {
     use crate::wire::checksum;
     let adjacency: AdjacencyId = core.adjacency(hop)?;
-    let mtu = match hop.port() {
-        PortId::TURN => u16::MAX,
-        port => core.rule(port).ok_or(DropReason::PortGone)?.mtu,
-    };
     let kind = match from.source.is_ipv6() == to.source.is_ipv6() {
         true => ActionKind::Forward,
         false => ActionKind::Translate,

@@ -20,6 +20,7 @@ mod eviction;
 mod flows;
 mod fragments;
 mod lookup;
+mod paths;
 mod translated;
 mod tunnels;
 mod turn;
@@ -38,7 +39,7 @@ use self::eviction::Sources;
 use self::flows::Flows;
 use self::lookup::Lookups;
 pub use self::view::{
-    FlowFilter, FlowView, NeighbourState, NeighbourView, PLACES_PER_PIECE, StationView,
+    FlowFilter, FlowView, NeighbourState, NeighbourView, PLACES_PER_PIECE, PathView, StationView,
 };
 use crate::counters::Counters;
 use crate::egress::Egress;
@@ -48,9 +49,10 @@ use crate::flow::{FlowTable, Fragments, V4, V6};
 use crate::frame::FramePool;
 use crate::hand_over::{Chunk, HandOverRings, Message};
 use crate::id::{PortId, WorkerId};
-use crate::limits::Limits;
+use crate::limits::{Limits, PATHS_MAX, PATHS_PER_SECOND};
 use crate::neighbour::{HELD_MAX, Neighbours};
 use crate::packet::Batch;
+use crate::paths::Paths;
 use crate::pipeline::Stages;
 use crate::port::{Port, PortSet};
 use crate::stage::Nat;
@@ -181,7 +183,7 @@ impl Worker {
             egress: Egress::default(),
             tunnels: adoption.tunnels.clone(),
             underlay: vec![None; counted],
-            stages: Stages::new(fdb, Nat::new(2 * flows, seed)),
+            stages: Stages::new(fdb, Nat::new(2 * flows, seed), Paths::new(PATHS_MAX, seed)),
             neighbours: Neighbours::new(neighbours, limits.held_per_neighbour, seed, tick),
             floods: vec![TokenBucket::new(limits.floods_per_second); counted],
             moves: TokenBucket::new(limits.floods_per_second / 10),
@@ -199,6 +201,8 @@ impl Worker {
             crossing: Vec::with_capacity(share(limits.fragments_held) + 1),
             translated: 0,
             generation: tables.generation as u32,
+            stamp: 1,
+            path_changes: TokenBucket::new(PATHS_PER_SECOND),
             tables,
         };
         let place = (id.index(), worker_count);
@@ -293,6 +297,9 @@ impl Worker {
                     Message::Station { network, mac, port } => {
                         self.core.stages.bridge.fdb.hear(network, mac, port, self.core.tick);
                     }
+                    Message::PathMtu { destination, mtu } => {
+                        self.core.note_path(destination, mtu);
+                    }
                     Message::Neighbour { port, address, mac } => {
                         self.core.confirm_neighbour(port, address, mac);
                         // What waited goes before what comes behind the news: order is kept, and
@@ -316,6 +323,7 @@ impl Worker {
             || self.v4.fragments.waiting()
             || self.v6.fragments.waiting()
             || self.announcements.pending()
+            || !self.core.stages.mtu.paths.is_empty()
             || self.core.stages.bridge.fdb.count() > 0;
         busy.then_some(self.upkeep_at)
     }

@@ -22,7 +22,7 @@ use crate::quote::Quote;
 use crate::reply::{Across, ErrorKind};
 use crate::stage::{Answer, Decision, is_martian};
 use crate::steer;
-use crate::translate::{self, NewHeader};
+use crate::translate::{self, HEADER_GROWTH, NewHeader};
 use crate::wire::header_at;
 
 /// An IPv4 packet that has no flow of its family, with what its flow would be told by.
@@ -112,11 +112,16 @@ impl<F: Edit> Flows<F> {
             return core.drop(packet, DropReason::FragmentUnattached);
         };
         self.note_passage(core, &packet, side);
+        self.clamp(core, &mut packet, side.flow());
         let new = new_header::<F>(&action, &adjacency, identification);
         if let Err(reason) = translate::translate(&mut packet, &new, action.mtu) {
             return core.drop(packet, reason);
         }
-        let mtu = core.rule(adjacency.port).map_or(0, |rule| rule.mtu);
+        // Of the packet as it is now.
+        let mtu = match packet.meta.notes.any(Notes::V6) {
+            true => action.mtu.saturating_add(HEADER_GROWTH),
+            false => action.mtu.saturating_sub(HEADER_GROWTH),
+        };
         match fits(&packet, mtu) {
             true => core.send(adjacency.port, packet),
             false => core.send_in_pieces(adjacency.port, packet, mtu),
@@ -164,6 +169,9 @@ impl<F: Edit> Flows<F> {
         };
         if !core.errors.take(core.now) {
             return core.drop(packet, DropReason::IcmpErrorLimited);
+        }
+        if let Err(reason) = self.learn(core, &packet, quote, side) {
+            return core.drop(packet, reason);
         }
         let new = new_header::<F>(&action, &adjacency, 0);
         let mac = |at: usize| header_at::<6>(&adjacency.macs, at).copied().unwrap_or_default();

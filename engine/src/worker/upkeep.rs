@@ -48,6 +48,7 @@ impl Worker {
         (core.tables, core.rules) = (adoption.tables.clone(), adoption.rules.clone());
         core.tunnels = adoption.tunnels.clone();
         core.generation = core.tables.generation as u32;
+        core.stamp = core.stamp.wrapping_add(1);
         let announced = match core.id {
             WorkerId(0) => self.announcements.begin(&adoption.announcements, core.now),
             _ => Vec::new(),
@@ -108,9 +109,11 @@ impl Worker {
         self.announce(now);
         let core = &mut self.core;
         core.stages.bridge.fdb.sweep(core.generation, core.tick);
+        core.forget_paths();
         let flows = self.v4.table.count() + self.v6.table.count();
         core.counters.worker.flows.set(flows as u64);
         core.counters.worker.stations.set(core.stages.bridge.fdb.count() as u64);
+        core.counters.worker.paths.set(core.stages.mtu.paths.count() as u64);
         core.counters.worker.mappings.set(core.stages.nat.count() as u64);
         core.counters.worker.ports_shared.set(core.stages.nat.shared_total());
         let (chunks, tails) = core.frames.count();

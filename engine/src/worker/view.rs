@@ -128,6 +128,17 @@ pub struct NeighbourView {
     pub held: u32,
 }
 
+/// A destination whose path MTU was learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathView {
+    /// The destination, or the far end of a tunnel.
+    pub destination: IpAddr,
+    /// Largest packet that reaches it, in bytes.
+    pub mtu: u16,
+    /// How long ago it was learnt, or confirmed.
+    pub age: Duration,
+}
+
 impl Worker {
     /// Every flow that this worker owns. Not for the packet path.
     pub fn flows(&self) -> Vec<FlowView> {
@@ -175,6 +186,20 @@ impl Worker {
     /// to go on; `None`: that was all.
     pub fn view_neighbours(&self, from: u32, out: &mut Vec<NeighbourView>) -> Option<u32> {
         self.core.neighbours.view(from, PLACES_PER_PIECE, out)
+    }
+
+    /// One piece of the paths whose MTU was learnt; all workers know the same. Appends to `out`
+    /// within its capacity. Returns where to go on; `None`: that was all.
+    pub fn view_paths(&self, from: u32, out: &mut Vec<PathView>) -> Option<u32> {
+        let now = self.core.tick;
+        self.core.stages.mtu.paths.view(from, PLACES_PER_PIECE, |path| {
+            let has_room = out.len() < out.capacity();
+            if has_room {
+                let age = Tick::duration(now.since(path.learnt));
+                out.push(PathView { destination: path.destination, mtu: path.mtu, age });
+            }
+            has_room
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use engine::limits::Limits;
 use engine::tables::{
-    Attachment, GatewayMode, HostLink, Network, PortKind, PortTable, Protocol, Publish,
+    Attachment, GatewayMode, HostLink, MssClamp, Network, PortKind, PortTable, Protocol, Publish,
     PublishEntry, Route, Routes, Subnet, TableMap, Uplink,
 };
 use engine::{MacAddress, NetworkId, PortId, Tables, UplinkId};
@@ -202,6 +202,7 @@ pub(crate) fn network(id: u16, name: &str, members: &[Host]) -> Network {
         icc: true,
         mode: GatewayMode::Nat,
         masquerade: true,
+        mss_clamp: MssClamp::Auto,
         mtu: 1_500,
         uplink: Some(UplinkId(0)),
         overlay: None,

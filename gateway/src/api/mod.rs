@@ -8,6 +8,7 @@
 mod answer;
 mod lists;
 pub mod model;
+mod mtus;
 mod query;
 mod reload;
 mod router;

@@ -311,6 +311,25 @@ pub struct Neighbour {
     pub workers: u64,
 }
 
+/// How large packets may be on their way from an endpoint, or to a destination.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Mtu {
+    /// The endpoint that sends; `None`: whoever does.
+    pub endpoint: Option<String>,
+    /// Its network.
+    pub network: Option<String>,
+    /// `own network`, `other network`, `uplink NAME`, or the address whose path was learnt.
+    pub to: String,
+    /// Largest IP packet that arrives whole, in bytes.
+    pub mtu_bytes: u16,
+    /// What limits it.
+    pub limited_by: String,
+    /// What a SYN may announce at most: `path` (what fits), `not needed`, `off` or bytes.
+    pub mss_clamp: Option<String>,
+    /// Of a path: how long ago it was learnt or confirmed.
+    pub age_s: Option<f64>,
+}
+
 /// A route.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Route {

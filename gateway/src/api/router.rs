@@ -22,7 +22,7 @@ use super::answer::{Refusal, respond};
 use super::model::{ReloadRequest, Status, Version};
 use super::query::Query;
 use super::tables::Turnstile;
-use super::{lists, reload, sums, tables};
+use super::{lists, mtus, reload, sums, tables};
 use crate::control::{Control, StateView};
 use crate::metrics;
 
@@ -48,13 +48,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 const RELOAD_WITHIN: Duration = Duration::from_secs(300);
 
 /// Lists, by the last part of their path.
-const LISTS: [&str; 12] = [
+const LISTS: [&str; 13] = [
     "networks",
     "endpoints",
     "ports",
     "fdb",
     "flows",
     "neighbours",
+    "mtu",
     "routes",
     "publish",
     "policy",
@@ -237,6 +238,7 @@ async fn list(
                 "drops" => respond(lists::drops(&state, &query)),
                 "fdb" => respond(tables::fdb(&state, turnstile, &query).await),
                 "flows" => respond(tables::flows(&state, turnstile, &query).await),
+                "mtu" => respond(mtus::mtus(&state, turnstile, &query).await),
                 "neighbours" => respond(tables::neighbours(&state, turnstile, &query).await),
                 _ => respond(tables::workers(&state, &query).await),
             }

@@ -40,7 +40,7 @@ impl Turnstile {
         Turnstile(Semaphore::new(1))
     }
 
-    async fn pass(&self) -> tokio::sync::SemaphorePermit<'_> {
+    pub(super) async fn pass(&self) -> tokio::sync::SemaphorePermit<'_> {
         self.0.acquire().await.expect("the semaphore is never closed")
     }
 }

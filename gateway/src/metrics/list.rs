@@ -355,6 +355,31 @@ pub const METRICS: &[Metric] = &[
         },
     ),
     metric(
+        "portolan_worker_paths",
+        Gauge,
+        &["worker"],
+        "Destinations whose path MTU the worker knows from ICMP errors; all workers know the same.",
+        |state, out| workers(state, |id, link| out.count([id], link.counters.worker.paths.get())),
+    ),
+    metric(
+        "portolan_worker_learnt_paths",
+        Counter,
+        &["worker"],
+        "ICMP errors from which the path MTU of a destination was learnt.",
+        |state, out| {
+            workers(state, |id, link| out.count([id], link.counters.worker.paths_learnt.get()));
+        },
+    ),
+    metric(
+        "portolan_worker_clamped_segments",
+        Counter,
+        &["worker"],
+        "SYN segments whose announced segment size was lowered.",
+        |state, out| {
+            workers(state, |id, link| out.count([id], link.counters.worker.mss_clamped.get()));
+        },
+    ),
+    metric(
         "portolan_worker_mappings",
         Gauge,
         &["worker"],

@@ -32,6 +32,8 @@ pub enum What {
     Flows,
     /// Neighbours on uplinks
     Neighbours,
+    /// How large packets may be, and what says so
+    Mtu,
     /// Routes by uplinks
     Routes,
     /// Published ports
@@ -57,6 +59,7 @@ impl What {
             What::Fdb => "fdb",
             What::Flows => "flows",
             What::Neighbours => "neighbours",
+            What::Mtu => "mtu",
             What::Routes => "routes",
             What::Publish => "publish",
             What::Policy => "policy",

@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::table::{Table, bytes, duration};
 use super::{ShowError, What};
 use crate::api::model::{
-    Drop, Endpoint, Flow, Neighbour, Network, Port, Publish, Route, Rule, Station, Status, Traffic,
-    Tuple, Uplink, Worker,
+    Drop, Endpoint, Flow, Mtu, Neighbour, Network, Port, Publish, Route, Rule, Station, Status,
+    Traffic, Tuple, Uplink, Worker,
 };
 
 /// Prints a list as a table.
@@ -28,6 +28,7 @@ pub(super) fn list(what: What, items: Vec<Value>, out: &mut impl Write) -> Resul
         What::Fdb => table(FDB, items, station)?,
         What::Flows => table(FLOWS, items, flow)?,
         What::Neighbours => table(NEIGHBOURS, items, neighbour)?,
+        What::Mtu => table(MTUS, items, mtu)?,
         What::Routes => table(ROUTES, items, route)?,
         What::Publish => table(PUBLISH, items, publish)?,
         What::Policy => table(POLICY, items, rule)?,
@@ -284,6 +285,20 @@ fn neighbour(neighbour: Neighbour) -> Vec<String> {
         neighbour.flows.to_string(),
         neighbour.waiting_packets.to_string(),
         neighbour.workers.to_string(),
+    ]
+}
+
+const MTUS: &[&str] = &["endpoint", "network", "to", ">mtu", "limited by", "mss clamp", ">age"];
+
+fn mtu(mtu: Mtu) -> Vec<String> {
+    vec![
+        or_dash(mtu.endpoint),
+        or_dash(mtu.network),
+        mtu.to,
+        mtu.mtu_bytes.to_string(),
+        mtu.limited_by,
+        or_dash(mtu.mss_clamp),
+        or_dash(mtu.age_s.map(duration)),
     ]
 }
 
