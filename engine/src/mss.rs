@@ -3,8 +3,8 @@
 //! `[TCP header 20 | options …: kind 1 | length 1 | value …]`, RFC 9293 section 3.2.
 //!
 //! Who gets a smaller announcement sends smaller segments, which fit where a router's errors do not
-//! arrive (RFC 4459 section 3.2). The one hard constraint: an announcement is never raised, and none
-//! is added. Without one a peer sends 536 or 1,220 bytes at most (RFC 9293 section 3.7.1), which
+//! arrive (RFC 4459 section 3.2). The one hard constraint: an announcement is never raised, and
+//! none is added. Without one a peer sends 536 or 1,220 bytes at most (RFC 9293 section 3.7.1), which
 //! fits every path that is believed in, and there may be no room for another option. The checksum
 //! moves by difference, so a wrong one stays wrong; a partial one does not cover options.
 
@@ -21,8 +21,8 @@ const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 /// Length of that option.
 const OPTION_BYTES: usize = 4;
 
-/// Lowers what a SYN announces to `mss_max`. False: there is nothing to lower, or options contradict
-/// themselves, and the packet stays as it is.
+/// Lowers what a SYN announces to `mss_max`. False: there is nothing to lower, or options
+/// contradict themselves, and the packet stays as it is.
 pub(crate) fn clamp(packet: &mut Packet, mss_max: u16) -> bool {
     let (l4, is_partial) = (usize::from(packet.meta.l4), packet.offload() != Offload::None);
     let Some(header) = packet.head_mut().get_mut(l4..) else { return false };

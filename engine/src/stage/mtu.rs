@@ -1,8 +1,8 @@
 //! `mtu`: how large packets may be that go this way, and those that come back.
 //!
 //! The largest packet is the smallest of what the next link takes and what is known of the path to
-//! the destination (see [`paths`](crate::paths)). It becomes the guard of the action; what is larger
-//! is answered or fragmented. Of TCP the stage also decides what a SYN may announce at most, either
+//! the destination (see [`paths`](crate::paths)). It becomes the guard of the action; what is
+//! larger is answered or fragmented. Of TCP the stage also decides what a SYN may announce at most, either
 //! way, by the networks that the connection is in: "auto" steps in where the path is smaller than
 //! an endpoint's own MTU, which that endpoint cannot know.
 //!
