@@ -254,6 +254,8 @@ counters! {
         handed_over,
         /// Super-frames cut.
         cuts,
+        /// Packets that became part of a super-frame.
+        glued,
         /// Packets that were too large for their way out and left as fragments.
         fragmented,
         /// Flows revalidated after a change of the tables.

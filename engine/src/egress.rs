@@ -1,13 +1,15 @@
 //! Step 6: the only step that turns one packet into many.
 //!
 //! Packets gather per port and go out in batches; what a port cannot take (partial checksums,
-//! super-frames) is finished here and nowhere else. What a port does not accept is dropped and
+//! super-frames) is finished here and nowhere else, and what
+//! it can take as one is glued. What a port does not accept is dropped and
 //! counted: nothing waits, nothing blocks.
 
 use crate::counters::{Counters, DropReason};
 use crate::cut;
 use crate::encapsulate::encapsulate;
 use crate::frame::FramePool;
+use crate::glue;
 use crate::id::PortId;
 use crate::neighbour::Macs;
 use crate::packet::{Batch, GsoKind, Offload, Packet};
@@ -50,8 +52,13 @@ impl Slot {
     }
 
     fn transmit(&mut self, id: PortId, frames: &mut FramePool, counters: &Counters) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        if self.out.len() > 1 && (self.caps.tso || self.caps.uso) {
+            let glued = glue::glue(&mut self.out, self.caps, frames);
+            counters.worker.glued.add(glued.packets);
+            bytes -= glued.header_bytes;
+        }
         let count = self.out.len() as u64;
-        let bytes = std::mem::take(&mut self.bytes);
         self.port.tx(frames, &mut self.out);
         let (mut unsent, mut unsent_bytes) = (0, 0);
         for packet in self.out.drain(..) {

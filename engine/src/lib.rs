@@ -17,6 +17,7 @@ mod fdb;
 pub mod flow;
 mod fragmentation;
 pub mod frame;
+mod glue;
 pub mod hand_over;
 pub mod id;
 mod ingress;

@@ -216,6 +216,8 @@ pub mod tcp {
     pub const PSH: u8 = 0x08;
     /// Flag ACK
     pub const ACK: u8 = 0x10;
+    /// Flag ECE
+    pub const ECE: u8 = 0x40;
     /// Flag CWR
     pub const CWR: u8 = 0x80;
 }

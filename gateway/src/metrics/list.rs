@@ -328,6 +328,13 @@ pub const METRICS: &[Metric] = &[
         |state, out| workers(state, |id, link| out.count([id], link.counters.worker.cuts.get())),
     ),
     metric(
+        "portolan_worker_glued_packets",
+        Counter,
+        &["worker"],
+        "Packets that became part of a super-frame for a port that takes such ones.",
+        |state, out| workers(state, |id, link| out.count([id], link.counters.worker.glued.get())),
+    ),
+    metric(
         "portolan_worker_revalidated_flows",
         Counter,
         &["worker"],
