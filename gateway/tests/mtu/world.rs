@@ -1,0 +1,179 @@
+//! A gateway whose links have the MTUs of a cell.
+//!
+//! ```text
+//! host ---(egress MTU)--- wan0 [gateway] ---(endpoint MTU)--- front: web, mate
+//! ```
+//!
+//! The host is a namespace, so nothing of this machine is touched.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use gateway::netns::{self, Namespace};
+
+use super::cell::{Cell, Way};
+use crate::common::{Daemon, PROGRAM, Scratch};
+
+const CONFIG: &str = r#"
+[gateway]
+workers = 2
+
+[uplink.wan]
+UPLINK
+mtu = EGRESS
+addresses = ["192.0.2.10/24", "2001:db8::10/64"]
+gateway = "192.0.2.1"
+gateway6 = "2001:db8::1"
+
+[network.front]
+subnets = ["10.1.0.0/24", "fd00:1::/64"]
+mtu = ENDPOINT
+mode = "MODE"
+
+[endpoint.web]
+attach = { netns = "PREFIXweb", create = true }
+publish = ["8080:80", "8080:80/udp"]
+network = [{ name = "front", ip = "10.1.0.10", ip6 = "fd00:1::10" }]
+
+[endpoint.mate]
+attach = { netns = "PREFIXmate", create = true }
+network = [{ name = "front", ip = "10.1.0.11", ip6 = "fd00:1::11" }]
+"#;
+
+const TAP: &str = r#"driver = "tap"
+interface = "wan0"
+host_addresses = ["192.0.2.1/24", "2001:db8::1/64"]"#;
+
+/// Our end of the pair is in a namespace of its own: the host's is `wan0` as well.
+const XDP: &str = r#"driver = "xdp"
+interface = "gw0"
+netns = "PREFIXlink""#;
+
+/// What a sender leaves to its device.
+const OFFLOADS: [&str; 6] = [
+    "tx-checksum-ip-generic",
+    "tx-tcp-segmentation",
+    "tx-tcp6-segmentation",
+    "tx-tcp-ecn-segmentation",
+    "tx-udp-segmentation",
+    "tx-generic-segmentation",
+];
+
+pub(crate) struct World {
+    scratch: Scratch,
+    daemon: Daemon,
+    /// Host, and where an uplink by AF_XDP is.
+    _namespaces: [Namespace; 2],
+}
+
+pub(crate) fn ip(v6: bool, v4_text: &str, v6_text: &str) -> IpAddr {
+    if v6 { v6_text } else { v4_text }.parse().unwrap()
+}
+
+fn run(command: &str) {
+    let words: Vec<&str> = command.split(' ').collect();
+    assert!(Command::new(words[0]).args(&words[1..]).status().unwrap().success(), "{command}");
+}
+
+impl World {
+    pub(crate) fn start(cell: &Cell) -> World {
+        let scratch = Scratch::new("mtu");
+        let mode = if cell.way == Way::Routed { "routed" } else { "nat" };
+        let text = CONFIG
+            .replace("UPLINK", if cell.xdp { XDP } else { TAP })
+            .replace("EGRESS", &cell.egress_mtu.to_string())
+            .replace("ENDPOINT", &cell.endpoint_mtu.to_string())
+            .replace("MODE", mode);
+        let namespaces = ["host", "link"];
+        let namespaces = namespaces.map(|name| Namespace::create(&scratch.name(name)).unwrap());
+        let [host, link] = &namespaces;
+        for namespace in &namespaces {
+            netns::within(namespace.path(), || {
+                run("ip link set lo up");
+                // Nobody waits until its address has proved to be no duplicate.
+                std::fs::write("/proc/sys/net/ipv6/conf/all/accept_dad", "0").unwrap();
+                std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();
+            })
+            .unwrap();
+        }
+        if cell.xdp {
+            let (mtu, link_name) = (cell.egress_mtu, scratch.name("link"));
+            netns::within(host.path(), || {
+                run(&format!(
+                    "ip link add wan0 mtu {mtu} type veth peer name gw0 mtu {mtu} netns {link_name}"
+                ));
+                run("ip addr add 192.0.2.1/24 dev wan0");
+                run("ip addr add 2001:db8::1/64 dev wan0 nodad");
+                run("ip link set wan0 up");
+            })
+            .unwrap();
+            netns::within(link.path(), || run("ip link set gw0 up")).unwrap();
+        }
+        let mut command = Command::new(PROGRAM);
+        command.args(["run", "-c"]).arg(scratch.config(&text));
+        // A child is in the namespace of the thread that makes it.
+        let mut daemon = netns::within(host.path(), || Daemon::spawn(command)).unwrap();
+        daemon.wait_ready();
+        netns::within(host.path(), || {
+            run("ip route add 10.1.0.0/24 via 192.0.2.10");
+            run("ip -6 route add fd00:1::/64 via 2001:db8::10");
+        })
+        .unwrap();
+        World { scratch, daemon, _namespaces: namespaces }
+    }
+
+    pub(crate) fn path(&self, namespace: &str) -> PathBuf {
+        self.scratch.path(namespace)
+    }
+
+    /// Has what senders leave to their devices on or off, and their kernels forget what they have
+    /// learnt of paths.
+    pub(crate) fn set_up(&self, cell: &Cell) {
+        let names = OFFLOADS.map(str::to_owned);
+        let mut devices = vec![("web", "eth0"), ("mate", "eth0")];
+        if !cell.xdp {
+            devices.push(("host", "wan0"));
+        }
+        for (namespace, device) in devices {
+            netns::within(&self.path(namespace), || {
+                drivers::set_offloads(device, &names, cell.offload).unwrap();
+            })
+            .unwrap();
+        }
+        for namespace in ["web", "mate", "host"] {
+            netns::within(&self.path(namespace), || {
+                run("ip route flush cache");
+                run("ip -6 route flush cache");
+            })
+            .unwrap();
+        }
+    }
+
+    /// Kernels that have seen wrong checksums.
+    pub(crate) fn bad_checksums(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for namespace in ["web", "mate", "host"] {
+            let read = || ["/proc/net/snmp", "/proc/net/snmp6"].map(std::fs::read_to_string);
+            let [v4, v6] = netns::within(&self.path(namespace), read).unwrap();
+            let (v4, v6) = (v4.unwrap(), v6.unwrap());
+            let lines: Vec<&str> = v4.lines().collect();
+            for pair in lines.chunks(2) {
+                let [names, values] = pair else { continue };
+                let both = names.split(' ').zip(values.split(' '));
+                let bad = both.filter(|(name, value)| *name == "InCsumErrors" && *value != "0");
+                found.extend(bad.map(|_| format!("{namespace}: {names} {values}")));
+            }
+            let bad = v6.lines().filter(|line| {
+                line.contains("InCsumErrors") && line.split_whitespace().last() != Some("0")
+            });
+            found.extend(bad.map(|line| format!("{namespace}: {line}")));
+        }
+        found
+    }
+
+    pub(crate) fn stop(mut self) {
+        assert!(self.daemon.terminate().success(), "{:?}", self.daemon.log);
+        assert_eq!(self.scratch.namespaces_left().len(), 2, "ours alone are left");
+    }
+}
