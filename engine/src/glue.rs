@@ -4,7 +4,7 @@
 //! [headers | segment], [headers | segment], … becomes [headers | segment] + [segment …]: the first
 //! packet keeps its frame, what follows is copied to a tail. The one hard constraint: the receiver
 //! sees what it would have seen. So the rules are the kernel's own (`inet_gro_receive`,
-//! `tcp_gro_receive`, `udp_gro_receive_segment`): in order and without a gap, equal headers, options
+//! `tcp_gro_receive`, `udp_gro_receive_segment`): in order, without a gap, equal headers, options
 //! (time stamps among them), ECN and TTL; PSH, FIN and a short segment end a super-frame, CWR only
 //! begins one; of one flow nothing overtakes anything. Beyond the kernel's, windows are equal, so
 //! that cutting gives the same bytes again. The checksum of a super-frame is partial, so the

@@ -4,9 +4,9 @@
 //!
 //! Who gets a smaller announcement sends smaller segments, which fit where a router's errors do not
 //! arrive (RFC 4459 section 3.2). The one hard constraint: an announcement is never raised, and
-//! none is added. Without one a peer sends 536 or 1,220 bytes at most (RFC 9293 section 3.7.1), which
-//! fits every path that is believed in, and there may be no room for another option. The checksum
-//! moves by difference, so a wrong one stays wrong; a partial one does not cover options.
+//! none is added. Without one a peer sends 536 or 1,220 bytes at most (RFC 9293 section 3.7.1),
+//! which fits every path that is believed in, and there may be no room for another option. The
+//! checksum moves by difference, so a wrong one stays wrong; a partial one does not cover options.
 
 use crate::packet::{Offload, Packet};
 use crate::wire::checksum::{apply, delta};

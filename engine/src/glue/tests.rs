@@ -1,4 +1,4 @@
-//! What is glued is what was sent: cut again it is the same bytes, and what must not be glued is not.
+//! What is glued is what was sent: cut again it is the same bytes; what must not be glued is not.
 
 use proptest::prelude::*;
 

@@ -2,9 +2,9 @@
 //!
 //! The largest packet is the smallest of what the next link takes and what is known of the path to
 //! the destination (see [`paths`](crate::paths)). It becomes the guard of the action; what is
-//! larger is answered or fragmented. Of TCP the stage also decides what a SYN may announce at most, either
-//! way, by the networks that the connection is in: "auto" steps in where the path is smaller than
-//! an endpoint's own MTU, which that endpoint cannot know.
+//! larger is answered or fragmented. Of TCP the stage also decides what a SYN may announce at most,
+//! either way, by the networks that the connection is in: "auto" steps in where the path is smaller
+//! than an endpoint's own MTU, which that endpoint cannot know.
 //!
 //! Sizes are those of a packet as it leaves; between families a header grows by 20 bytes towards
 //! IPv6, which the executor's caller allows for.
