@@ -134,30 +134,30 @@ fn push_and_fin_and_a_short_segment_end_a_super_frame() {
 fn what_differs_in_a_header_is_not_glued() {
     let packets = segments(&Super { payload_bytes: 2 * 1_448, flags: tcp::ACK, ..PLAIN });
     assert_eq!(glue_and_cut(&packets, ALL).0, 1);
-    let l4 = 34;
-    let changes: [(&str, &dyn Fn(&mut [u8])); 13] = [
-        ("source MAC", &|bytes| bytes[11] ^= 1),
-        ("ECN", &|bytes| bytes[15] ^= 3),
-        ("identification", &|bytes| bytes[19] ^= 4),
-        ("don't fragment", &|bytes| bytes[20] ^= 0x40),
-        ("TTL", &|bytes| bytes[22] -= 1),
-        ("address", &|bytes| bytes[29] ^= 1),
-        ("port", &|bytes| bytes[l4 + 1] ^= 1),
-        ("sequence", &|bytes| bytes[l4 + 7] ^= 1),
-        ("acknowledgement", &|bytes| bytes[l4 + 11] ^= 1),
-        ("ECE", &|bytes| bytes[l4 + 13] |= tcp::ECE),
-        ("CWR", &|bytes| bytes[l4 + 13] |= tcp::CWR),
-        ("window", &|bytes| bytes[l4 + 15] ^= 1),
+    type Change = (&'static str, fn(&mut [u8]));
+    let changes: [Change; 13] = [
+        ("source MAC", |bytes| bytes[11] ^= 1),
+        ("ECN", |bytes| bytes[15] ^= 3),
+        ("identification", |bytes| bytes[19] ^= 4),
+        ("don't fragment", |bytes| bytes[20] ^= 0x40),
+        ("TTL", |bytes| bytes[22] -= 1),
+        ("address", |bytes| bytes[29] ^= 1),
+        ("port", |bytes| bytes[34 + 1] ^= 1),
+        ("sequence", |bytes| bytes[34 + 7] ^= 1),
+        ("acknowledgement", |bytes| bytes[34 + 11] ^= 1),
+        ("ECE", |bytes| bytes[34 + 13] |= tcp::ECE),
+        ("CWR", |bytes| bytes[34 + 13] |= tcp::CWR),
+        ("window", |bytes| bytes[34 + 15] ^= 1),
         // Of the time stamp option, or of any other.
-        ("options", &|bytes| bytes[l4 + 21] ^= 2),
+        ("options", |bytes| bytes[34 + 21] ^= 2),
     ];
     for (what, change) in changes {
-        let other = changed(&packets[1], |bytes| change(bytes));
+        let other = changed(&packets[1], change);
         println!("{what}");
         assert_not_glued(&[packets[0].clone(), other]);
     }
     for flag in [tcp::SYN, tcp::RST, 0x20] {
-        let other = changed(&packets[1], |bytes| bytes[l4 + 13] |= flag);
+        let other = changed(&packets[1], |bytes| bytes[34 + 13] |= flag);
         assert_not_glued(&[packets[0].clone(), other]);
     }
 }
