@@ -34,7 +34,7 @@ struct Line {
 }
 
 /// A port that copies prepared packets into frames and forgets what it sends.
-struct PreparedPort(Arc<Mutex<Line>>);
+struct PreparedPort(Arc<Mutex<Line>>, Caps);
 
 impl Port for PreparedPort {
     fn rx(&mut self, frames: &mut FramePool, batch: &mut Batch) {
@@ -56,7 +56,7 @@ impl Port for PreparedPort {
     fn flush(&mut self, _frames: &mut FramePool) {}
 
     fn caps(&self) -> Caps {
-        Caps { mtu: 1_500, ..Caps::default() }
+        self.1
     }
 }
 
@@ -78,6 +78,10 @@ impl Engine {
     }
 
     fn with_tables(worker_count: usize, tables: Tables) -> Engine {
+        Engine::with_caps(worker_count, tables, Caps { mtu: 1_500, ..Caps::default() })
+    }
+
+    fn with_caps(worker_count: usize, tables: Tables, caps: Caps) -> Engine {
         let tables = Arc::new(tables);
         let port_count = tables.ports.len();
         let now = Instant(1_000_000_000);
@@ -106,7 +110,7 @@ impl Engine {
             });
             let lines: Vec<Arc<Mutex<Line>>> = (0..port_count).map(|_| Arc::default()).collect();
             for (port, line) in lines.iter().enumerate() {
-                worker.attach(PortId(port as u16), Box::new(PreparedPort(line.clone())));
+                worker.attach(PortId(port as u16), Box::new(PreparedPort(line.clone(), caps)));
             }
             engine.workers.push(worker);
             engine.counters.push(counters);
@@ -267,6 +271,38 @@ fn cutting_a_super_frame_allocates_nothing() {
         assert_eq!(engine.sent(&DB), segments);
         assert!(engine.sent(&FAR) >= segments);
     }
+}
+
+#[test]
+fn gluing_allocates_nothing() {
+    let caps = Caps { checksum: true, tso: true, uso: true, mtu: 1_500 };
+    let mut engine = Engine::with_caps(1, tables(), caps);
+    for _ in 0..3 {
+        (0..20).for_each(|_| engine.prepare(&WEB, bridged(&WEB, &DB, true)));
+        engine.settle("datagrams of one flow");
+    }
+    assert_eq!(engine.sum(|counters| counters.worker.glued.get()), 3 * 19);
+    assert_eq!(engine.sent(&DB), 3);
+}
+
+#[test]
+fn learning_a_path_allocates_nothing() {
+    use engine::sim::frames::{ICMP, IpHeader, icmp};
+    let mut engine = Engine::new(2, |_| ());
+    engine.prepare(&WEB, udp(&WEB, 40_000, (FAR.ip(false), 53)));
+    engine.settle("a first packet out");
+    engine.meet_neighbours();
+    let sent = IpHeader::new(own(false), FAR.ip(false), UDP);
+    let sent = sent.packet(&datagram(&sent, (40_000, 53), b"payload"));
+    let header = IpHeader::new(FAR.ip(false), own(false), ICMP);
+    for mtu in [1_400, 1_300, 1_300] {
+        let message = icmp(FAR.ip(false), own(false), (3, 4), mtu, &sent);
+        engine.prepare(&FAR, routed(&FAR, &header, &message));
+        engine.settle("an error that tells of a path");
+        engine.prepare(&WEB, udp(&WEB, 40_000, (FAR.ip(false), 53)));
+        engine.settle("a flow that looks again");
+    }
+    assert_eq!(engine.sum(|counters| counters.worker.paths_learnt.get()), 3);
 }
 
 #[test]

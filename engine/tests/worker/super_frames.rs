@@ -66,6 +66,21 @@ fn a_port_with_more_bytes_than_a_batch_takes_stays_ready() {
 }
 
 #[test]
+fn frames_of_one_flow_are_glued_for_a_port_that_takes_super_frames() {
+    for v6 in [false, true] {
+        let whole = super_frame(&WEB, DB.mac, (40_000, 80), DB.ip(v6), &payload());
+        let mut gateway = Gateway::with_caps(tables(), 1, takes_none);
+        let segments = gateway.send_frame(&WEB, whole.clone());
+        let mut gateway = Gateway::with_caps(tables(), 1, takes_all);
+        let count = segments.len() as u64;
+        let frames = segments.into_iter().map(|segment| segment.frame).collect();
+        let seen = gateway.send_with_one_edge(&WEB, frames);
+        assert_eq!(seen, [Seen { port: DB.port, frame: whole }], "it is as it was sent");
+        assert_eq!(gateway.sum(|counters| counters.worker.glued.get()), count - 1);
+    }
+}
+
+#[test]
 fn through_nat_a_super_frame_stays_whole() {
     each_with(takes_all, |mut gateway, v6| {
         let whole = super_frame(&WEB, WEB.gateway_mac, (40_000, 80), FAR.ip(v6), &payload());
