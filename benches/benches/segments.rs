@@ -1,9 +1,9 @@
 //! What it costs to cut super-frames and to glue segments, beside copying the same bytes.
 //!
-//! `cargo bench -p portolan-benches --bench segments`. A worker bridges TCP between two memory ports.
-//! *Cutting*: 64 KiB super-frames to a port that takes none, less the same to one that takes them.
-//! *Gluing*: segments to a port that takes super-frames, less the same to one that takes none.
-//! *Copying*: the payload into as many frames of the same pool, and nothing else. The three take
+//! `cargo bench -p portolan-benches --bench segments`. A worker bridges TCP between two memory
+//! ports. *Cutting*: 64 KiB super-frames to a port that takes none, less the same to one that takes
+//! them. *Gluing*: segments to a port that takes super-frames, less the same to one that takes
+//! none. *Copying*: the payload into as many frames of the same pool, and nothing else. All take
 //! turns in one run, on this thread's own CPU time, so a busy machine shifts all alike; ratios of
 //! medians are printed.
 
