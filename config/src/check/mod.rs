@@ -22,9 +22,11 @@ mod uplink;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use engine::tables::MssClamp;
+
 pub(crate) use network::explained;
 
-use crate::bounds::{MTU_MAX, MTU_MIN, MTU_V6_MIN};
+use crate::bounds::{MSS_MAX, MSS_MIN, MTU_MAX, MTU_MIN, MTU_V6_MIN};
 use crate::ids;
 use crate::leases::Leases;
 use crate::model::{Config, Outside};
@@ -33,7 +35,7 @@ use crate::nearest::nearest;
 use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
 use crate::schema::Document;
-use crate::values::Number;
+use crate::values::{self, Number};
 use crate::words::{Words, known};
 
 /// Most ports and most networks: half of what ids can number, so that the ids of those that a
@@ -138,6 +140,26 @@ fn number(
     let (min, max) = bounds.into_inner();
     report.error(at, format!("{number} is out of bounds: {min} to {max}{unit}"));
     None
+}
+
+/// How far segment sizes are lowered.
+fn mss_clamp(field: &Field<values::MssClamp>, report: &mut Report) -> MssClamp {
+    let Some((at, given)) = field.given() else { return MssClamp::Auto };
+    let problem = match given {
+        values::MssClamp::Word(word) if word == "auto" => return MssClamp::Auto,
+        values::MssClamp::Word(word) if word == "off" => return MssClamp::Off,
+        values::MssClamp::Bytes(bytes) if (MSS_MIN..=MSS_MAX).contains(bytes) => {
+            return MssClamp::Bytes(*bytes as u16);
+        }
+        values::MssClamp::Word(word) => {
+            format!("unknown word {word:?}, expected \"auto\", \"off\" or a number of bytes")
+        }
+        values::MssClamp::Bytes(bytes) => {
+            format!("{bytes} is out of bounds: {MSS_MIN} to {MSS_MAX} bytes")
+        }
+    };
+    report.error(at, problem);
+    MssClamp::Auto
 }
 
 /// An MTU.

@@ -12,8 +12,7 @@ use super::overlay;
 use super::plan::{self, Subnets};
 use super::subnet::{self, Claim};
 use super::uplink::{self, Uplinks};
-use super::{entries, flag, macs, mtu, unknown_name, word};
-use crate::bounds::{MSS_MAX, MSS_MIN};
+use super::{entries, flag, macs, mss_clamp, mtu, unknown_name, word};
 use crate::ipam::{self, Pool};
 use crate::leases::{Leases, QUARANTINE_MAX};
 use crate::mac;
@@ -23,7 +22,7 @@ use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
 use crate::schema;
 use crate::subnet_pool::family;
-use crate::values::{Address, Addresses, MssClamp as Given, Period, Prefix};
+use crate::values::{Address, Addresses, Period, Prefix};
 use crate::words;
 
 /// What is known about networks.
@@ -207,7 +206,7 @@ impl<'d> Checker<'_, 'd> {
             host_ipv6: self.host_address(&self.table.host_ipv6, true),
             mac_policy: mac_policy.unwrap_or(MacPolicy::Derived),
             mtu,
-            mss_clamp: self.mss_clamp(),
+            mss_clamp: mss_clamp(&self.table.mss_clamp, self.report),
             uplink,
             quarantine: self.quarantine(),
             overlay,
@@ -291,25 +290,6 @@ impl<'d> Checker<'_, 'd> {
                 self.report.error(at, format!("a network of driver {word} has no such key"));
             problem.hint(meaning);
         }
-    }
-
-    fn mss_clamp(&mut self) -> MssClamp {
-        let Some((at, given)) = self.table.mss_clamp.given() else { return MssClamp::Auto };
-        let problem = match given {
-            Given::Word(word) if word == "auto" => return MssClamp::Auto,
-            Given::Word(word) if word == "off" => return MssClamp::Off,
-            Given::Bytes(bytes) if (MSS_MIN..=MSS_MAX).contains(bytes) => {
-                return MssClamp::Bytes(*bytes as u16);
-            }
-            Given::Word(word) => {
-                format!("unknown word {word:?}, expected \"auto\", \"off\" or a number of bytes")
-            }
-            Given::Bytes(bytes) => {
-                format!("{bytes} is out of bounds: {MSS_MIN} to {MSS_MAX} bytes")
-            }
-        };
-        self.report.error(at, problem);
-        MssClamp::Auto
     }
 
     /// Refuses keys of overlays in a network of another driver.
