@@ -382,12 +382,12 @@ fn a_million_stations_of_one_peer_leave_room_for_others() {
     let limits = engine::limits::Limits { fdb_per_port: 100, ..limits() };
     tables.limits = Arc::new(limits);
     let mut gateway = Gateway::new(tables, 1);
-    for number in 0..2_000u64 {
+    for number in 0..1_000_000u64 {
         let station = MacAddress(0x0600_0000_0000 + number);
         let frame = tunnelled(&CLIENT, false, &strange(station, WEB.mac));
         gateway.send_any(&CLIENT, WireFrame::whole(frame));
     }
-    assert_eq!(gateway.sum(|all| all.worker.fdb_share_full.get()), 1_900);
+    assert_eq!(gateway.sum(|all| all.worker.fdb_share_full.get()), 999_900);
     let frame = tunnelled(&ROUTER, false, &bridged(&BEYOND, &WEB, false));
     gateway.forward(&ROUTER, frame);
     let seen = gateway.forward(&WEB, bridged(&WEB, &BEYOND, false));
