@@ -185,6 +185,7 @@ const HALF: &str = r#"
 workers = 2
 
 [uplink.wan]
+host_side = false
 driver = "tap"
 interface = "wanSELF"
 addresses = ["198.18.SELF.10/24"]
