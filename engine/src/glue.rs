@@ -11,7 +11,8 @@
 //! receiver checks no segment: each is summed here, and one with a wrong sum passes alone.
 //!
 //! Nothing waits for more: what is glued lies in one batch. LIMIT: headers at fixed places only (no
-//! tags, no IP options); tunnels' inner packets once they are sent by their port's own batch.
+//! tags, no IP options), packets of one chunk only (no jumbo frames); tunnels' inner packets once
+//! they are sent by their port's own batch.
 
 use arrayvec::ArrayVec;
 

@@ -353,7 +353,8 @@ proptest! {
     #[test]
     fn any_super_frame_that_is_cut_is_glued_again(
         v6: bool, is_tcp: bool, words in 0usize..=10, payload_bytes in 1usize..60_000,
-        segment_bytes in 1_000u16..1_700,
+        // With the longest headers still a chunk: what needs a tail is not glued.
+        segment_bytes in 1_000u16..1_660,
     ) {
         let shape = Super {
             v6, is_tcp, tcp_options_bytes: words * 4, payload_bytes, segment_bytes, ..PLAIN
