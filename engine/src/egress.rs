@@ -224,6 +224,15 @@ impl Egress {
         true
     }
 
+    /// Shows every packet that is about to leave.
+    pub(crate) fn look(&self, seen: &mut dyn FnMut(PortId, &Packet)) {
+        for &id in &self.pending {
+            if let Some(Some(slot)) = self.slots.get(id.index()) {
+                slot.out.iter().for_each(|packet| seen(id, packet));
+            }
+        }
+    }
+
     /// Sends everything and ends the turn.
     pub(crate) fn flush(&mut self, frames: &mut FramePool, counters: &Counters) {
         while let Some(id) = self.pending.pop() {

@@ -92,6 +92,19 @@ enum State {
     Failed,
 }
 
+impl State {
+    /// As others see it; `None` for an endpoint, which is no neighbour.
+    fn seen(self) -> Option<NeighbourState> {
+        match self {
+            State::Endpoint => None,
+            State::Incomplete { .. } => Some(NeighbourState::Incomplete),
+            State::Reachable => Some(NeighbourState::Reachable),
+            State::Probing { .. } => Some(NeighbourState::Probing),
+            State::Failed => Some(NeighbourState::Failed),
+        }
+    }
+}
+
 /// An endpoint is told by its port alone.
 const ENDPOINT: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
@@ -361,6 +374,23 @@ impl Neighbours {
         Some((entry.port, entry.address))
     }
 
+    /// What is known of a neighbour; `None`: nobody has asked for it.
+    pub(crate) fn look(
+        &self,
+        port: PortId,
+        address: IpAddr,
+    ) -> Option<(NeighbourState, Option<MacAddress>)> {
+        let place = |id: u32| self.entries.get(id as usize).and_then(Option::as_ref);
+        let same =
+            |id: u32| place(id).is_some_and(|entry| entry.port == port && entry.address == address);
+        // Whoever only looks does not become the one that was asked for last.
+        let id = self.index.find(hash(self.seed, port, address), same)?;
+        let state = place(id)?.state.seen()?;
+        let macs = self.get(AdjacencyId(id))?.macs;
+        let mac = MacAddress::new(*macs.first_chunk().expect("12 bytes hold 6"));
+        Some((state, (mac != MacAddress::default()).then_some(mac)))
+    }
+
     /// Appends the neighbours of at most so many places from `from` on, within the capacity of
     /// `out`. Endpoints are none. Returns where to go on; `None`: that was all.
     pub(crate) fn view(&self, from: u32, places: u32, out: &mut Vec<NeighbourView>) -> Option<u32> {
@@ -370,13 +400,7 @@ impl Neighbours {
                 return Some(position);
             }
             let Some(entry) = &self.entries[position as usize] else { continue };
-            let state = match entry.state {
-                State::Endpoint => continue,
-                State::Incomplete { .. } => NeighbourState::Incomplete,
-                State::Reachable => NeighbourState::Reachable,
-                State::Probing { .. } => NeighbourState::Probing,
-                State::Failed => NeighbourState::Failed,
-            };
+            let Some(state) = entry.state.seen() else { continue };
             let macs = self.adjacencies[position as usize].macs;
             let mac = MacAddress::new(*macs.first_chunk().expect("12 bytes hold 6"));
             out.push(NeighbourView {

@@ -53,14 +53,29 @@ impl Stages {
         held: Option<u32>,
         cx: &Cx,
     ) -> (Decision, Verdict, usize) {
+        self.decide_seen(input, held, cx, &mut |_, _, _| {})
+    }
+
+    /// The same while somebody looks on: `seen` is told the name of each stage, its verdict, and
+    /// what the decision is by then.
+    pub(crate) fn decide_seen(
+        &mut self,
+        input: &FlowInput,
+        held: Option<u32>,
+        cx: &Cx,
+        seen: &mut impl FnMut(&'static str, Verdict, &Decision),
+    ) -> (Decision, Verdict, usize) {
         fn step<S: Stage>(
             stage: &mut S,
             input: &FlowInput,
             decision: &mut Decision,
             cx: &Cx,
             walked: &mut usize,
+            seen: &mut impl FnMut(&'static str, Verdict, &Decision),
         ) -> Option<Verdict> {
-            match stage.decide(input, decision, cx) {
+            let verdict = stage.decide(input, decision, cx);
+            seen(S::NAME, verdict, decision);
+            match verdict {
                 Verdict::Continue => {
                     *walked += 1;
                     None
@@ -70,21 +85,26 @@ impl Stages {
         }
         let mut decision = Decision::default();
         let (on, walked) = (&mut decision, &mut 0);
-        let settled = step(&mut self.admit, input, on, cx, walked)
-            .or_else(|| step(&mut self.publish, input, on, cx, walked))
+        let settled = step(&mut self.admit, input, on, cx, walked, seen)
+            .or_else(|| step(&mut self.publish, input, on, cx, walked, seen))
             .or_else(|| {
-                Some(self.nat.unmap(input, on, held, cx)).filter(|v| *v != Verdict::Continue)
+                let verdict = self.nat.unmap(input, on, held, cx);
+                seen(UNMAP, verdict, on);
+                Some(verdict).filter(|verdict| *verdict != Verdict::Continue)
             })
-            .or_else(|| step(&mut self.local, input, on, cx, walked))
-            .or_else(|| step(&mut self.bridge, input, on, cx, walked))
-            .or_else(|| step(&mut self.route, input, on, cx, walked))
-            .or_else(|| step(&mut self.policy, input, on, cx, walked))
-            .or_else(|| step(&mut self.nat, input, on, cx, walked))
-            .or_else(|| step(&mut self.mtu, input, on, cx, walked));
+            .or_else(|| step(&mut self.local, input, on, cx, walked, seen))
+            .or_else(|| step(&mut self.bridge, input, on, cx, walked, seen))
+            .or_else(|| step(&mut self.route, input, on, cx, walked, seen))
+            .or_else(|| step(&mut self.policy, input, on, cx, walked, seen))
+            .or_else(|| step(&mut self.nat, input, on, cx, walked, seen))
+            .or_else(|| step(&mut self.mtu, input, on, cx, walked, seen));
         let stage = *walked;
         (decision, settled.unwrap_or(Verdict::Forward), stage)
     }
 }
+
+/// Name of the look at mappings for what comes from outside, which is counted as the stage after.
+const UNMAP: &str = "unmap";
 
 /// Names of the stages in their order, and of what is left when none of them objects.
 pub(crate) const STAGE_NAMES: [&str; 9] = [

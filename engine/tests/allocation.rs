@@ -16,7 +16,8 @@ use engine::hand_over::HandOverRings;
 use engine::limits::Limits;
 use engine::sim::WireFrame;
 use engine::sim::frames::{UDP, ethernet, flags};
-use engine::worker::WorkerParts;
+use engine::trace::TraceFilter;
+use engine::worker::{Tracer, WorkerParts};
 use engine::{
     Batch, Caps, Counters, DropReason, Instant, MacAddress, Packet, Port, PortId, PortSet, Tables,
     Worker, WorkerId,
@@ -204,6 +205,24 @@ fn first_packets_and_hits_through_nat_allocate_nothing() {
         }
         engine.settle("hits");
         assert_eq!(engine.sum(|counters| counters.worker.hits.get()), 400);
+    }
+}
+
+#[test]
+fn following_live_packets_allocates_nothing_and_so_does_a_full_ring() {
+    for v6 in [false, true] {
+        let mut engine = Engine::new(1, |_| ());
+        let (tracer, mut reader) = Tracer::new(TraceFilter::default(), 8);
+        engine.workers[0].trace(tracer).unwrap();
+        for port in 40_000..40_020 {
+            engine.prepare(&WEB, udp(&WEB, port, (FAR.ip(v6), 53)));
+            engine.prepare(&FAR, udp(&FAR, port, (WEB.ip(v6), 80)));
+            engine.prepare(&WEB, bridged(&WEB, &DB, v6));
+        }
+        engine.settle("packets that somebody follows");
+        engine.meet_neighbours();
+        assert!(reader.lost() > 0 && reader.next_record().is_some());
+        assert!(engine.sent(&DB) >= 20 && engine.dropped(DropReason::Unpublished) == 20);
     }
 }
 

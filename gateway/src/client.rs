@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use config::Config;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -66,6 +66,9 @@ pub enum ClientError {
         /// The config file.
         path: PathBuf,
     },
+    /// What came cannot be handed on: the output takes no more, or it is of another version.
+    #[error("cannot print: {0}")]
+    Output(io::Error),
     /// This process is out of something.
     #[error("cannot ask: {0}")]
     Runtime(io::Error),
@@ -152,6 +155,40 @@ impl Client {
         }
     }
 
+    /// Reads an answer line by line, as it comes, to its end.
+    ///
+    /// # Errors
+    /// Nobody answers, the answer is no, or `each` fails.
+    pub fn lines(
+        &self,
+        path: &str,
+        mut each: impl FnMut(&str) -> io::Result<()>,
+    ) -> Result<(), ClientError> {
+        self.runtime.block_on(async {
+            let answer = self.begin(Method::GET, path, String::new()).await?;
+            let status = answer.status();
+            let mut body = answer.into_body();
+            if !status.is_success() {
+                let bytes = body.collect().await.map_err(|error| self.broken(error))?.to_bytes();
+                return match serde_json::from_slice(&bytes) {
+                    Ok(failure) => Err(ClientError::Refused { failure }),
+                    Err(_) => Err(self.broken(format!("it says {status}"))),
+                };
+            }
+            let mut rest = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| self.broken(error))?;
+                rest.extend(frame.into_data().unwrap_or_default());
+                while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+                    let line: Vec<u8> = rest.drain(..=end).collect();
+                    let line = String::from_utf8_lossy(&line[..end]);
+                    each(&line).map_err(ClientError::Output)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn broken(&self, reason: impl ToString) -> ClientError {
         ClientError::Broken { path: self.path.clone(), reason: reason.to_string() }
     }
@@ -178,6 +215,19 @@ impl Client {
         path: &str,
         body: String,
     ) -> Result<(StatusCode, Bytes), ClientError> {
+        let answer = self.begin(method, path, body).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await.map_err(|error| self.broken(error))?;
+        Ok((status, body.to_bytes()))
+    }
+
+    /// Asks; the head of the answer is there, its body perhaps not yet.
+    async fn begin(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> Result<Response<Incoming>, ClientError> {
         let stream =
             UnixStream::connect(&self.path).await.map_err(|error| self.unreached(error))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -187,10 +237,7 @@ impl Client {
         let request = Request::builder().method(method).uri(path).header("host", "portolan");
         let request = request.body(Full::new(Bytes::from(body)));
         let request = request.map_err(|error| self.broken(error))?;
-        let answer = sender.send_request(request).await.map_err(|error| self.broken(error))?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await.map_err(|error| self.broken(error))?;
-        Ok((status, body.to_bytes()))
+        sender.send_request(request).await.map_err(|error| self.broken(error))
     }
 
     fn unreached(&self, error: io::Error) -> ClientError {
@@ -214,7 +261,7 @@ fn spoken(failure: &Failure) -> String {
 }
 
 /// A value as it stands in a path: all but letters, digits and a few signs as `%XX`.
-fn escape(value: &str) -> String {
+pub(crate) fn escape(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     for byte in value.bytes() {
         match byte {

@@ -11,9 +11,11 @@ use anyhow::{Context, ensure};
 use benches::system::BenchOptions;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use config::{Dialect, LogFormat};
+use gateway::explain::{self, Question};
 use gateway::log::is_coloured;
 use gateway::manual::CompletedShell;
 use gateway::show::{Filter, Target, What};
+use gateway::trace::{self, Form, Wanted};
 use gateway::{check, convert, daemon, demo, log, manual, show};
 
 /// Portolan: networks for containers, VMs and namespaces, in user space
@@ -82,6 +84,29 @@ enum Command {
         #[command(flatten)]
         filter: Filter,
         /// Print what the API says
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what would become of a packet and why, step by step; sends nothing
+    Explain {
+        #[command(flatten)]
+        question: Question,
+        #[command(flatten)]
+        target: explain::Target,
+        /// Print what the API says
+        #[arg(long)]
+        json: bool,
+    },
+    /// Follow live packets: what every step says of them, and what becomes of them
+    Trace {
+        #[command(flatten)]
+        wanted: Wanted,
+        #[command(flatten)]
+        target: trace::Target,
+        /// Leave the steps out
+        #[arg(long, conflicts_with = "json")]
+        brief: bool,
+        /// Print what the API says, one object per line
         #[arg(long)]
         json: bool,
     },
@@ -232,6 +257,13 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<bool> {
         }
         Command::Show { what, target, filter, json } => {
             show::show(what, &target, &filter, json, &mut out)?;
+            Ok(true)
+        }
+        Command::Explain { question, target, json } => {
+            Ok(explain::explain(&target, &question, json, &mut out)?)
+        }
+        Command::Trace { wanted, target, brief, json } => {
+            trace::trace(&target, &wanted, Form::of(json, brief), &mut out)?;
             Ok(true)
         }
         Command::Reload { target, dry_run, json } => {

@@ -338,7 +338,7 @@ impl Runner {
                 }
                 Ok(Command::Detach(port)) => self.detach(port),
                 Ok(Command::View(view)) => {
-                    view.show(&self.worker);
+                    view.show(&mut self.worker);
                     // One look per turn, so that packets wait for no second one.
                     return true;
                 }

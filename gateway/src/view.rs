@@ -8,8 +8,10 @@
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
+use engine::explain::Explanation;
+use engine::flow::FlowInput;
 use engine::worker::{
-    FlowFilter, FlowView, NeighbourView, PLACES_PER_PIECE, PathView, StationView,
+    FlowFilter, FlowView, NeighbourView, PLACES_PER_PIECE, PathView, StationView, Tracer,
 };
 use engine::{Counters, Worker, WorkerId};
 use tokio::sync::oneshot;
@@ -42,11 +44,17 @@ pub enum View {
     Neighbours(Ask<NeighbourView>),
     /// At paths whose MTU was learnt.
     Paths(Ask<PathView>),
+    /// At what would become of a packet.
+    Explain(FlowInput, oneshot::Sender<Explanation>),
+    /// At live packets from now on; a tracer that comes back was refused.
+    Trace(Box<Tracer>, oneshot::Sender<Option<Box<Tracer>>>),
+    /// At none any more; the tracer comes back, to be freed.
+    Untrace(oneshot::Sender<Option<Box<Tracer>>>),
 }
 
 impl View {
     /// Has a worker answer.
-    pub(crate) fn show(self, worker: &Worker) {
+    pub(crate) fn show(self, worker: &mut Worker) {
         match self {
             View::Flows(ask, filter) => {
                 ask.fill(|from, found| worker.view_flows(from, &filter, found));
@@ -54,6 +62,19 @@ impl View {
             View::Stations(ask) => ask.fill(|from, found| worker.view_stations(from, found)),
             View::Neighbours(ask) => ask.fill(|from, found| worker.view_neighbours(from, found)),
             View::Paths(ask) => ask.fill(|from, found| worker.view_paths(from, found)),
+            View::Explain(input, answer) => {
+                // Who asked may have gone.
+                let _ = answer.send(worker.explain(&input));
+            }
+            View::Trace(tracer, answer) => {
+                if let Err(Some(tracer)) = answer.send(worker.trace(tracer).err()) {
+                    // Who asked has gone: it is freed here, once.
+                    drop(tracer);
+                }
+            }
+            View::Untrace(answer) => {
+                let _ = answer.send(worker.untrace());
+            }
         }
     }
 }
@@ -115,6 +136,42 @@ impl Link {
     /// The worker has ended.
     pub async fn paths(&self, from: u32) -> Result<Piece<PathView>, Ending> {
         self.ask(from, FOUND_MAX, View::Paths).await
+    }
+
+    /// What would become of a packet.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub async fn explain(&self, input: &FlowInput) -> Result<Explanation, Ending> {
+        let (answer, answered) = oneshot::channel();
+        self.look(View::Explain(*input, answer))?;
+        answered.await.map_err(|_| Ending)
+    }
+
+    /// Has somebody look on; a tracer that comes back was refused, because somebody does already.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub async fn trace(&self, tracer: Box<Tracer>) -> Result<Option<Box<Tracer>>, Ending> {
+        let (answer, answered) = oneshot::channel();
+        self.look(View::Trace(tracer, answer))?;
+        answered.await.map_err(|_| Ending)
+    }
+
+    /// Nobody looks on any more; the tracer comes back, so that no worker frees it.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub fn untrace(&self) -> Result<oneshot::Receiver<Option<Box<Tracer>>>, Ending> {
+        let (answer, answered) = oneshot::channel();
+        self.look(View::Untrace(answer))?;
+        Ok(answered)
+    }
+
+    fn look(&self, view: View) -> Result<(), Ending> {
+        self.commands.send(Command::View(view)).map_err(|_| Ending)?;
+        self.ring();
+        Ok(())
     }
 
     /// Rings it: a worker that sleeps makes a turn.

@@ -23,18 +23,34 @@ use crate::ingress::{Class, Glance, IngressRule};
 use crate::packet::{BATCH_LEN, Batch, Notes, Offload, Packet};
 use crate::parse::PLAIN_L3;
 use crate::port::PortSet;
+use crate::trace::Origin;
 use crate::wire::tcp;
 use crate::worker::Event;
 
 impl Worker {
     /// Receives one batch from a port and carries it through.
     pub(super) fn receive(&mut self, id: PortId, ready: &mut PortSet) -> usize {
-        let (Some(mut batch), Some(mut lookups)) = (self.batch.take(), self.lookups.take()) else {
-            return 0;
+        let Some(mut lookups) = self.lookups.take() else {
+            return self.receive_traced(id, ready);
         };
+        let Some(mut batch) = self.batch.take() else { return 0 };
+        self.take_in(id, &mut batch, ready);
+        let count = batch.len();
+        if count > 0 {
+            self.carry_batch(id, &mut batch, &mut lookups);
+            debug_assert!(batch.is_empty(), "every packet went somewhere");
+        }
+        self.batch = Some(batch);
+        self.lookups = Some(lookups);
+        count
+    }
+
+    /// Receives one batch from a port.
+    #[inline(always)]
+    pub(super) fn take_in(&mut self, id: PortId, batch: &mut Batch, ready: &mut PortSet) {
         let mut has_more = false;
         if let Some(port) = self.core.egress.port(id) {
-            port.rx(&mut self.core.frames, &mut batch);
+            port.rx(&mut self.core.frames, batch);
             let rejected = port.take_rejected();
             has_more = port.has_more();
             let alive = port.alive();
@@ -45,21 +61,19 @@ impl Worker {
                 self.core.event(Event::PortDown(id));
             }
         }
-        let count = batch.len();
         // Fewer than fit means that nothing more waits, unless the frames have run out.
-        if count < BATCH_LEN && !has_more && self.core.frames.count().0 > 0 {
+        if batch.len() < BATCH_LEN && !has_more && self.core.frames.count().0 > 0 {
             ready.remove(id);
         }
-        if count > 0 {
-            self.carry_batch(id, &mut batch, &mut lookups);
-            debug_assert!(batch.is_empty(), "every packet went somewhere");
-        }
-        self.batch = Some(batch);
-        self.lookups = Some(lookups);
-        count
     }
 
-    fn carry_batch(&mut self, id: PortId, batch: &mut Box<Batch>, lookups: &mut Lookups) {
+    /// Carries a batch from one port through.
+    pub(super) fn carry_batch(
+        &mut self,
+        id: PortId,
+        batch: &mut Box<Batch>,
+        lookups: &mut Lookups,
+    ) {
         let Some(rule) = self.core.rule(id).copied() else {
             batch.drain(..).for_each(|packet| self.core.drop(packet, DropReason::PortGone));
             return;
@@ -482,9 +496,10 @@ impl Worker {
         while !self.core.released.is_empty() {
             let mut released = std::mem::take(&mut self.core.released);
             for packet in released.drain(..) {
-                match packet.meta.notes.any(Notes::IN_TUNNEL) {
-                    true => self.core.send_again(packet),
-                    false => self.route(packet, 0),
+                match (packet.meta.notes.any(Notes::IN_TUNNEL), self.tracer.is_some()) {
+                    (true, _) => self.core.send_again(packet),
+                    (false, false) => self.route(packet, 0),
+                    (false, true) => self.route_traced(packet, 0, Origin::Waited),
                 }
             }
             // The vector's memory is kept; what was released meanwhile goes next.

@@ -17,10 +17,12 @@ mod core;
 mod discovery;
 mod errors;
 mod eviction;
+mod explain;
 mod flows;
 mod fragments;
 mod lookup;
 mod paths;
+mod trace;
 mod translated;
 mod tunnels;
 mod turn;
@@ -38,6 +40,7 @@ use self::core::{Core, TokenBucket};
 use self::eviction::Sources;
 use self::flows::Flows;
 use self::lookup::Lookups;
+pub use self::trace::{TraceReader, Tracer};
 pub use self::view::{
     FlowFilter, FlowView, NeighbourState, NeighbourView, PLACES_PER_PIECE, PathView, StationView,
 };
@@ -58,6 +61,7 @@ use crate::port::{Port, PortSet};
 use crate::stage::Nat;
 use crate::tables::Tables;
 use crate::time::{Instant, Tick};
+use crate::trace::Origin;
 
 /// Ports that a worker has room for at least, however few there are at its start. A port costs it
 /// about 200 bytes.
@@ -125,7 +129,10 @@ pub struct Worker {
     batch: Option<Box<Batch>>,
     /// What came out of one overlay's tunnels, of a batch with packets of several.
     run: Option<Box<Batch>>,
+    /// Those of a batch; while somebody traces, the tracer has them.
     lookups: Option<Box<Lookups>>,
+    /// Who looks on.
+    tracer: Option<Box<Tracer>>,
     /// What others hand over, one chunk from each in a turn.
     handed_over: Option<Box<Chunk>>,
     /// Where the next turn begins to visit ports, so that none is always last.
@@ -169,8 +176,7 @@ impl Worker {
         let counted = port_room(ports);
         // Stations are told to all workers, so each has room for all of them.
         let fdb = Fdb::new(limits.fdb as usize + ports, limits.fdb_per_port, counted, seed);
-        let flows = share(limits.flows);
-        let neighbours = limits.neighbours as usize + counted;
+        let (flows, neighbours) = (share(limits.flows), limits.neighbours as usize + counted);
         let core = Core {
             id,
             worker_count,
@@ -215,6 +221,7 @@ impl Worker {
             batch: Some(Box::new(Batch::new())),
             run: Some(Box::new(Batch::new())),
             lookups: Some(Box::default()),
+            tracer: None,
             handed_over: Some(Box::default()),
             first_port: 0,
             upkeep_at: now,
@@ -288,30 +295,43 @@ impl Worker {
         let Some(mut chunk) = self.handed_over.take() else { return 0 };
         for from in 0..self.core.worker_count {
             self.core.rings.receive(WorkerId(from as u8), &mut chunk);
-            for message in chunk.drain(..) {
-                match message {
-                    Message::Packet(packet, hops) => {
-                        self.route(packet, hops);
-                        handled += 1;
-                    }
-                    Message::Station { network, mac, port } => {
-                        self.core.stages.bridge.fdb.hear(network, mac, port, self.core.tick);
-                    }
-                    Message::PathMtu { destination, mtu } => {
-                        self.core.note_path(destination, mtu);
-                    }
-                    Message::Neighbour { port, address, mac } => {
-                        self.core.confirm_neighbour(port, address, mac);
-                        // What waited goes before what comes behind the news: order is kept, and
-                        // a first fragment gets its number before the later ones ask for it.
-                        self.route_released();
-                    }
-                }
-            }
+            handled += match self.tracer.is_some() {
+                false => self.take_chunk::<false>(&mut chunk),
+                true => self.take_chunk::<true>(&mut chunk),
+            };
         }
         self.route_released();
         self.handed_over = Some(chunk);
         self.core.rings.flush();
+        handled
+    }
+
+    /// Takes what crossed together; returns how many packets that were.
+    fn take_chunk<const TRACED: bool>(&mut self, chunk: &mut Chunk) -> usize {
+        let mut handled = 0;
+        for message in chunk.drain(..) {
+            match message {
+                Message::Packet(packet, hops) => {
+                    match TRACED {
+                        false => self.route(packet, hops),
+                        true => self.route_traced(packet, hops, Origin::HandedOver),
+                    }
+                    handled += 1;
+                }
+                Message::Station { network, mac, port } => {
+                    self.core.stages.bridge.fdb.hear(network, mac, port, self.core.tick);
+                }
+                Message::PathMtu { destination, mtu } => {
+                    self.core.note_path(destination, mtu);
+                }
+                Message::Neighbour { port, address, mac } => {
+                    self.core.confirm_neighbour(port, address, mac);
+                    // What waited goes before what comes behind the news: order is kept, and a
+                    // first fragment gets its number before the later ones ask for it.
+                    self.route_released();
+                }
+            }
+        }
         handled
     }
 

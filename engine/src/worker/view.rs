@@ -175,6 +175,12 @@ impl Worker {
         }
     }
 
+    /// One flow.
+    pub(super) fn view_flow<F: Edit>(&self, flows: &Flows<F>, id: FlowId) -> Option<FlowView> {
+        let (now, timeouts) = (self.core.tick, &self.core.tables.nat.timeouts);
+        Piece { now, timeouts, filter: &FlowFilter::default() }.view(flows, id)
+    }
+
     /// One piece of the stations that were learnt. The same positions hold the same stations at
     /// every worker of a gateway, so that what workers know of one is found together: a piece has
     /// [`PLACES_PER_PIECE`] places, and `out` must have room for as many.

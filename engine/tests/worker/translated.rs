@@ -15,7 +15,7 @@ use crate::common::*;
 use crate::gateway::{Gateway, Seen};
 
 /// Web's tcp 80 and udp 53 of IPv4 are published on IPv6 addresses.
-fn old_web() -> Tables {
+pub(crate) fn old_web() -> Tables {
     let entry = |protocol, host_port, target_port| PublishEntry {
         host: Some("::".parse().unwrap()),
         protocol,

@@ -6,6 +6,7 @@
 //! constraint: nothing here waits on a worker's thread, and a worker never waits for anything here.
 
 mod answer;
+mod explain;
 mod lists;
 pub mod model;
 mod mtus;
@@ -16,6 +17,7 @@ mod server;
 mod socket;
 mod sums;
 mod tables;
+mod trace;
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query as Pairs, Request, State};
 use axum::http::header::{ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
@@ -16,13 +15,14 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::answer::{Refusal, respond};
 use super::model::{ReloadRequest, Status, Version};
 use super::query::Query;
 use super::tables::Turnstile;
-use super::{lists, mtus, reload, sums, tables};
+use super::{explain, lists, mtus, reload, sums, tables, trace};
 use crate::control::{Control, StateView};
 use crate::metrics;
 
@@ -65,7 +65,8 @@ const LISTS: [&str; 13] = [
 ];
 
 /// All other paths.
-const OTHERS: [&str; 4] = ["/v1/version", "/v1/status", "/v1/reload", "/metrics"];
+const OTHERS: [&str; 6] =
+    ["/v1/version", "/v1/status", "/v1/explain", "/v1/trace", "/v1/reload", "/metrics"];
 
 /// What handlers work with.
 pub(super) struct Shared {
@@ -83,7 +84,7 @@ impl Shared {
     }
 
     /// The state now, or as it was before the reload that is under way.
-    async fn state(&self) -> Result<StateView, Refusal> {
+    pub(super) async fn state(&self) -> Result<StateView, Refusal> {
         let control = self.control.clone();
         let asked = tokio::task::spawn_blocking(move || control.state());
         let fresh = match tokio::time::timeout(STATE_WITHIN, asked).await {
@@ -104,6 +105,8 @@ pub(super) fn api(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v1/version", get(version))
         .route("/v1/status", get(status))
+        .route("/v1/explain", get(explained))
+        .route("/v1/trace", get(traced))
         .route("/v1/reload", post(reload_config))
         .route("/v1/{list}", get(list))
         .route("/metrics", get(metrics_text))
@@ -261,6 +264,26 @@ async fn ready(
     };
     let query = Query::new(pairs, filters)?;
     Ok((shared.state().await?, query))
+}
+
+/// What would become of a packet: asked of the worker that owns its flow.
+async fn explained(
+    State(shared): Gate,
+    pairs: Result<Pairs<Vec<(String, String)>>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    respond(explain::explain(&shared, pairs).await)
+}
+
+/// Live packets, line by line.
+async fn traced(
+    State(shared): Gate,
+    Extension(lasting): Extension<trace::Lasting>,
+    pairs: Result<Pairs<Vec<(String, String)>>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    match trace::trace(shared, &lasting, pairs).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 async fn reload_config(State(shared): Gate, body: Body) -> Response {

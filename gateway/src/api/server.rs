@@ -4,15 +4,18 @@
 //! hard constraint: no client, slow, silent or legion, holds more than its connection; the others
 //! are answered all the same.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::trace::Lasting;
 
 /// Connections of the unix socket at one time; each may hold an answer of some megabytes.
 pub(super) const CONNECTIONS_MAX: usize = 64;
@@ -24,7 +27,7 @@ pub(super) const SCRAPERS_MAX: usize = 16;
 pub(super) const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Longest life of a connection, also of one whose client reads nothing. Longer than the longest
-/// answer, a reload.
+/// answer, a reload; a trace lasts as long as its client stays.
 const CONNECTION_MAX: Duration = Duration::from_secs(360);
 
 /// Bytes of a request's line and headers.
@@ -93,9 +96,15 @@ pub(super) async fn serve<S>(
             }
             continue;
         };
-        let router = router.clone();
+        let lasting = Lasting::default();
+        let router = router.clone().layer(Extension(lasting.clone()));
         tokio::spawn(async move {
-            let _ = tokio::time::timeout(CONNECTION_MAX, converse(stream, router)).await;
+            let mut conversation = pin!(converse(stream, router));
+            while tokio::time::timeout(CONNECTION_MAX, &mut conversation).await.is_err() {
+                if !lasting.0.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
             drop(entered);
         });
     }

@@ -88,7 +88,7 @@ pub(super) struct Mappings {
     uses: ArrayVec<Use, ADDRESSES_MAX>,
     seeds: [u64; 2],
     /// Where the search for the next port begins; moves on, so that a freed port rests.
-    next: u64,
+    pub(super) next: u64,
     /// Mappings with a shared port that there ever were.
     pub(super) shared_total: u64,
 }
@@ -138,11 +138,8 @@ impl Mappings {
         range: Range,
         acceptable: impl Fn(u16) -> bool,
     ) -> Option<(u32, u16)> {
-        if let Some((id, port)) = self.find(inside) {
-            if let Some(mapping) = &mut self.entries[id as usize] {
-                mapping.ingress = ingress;
-            }
-            return Some((id, port));
+        if let Some(found) = self.find(inside) {
+            return Some(found);
         }
         let port = self.choose(inside, range, acceptable)?;
         self.add(Mapping { inside: *inside, port, ingress, flows: 0 })
@@ -256,10 +253,11 @@ impl Mappings {
         }
     }
 
-    /// A flow holds the mapping.
-    pub(super) fn hold(&mut self, id: u32) {
+    /// A flow holds the mapping, which may say behind which port the inside socket is now.
+    pub(super) fn hold(&mut self, id: u32, ingress: Option<PortId>) {
         if let Some(Some(mapping)) = self.entries.get_mut(id as usize) {
             mapping.flows += 1;
+            mapping.ingress = ingress.unwrap_or(mapping.ingress);
             self.shared_total += u64::from(mapping.inside.is_shared && mapping.flows == 1);
         }
     }
@@ -359,7 +357,7 @@ mod tests {
         let all = range(32_768, 65_535);
         let (first, port) = mappings.take(&inside(1, 40_000), PORT, all, |_| true).unwrap();
         assert_eq!(port, 40_000);
-        mappings.hold(first);
+        mappings.hold(first, None);
         let again = mappings.take(&inside(1, 40_000), PORT, all, |_| true);
         assert_eq!(again, Some((first, 40_000)));
         let (_, other) = mappings.take(&inside(2, 40_000), PORT, all, |_| true).unwrap();
@@ -377,7 +375,7 @@ mod tests {
         let few = range(50_000, 50_009);
         for host in 0..10 {
             let (id, _) = mappings.take(&inside(host, 5), PORT, few, |_| true).unwrap();
-            mappings.hold(id);
+            mappings.hold(id, None);
         }
         assert!(mappings.take(&inside(99, 5), PORT, few, |_| true).is_none());
     }
@@ -389,7 +387,7 @@ mod tests {
         let tcp = |host| Inside { protocol: 6, ..inside(host, 5) };
         for host in 0..9 {
             let (id, port) = mappings.take(&tcp(host), PORT, few, |_| true).unwrap();
-            mappings.hold(id);
+            mappings.hold(id, None);
             assert!(port < 50_009, "the last tenth is for sharing");
         }
         assert!(mappings.take(&tcp(99), PORT, few, |_| true).is_none());
@@ -400,7 +398,7 @@ mod tests {
         };
         for (host, remote) in [(99, 1), (98, 2), (98, 3)] {
             let (id, port) = mappings.take(&to(host, remote), PORT, few, |_| true).unwrap();
-            mappings.hold(id);
+            mappings.hold(id, None);
             assert_eq!(port, 50_009);
         }
         assert!(mappings.take(&to(97, 1), PORT, few, |_| true).is_none());
@@ -433,7 +431,7 @@ mod tests {
                     mappings.take(&inside(host, port), PORT, range(50_000, 50_015), |_| true)
                 {
                     let new = live.insert((host, port), (id, outside)).is_none();
-                    (0..u32::from(new)).for_each(|_| mappings.hold(id));
+                    (0..u32::from(new)).for_each(|_| mappings.hold(id, None));
                 }
                 let mut ports: Vec<u16> = live.values().map(|&(_, port)| port).collect();
                 ports.sort_unstable();
@@ -466,7 +464,7 @@ mod tests {
                 });
                 let Some(((id, port), is_shared)) = taken else { continue };
                 if live.insert((host, remote), (id, port, is_shared)).is_none() {
-                    mappings.hold(id);
+                    mappings.hold(id, None);
                 }
                 let mut tuples = HashMap::new();
                 for (&(host, remote), &(_, port, is_shared)) in &live {

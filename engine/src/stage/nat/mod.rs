@@ -93,8 +93,9 @@ impl Nat {
 
     /// A flow that uses the mapping was installed, for a packet with this input.
     pub(crate) fn hold(&mut self, mapping: u32, input: &FlowInput) {
-        self.mappings.hold(mapping);
-        if input.network != NetworkId::NONE {
+        let is_inside = input.network != NetworkId::NONE;
+        self.mappings.hold(mapping, is_inside.then_some(input.ingress));
+        if is_inside {
             self.permissions.hold(mapping, input.destination);
         }
     }
@@ -110,6 +111,19 @@ impl Nat {
     /// The decision was not used after all.
     pub(crate) fn forget(&mut self, mapping: u32) {
         self.mappings.forget_unused(mapping);
+    }
+
+    /// What a decision changes besides its mapping: for [`undo`](Self::undo).
+    pub(crate) fn mark(&self) -> u64 {
+        self.mappings.next
+    }
+
+    /// Leaves everything as it was before a decision that was only asked about.
+    pub(crate) fn undo(&mut self, mark: u64, mapping: Option<u32>) {
+        if let Some(mapping) = mapping {
+            self.forget(mapping);
+        }
+        self.mappings.next = mark;
     }
 
     /// Mappings that there are.
