@@ -51,6 +51,16 @@ impl Slot {
         }
     }
 
+    /// Queues a packet that the port takes as it is.
+    #[inline(always)]
+    fn push(&mut self, id: PortId, packet: Packet, frames: &mut FramePool, counters: &Counters) {
+        self.bytes += packet.len() as u64;
+        self.out.push(packet);
+        if self.out.is_full() {
+            self.transmit(id, frames, counters);
+        }
+    }
+
     fn transmit(&mut self, id: PortId, frames: &mut FramePool, counters: &Counters) {
         let mut bytes = std::mem::take(&mut self.bytes);
         if self.out.len() > 1 && (self.caps.tso || self.caps.uso) {
@@ -122,39 +132,17 @@ impl Egress {
         &mut self,
         outer: &Outer,
         macs: Option<Macs>,
-        mut packet: Packet,
+        packet: Packet,
         frames: &mut FramePool,
         counters: &Counters,
     ) {
-        let id = outer.uplink;
-        let result = match packet.offload() {
-            Offload::None => {
-                encapsulate(&mut packet, outer, macs);
-                self.send(id, packet, frames, counters);
-                return;
-            }
-            Offload::Gso { .. } => {
-                counters.worker.cuts.add(1);
-                cut::cut(packet, frames, &mut |mut segment, frames| {
-                    encapsulate(&mut segment, outer, macs);
-                    self.send(id, segment, frames, counters);
-                })
-                .map(|_| ())
-            }
-            Offload::NeedsChecksum { .. } => match cut::complete_checksum(&mut packet) {
-                Ok(()) => {
-                    encapsulate(&mut packet, outer, macs);
-                    self.send(id, packet, frames, counters);
-                    Ok(())
-                }
-                Err(reason) => {
-                    packet.recycle(frames);
-                    Err(reason)
-                }
-            },
+        let mut push = |mut whole: Packet, frames: &mut FramePool| {
+            encapsulate(&mut whole, outer, macs);
+            self.send(outer.uplink, whole, frames, counters);
         };
-        if let Err(reason) = result {
-            counters.dropped(reason).add(1);
+        match packet.offload() {
+            Offload::None => push(packet, frames),
+            _ => finish(packet, frames, counters, &mut push),
         }
     }
 
@@ -188,13 +176,11 @@ impl Egress {
             self.pending.push(id);
         }
         if !slot.takes(packet.offload()) {
-            return finish(slot, id, packet, frames, counters);
+            return finish(packet, frames, counters, &mut |whole, frames| {
+                slot.push(id, whole, frames, counters);
+            });
         }
-        slot.bytes += packet.len() as u64;
-        slot.out.push(packet);
-        if slot.out.is_full() {
-            slot.transmit(id, frames, counters);
-        }
+        slot.push(id, packet, frames, counters);
     }
 
     /// Queues a whole batch by changing places with the port's empty one. False, and nothing done,
@@ -255,34 +241,23 @@ impl Egress {
     }
 }
 
-/// Does what the port cannot: completes the checksum, cuts the super-frame.
+/// Does what the way out cannot: completes the checksum, cuts the super-frame. `each` gets what
+/// comes of it.
 #[cold]
 fn finish(
-    slot: &mut Slot,
-    id: PortId,
     mut packet: Packet,
     frames: &mut FramePool,
     counters: &Counters,
+    each: &mut dyn FnMut(Packet, &mut FramePool),
 ) {
     let result = match packet.offload() {
         Offload::Gso { .. } => {
             counters.worker.cuts.add(1);
-            cut::cut(packet, frames, &mut |segment, frames| {
-                slot.bytes += segment.len() as u64;
-                slot.out.push(segment);
-                if slot.out.is_full() {
-                    slot.transmit(id, frames, counters);
-                }
-            })
-            .map(|_| ())
+            cut::cut(packet, frames, each).map(|_| ())
         }
         _ => match cut::complete_checksum(&mut packet) {
             Ok(()) => {
-                slot.bytes += packet.len() as u64;
-                slot.out.push(packet);
-                if slot.out.is_full() {
-                    slot.transmit(id, frames, counters);
-                }
+                each(packet, frames);
                 Ok(())
             }
             Err(reason) => {

@@ -150,6 +150,14 @@ impl Tunnels {
         self.ways.get(port.index())?.as_ref()
     }
 
+    /// The tunnels of a trunk.
+    pub(crate) fn of_trunk(&self, trunk: PortId) -> &[PortId] {
+        match self.way(trunk) {
+            Some(Way::Trunk(_, tunnels)) => tunnels,
+            Some(Way::Outer(_)) | None => &[],
+        }
+    }
+
     /// True if the port is a trunk or a tunnel.
     #[inline(always)]
     pub(crate) fn has(&self, port: PortId) -> bool {

@@ -188,18 +188,18 @@ impl Core {
             self.stages.bridge.fdb.keep_member(network, mac, tunnel, generation);
             return self.send_in_tunnel(tunnel, packet);
         }
-        let tunnels = self.tunnels.clone();
-        let Some(Way::Trunk(_, all)) = tunnels.way(trunk) else { return };
-        let Some((last, others)) = all.split_last() else {
-            return self.drop(packet, DropReason::NoReceiver);
-        };
-        for &tunnel in others {
+        let count = self.tunnels.of_trunk(trunk).len();
+        for index in 0..count {
+            let Some(&tunnel) = self.tunnels.of_trunk(trunk).get(index) else { break };
+            if index + 1 == count {
+                return self.send_in_tunnel(tunnel, packet);
+            }
             match packet.copy(&mut self.frames) {
                 Some(copy) => self.send_in_tunnel(tunnel, copy),
                 None => self.counters.dropped(DropReason::NoFrame).add(1),
             }
         }
-        self.send_in_tunnel(*last, packet);
+        self.drop(packet, DropReason::NoReceiver);
     }
 
     fn send_in_tunnel(&mut self, tunnel: PortId, mut packet: Packet) {
