@@ -1,7 +1,7 @@
 //! Asks a running gateway over its socket: HTTP and JSON, one connection per question.
 //!
-//! Used by `portolan show` and `portolan reload`. The one hard constraint: whoever cannot be
-//! answered is told what to do: start the gateway, become root, or name the right socket.
+//! Used by `portolan show`, `explain`, `trace` and `reload`. The one hard constraint: whoever cannot
+//! be answered is told what to do: start the gateway, become root, or name the right socket.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -74,6 +74,27 @@ pub enum ClientError {
     Runtime(io::Error),
 }
 
+/// Which running gateway is asked.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Target {
+    /// The gateway's socket
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The gateway's config file, which names its socket
+    #[arg(short, long, value_name = "FILE", conflicts_with = "socket")]
+    pub config: Option<PathBuf>,
+}
+
+impl Target {
+    /// A client of it. Connects when it asks.
+    ///
+    /// # Errors
+    /// The config is not valid, or the process is out of descriptors.
+    pub fn client(&self) -> Result<Client, ClientError> {
+        Client::new(socket(self.socket.clone(), self.config.as_deref())?)
+    }
+}
+
 /// The socket that is named outright, or by a config, or by nobody.
 ///
 /// # Errors
@@ -138,12 +159,10 @@ impl Client {
         let (mut items, mut cursor) = (Vec::new(), None::<String>);
         loop {
             let left = count_max.map_or(PAGE, |max| max - items.len());
-            let mut path = format!("/v1/{name}?limit={}", left.min(PAGE));
+            let limit = left.min(PAGE).to_string();
             let cursor_pair = cursor.as_deref().map(|cursor| ("cursor", cursor));
-            for (key, value) in filters.iter().copied().chain(cursor_pair) {
-                path.extend(["&", key, "=", &escape(value)]);
-            }
-            let mut page = self.get(&path)?;
+            let pairs = [("limit", &*limit)].into_iter().chain(filters.iter().copied());
+            let mut page = self.get(&question(name, pairs.chain(cursor_pair)))?;
             match page["items"].take() {
                 Value::Array(more) => items.extend(more),
                 _ => return Err(self.broken("a list without items")),
@@ -260,8 +279,21 @@ fn spoken(failure: &Failure) -> String {
     }
 }
 
+/// The path of a question to the API: what it is about, and its keys with their values.
+pub(crate) fn question<'q>(
+    name: &str,
+    pairs: impl IntoIterator<Item = (&'q str, &'q str)>,
+) -> String {
+    let mut path = format!("/v1/{name}");
+    for (index, (key, value)) in pairs.into_iter().enumerate() {
+        let sign = if index == 0 { "?" } else { "&" };
+        path.extend([sign, key, "=", &escape(value)]);
+    }
+    path
+}
+
 /// A value as it stands in a path: all but letters, digits and a few signs as `%XX`.
-pub(crate) fn escape(value: &str) -> String {
+fn escape(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     for byte in value.bytes() {
         match byte {

@@ -11,10 +11,11 @@ use anyhow::{Context, ensure};
 use benches::system::BenchOptions;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use config::{Dialect, LogFormat};
+use gateway::client::Target;
 use gateway::explain::{self, Question};
 use gateway::log::is_coloured;
 use gateway::manual::CompletedShell;
-use gateway::show::{Filter, Target, What};
+use gateway::show::{Filter, What};
 use gateway::trace::{self, Form, Wanted};
 use gateway::{check, convert, daemon, demo, log, manual, show};
 
@@ -102,7 +103,7 @@ enum Command {
         #[command(flatten)]
         wanted: Wanted,
         #[command(flatten)]
-        target: trace::Target,
+        target: Target,
         /// Leave the steps out
         #[arg(long, conflicts_with = "json")]
         brief: bool,

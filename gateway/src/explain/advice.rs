@@ -43,12 +43,7 @@ fn owner<'n>(names: Names<'n>, input: &FlowInput) -> Option<(&'n str, &'n Networ
 /// Where the destination's port is published; or the key that publishes it at the same number, and
 /// where to send then.
 fn publish(names: Names<'_>, input: &FlowInput, endpoint: &str) -> Option<String> {
-    let kind = match input.protocol {
-        protocol::TCP => "",
-        protocol::UDP => "/udp",
-        protocol::SCTP => "/sctp",
-        _ => return None,
-    };
+    let kind = suffix(input.protocol)?;
     let port = input.destination_port;
     let uplinks = names.tables.uplinks.iter().flatten();
     let own = uplinks.filter_map(|uplink| uplink.address_of(input.is_v6())).next()?;
@@ -111,6 +106,16 @@ fn icc_off(names: Names<'_>, input: &FlowInput) -> Option<String> {
     ))
 }
 
+/// What stands behind a port of this protocol in `publish`; `None`: it has no ports.
+fn suffix(number: u8) -> Option<&'static str> {
+    match number {
+        protocol::TCP => Some(""),
+        protocol::UDP => Some("/udp"),
+        protocol::SCTP => Some("/sctp"),
+        _ => None,
+    }
+}
+
 fn policy(names: Names<'_>, about: &Explanation) -> Option<String> {
     let rule = names.rule(&about.input, about.steps.last()?)?;
     Some(format!("change {rule}; or put an `allow` for this packet before it"))
@@ -118,12 +123,7 @@ fn policy(names: Names<'_>, about: &Explanation) -> Option<String> {
 
 fn closed_port(names: Names<'_>, input: &FlowInput) -> Option<String> {
     names.tables.uplink_with_address(input.destination)?;
-    let kind = match input.protocol {
-        protocol::TCP => "",
-        protocol::UDP => "/udp",
-        protocol::SCTP => "/sctp",
-        _ => return None,
-    };
+    let kind = suffix(input.protocol)?;
     let port = input.destination_port;
     Some(format!(
         "nothing serves port {port}{kind} here: `publish = [\"{port}:PORT{kind}\"]` at the \

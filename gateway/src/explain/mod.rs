@@ -29,7 +29,7 @@ pub use ask::Question;
 use model::Explained;
 use words::Names;
 
-/// Which gateway is asked.
+/// Which gateway is asked: one that runs, or one that would run under a config.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Target {
     /// The running gateway's socket
@@ -93,18 +93,16 @@ fn path(question: &Question) -> String {
     let ttl = question.ttl.map(|ttl| ttl.to_string());
     let no_df = question.no_df.then(|| "true".to_owned());
     let pairs = [
-        ("from", Some(&question.from)),
-        ("uplink", question.uplink.as_ref()),
-        ("to", Some(&question.to)),
-        ("network", question.network.as_ref()),
-        ("size", size.as_ref()),
-        ("ttl", ttl.as_ref()),
-        ("no_df", no_df.as_ref()),
+        ("from", Some(&*question.from)),
+        ("uplink", question.uplink.as_deref()),
+        ("to", Some(&*question.to)),
+        ("network", question.network.as_deref()),
+        ("size", size.as_deref()),
+        ("ttl", ttl.as_deref()),
+        ("no_df", no_df.as_deref()),
     ];
     let given = pairs.into_iter().filter_map(|(key, value)| Some((key, value?)));
-    let pairs: Vec<String> =
-        given.map(|(key, value)| format!("{key}={}", client::escape(value))).collect();
-    format!("/v1/explain?{}", pairs.join("&"))
+    client::question("explain", given)
 }
 
 /// What would happen under a config, in a gateway that has just started.

@@ -8,12 +8,11 @@ mod rows;
 mod table;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 
 use clap::ValueEnum;
 
 use crate::api::model::{Failure, Reload, ReloadRequest};
-use crate::client::{self, Client, ClientError};
+use crate::client::{ClientError, Target};
 
 /// What can be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -70,17 +69,6 @@ impl What {
     }
 }
 
-/// Which gateway is asked.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct Target {
-    /// The gateway's socket
-    #[arg(long, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
-    /// The gateway's config file, which names its socket
-    #[arg(short, long, value_name = "FILE", conflicts_with = "socket")]
-    pub config: Option<PathBuf>,
-}
-
 /// Which items are shown.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Filter {
@@ -126,7 +114,7 @@ pub fn show(
     json: bool,
     out: &mut impl Write,
 ) -> Result<(), ShowError> {
-    let client = connect(target)?;
+    let client = target.client()?;
     if what == What::Status {
         let status = client.get("/v1/status")?;
         return match json {
@@ -163,7 +151,7 @@ pub fn reload(
     log: &mut impl Write,
 ) -> Result<bool, ShowError> {
     let body = serde_json::to_string(&ReloadRequest { dry_run })?;
-    let answer = match connect(target)?.post("/v1/reload", body) {
+    let answer = match target.client()?.post("/v1/reload", body) {
         Ok(answer) => answer,
         Err(ClientError::Refused { failure }) => {
             match json {
@@ -179,10 +167,6 @@ pub fn reload(
         false => print_reload(&serde_json::from_value(answer)?, out, log)?,
     }
     Ok(true)
-}
-
-fn connect(target: &Target) -> Result<Client, ClientError> {
-    Client::new(client::socket(target.socket.clone(), target.config.as_deref())?)
 }
 
 fn print_json(value: &serde_json::Value, out: &mut impl Write) -> Result<(), ShowError> {

@@ -9,23 +9,11 @@ pub mod model;
 pub(crate) mod words;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 
-use crate::client::{self, Client, ClientError};
+use crate::client::{self, ClientError, Target};
 use crate::explain::print_steps;
 pub use ask::Wanted;
 use model::{Line, Traced};
-
-/// Which running gateway is asked.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct Target {
-    /// The running gateway's socket
-    #[arg(long, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
-    /// The running gateway's config file, which names the socket
-    #[arg(short, long, value_name = "FILE", conflicts_with = "socket")]
-    pub config: Option<PathBuf>,
-}
 
 /// How packets are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,8 +48,7 @@ pub fn trace(
     form: Form,
     out: &mut impl Write,
 ) -> Result<(), ClientError> {
-    let socket = client::socket(target.socket.clone(), target.config.as_deref())?;
-    Client::new(socket)?.lines(&path(wanted), |line| {
+    target.client()?.lines(&path(wanted), |line| {
         match form {
             Form::Json => writeln!(out, "{line}")?,
             _ => match serde_json::from_str(line).map_err(io::Error::from)? {
@@ -86,13 +73,10 @@ fn path(wanted: &Wanted) -> String {
         ("port", &port),
         ("count", &count),
     ];
-    let given = pairs.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?)));
-    let pairs: Vec<String> =
-        given.map(|(key, value)| format!("{key}={}", client::escape(value))).collect();
-    match pairs.is_empty() {
-        true => "/v1/trace".to_owned(),
-        false => format!("/v1/trace?{}", pairs.join("&")),
-    }
+    client::question(
+        "trace",
+        pairs.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?))),
+    )
 }
 
 fn print(traced: &Traced, form: Form, out: &mut impl Write) -> io::Result<()> {
