@@ -17,14 +17,7 @@ const CONFIG: &str = r#"
 [gateway]
 workers = 2
 
-[uplink.wan]
-driver = "tap"
-interface = "wan0"
-netns = "PREFIXoutside"
-create = true
-addresses = ["192.0.2.10/24"]
-host_addresses = ["192.0.2.1/24"]
-gateway = "192.0.2.1"
+WAN
 
 [network.front]
 subnet = "10.1.0.0/24"

@@ -22,6 +22,7 @@ mod probe;
 mod world;
 
 use cell::{Cell, MODES, UPLINKS};
+use common::cover::chosen;
 use expectation::Outcome;
 use world::World;
 
@@ -30,14 +31,7 @@ const SEED: u64 = 15_874;
 
 #[test]
 fn every_cell_of_the_matrix_is_as_expected() {
-    let all = std::env::var_os("PORTOLAN_MATRIX_ALL").is_some_and(|value| value == "1");
-    let seed = match std::env::var("PORTOLAN_MATRIX_SEED") {
-        Ok(seed) => seed.parse().expect("the seed is a number"),
-        Err(_) => SEED,
-    };
-    let cells = if all { cell::all() } else { cell::pairwise(seed) };
-    let total = cell::all().len();
-    println!("{} of {total} cells, PORTOLAN_MATRIX_SEED={seed}", cells.len());
+    let cells = chosen("MATRIX", cell::all(), SEED);
     let mut wrong = Vec::new();
     let worlds = MODES.into_iter().flat_map(|mode| UPLINKS.map(|uplink| (mode, uplink)));
     for (mode, uplink) in worlds {

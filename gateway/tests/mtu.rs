@@ -26,6 +26,7 @@ use std::process::Command;
 use cell::Cell;
 use common::PROGRAM;
 use common::beyond::{Beyond, FAMILIES, NARROW_MTU};
+use common::cover::chosen;
 use world::World;
 
 /// A run that failed fails again.
@@ -33,15 +34,7 @@ const SEED: u64 = 9_000;
 
 #[test]
 fn all_bytes_arrive_or_the_sender_is_told() {
-    // The second name is that of all matrices.
-    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| value == "1");
-    let all = ["PORTOLAN_MTU_ALL", "PORTOLAN_MATRIX_ALL"].iter().any(is_set);
-    let seed = match std::env::var("PORTOLAN_MTU_SEED") {
-        Ok(seed) => seed.parse().expect("the seed is a number"),
-        Err(_) => SEED,
-    };
-    let mut cells = if all { cell::all() } else { cell::pairwise(seed) };
-    println!("{} of {} cells, PORTOLAN_MTU_SEED={seed}", cells.len(), cell::all().len());
+    let mut cells = chosen("MTU", cell::all(), SEED);
     cells.sort_by_key(Cell::world);
     let mut wrong = Vec::new();
     for cells in cells.chunk_by(|one, other| one.world() == other.world()) {

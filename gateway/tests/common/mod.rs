@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 pub(crate) mod beyond;
+pub(crate) mod cover;
+pub(crate) mod host;
 pub(crate) mod load;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -113,7 +115,19 @@ impl Drop for Daemon {
     }
 }
 
-/// A scratch folder with a config in it, in which PREFIX stands for a unique name.
+/// The uplink of most tests, as a config has it where `WAN` stands: a TAP device whose other end is
+/// in the namespace `outside`, with two addresses there.
+const WAN: &str = r#"[uplink.wan]
+driver = "tap"
+interface = "wan0"
+netns = "PREFIXoutside"
+create = true
+addresses = ["192.0.2.10/24"]
+host_addresses = ["192.0.2.1/24", "192.0.2.2/24"]
+gateway = "192.0.2.1""#;
+
+/// A scratch folder with a config in it, in which `WAN` stands for [`WAN`] and `PREFIX` for a
+/// unique name.
 pub(crate) struct Scratch {
     pub(crate) folder: tempfile::TempDir,
     prefix: String,
@@ -127,7 +141,8 @@ impl Scratch {
 
     pub(crate) fn config(&self, text: &str) -> PathBuf {
         let path = self.folder.path().join("gateway.toml");
-        let mut text = text.replace("PREFIX", &self.prefix);
+        let mut text = text.replace("\nWAN\n", &format!("\n{WAN}\n"));
+        text = text.replace("PREFIX", &self.prefix);
         let (state, socket) = (self.state(), self.socket());
         let section = format!("[gateway]\nstate = {state:?}\napi = {socket:?}\n");
         if let Some(rest) = text.strip_prefix("\n[gateway]\n") {

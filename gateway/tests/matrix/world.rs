@@ -11,14 +11,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::process::Command;
 
 use gateway::netns::{self, Namespace};
 
 use super::cell::{Cell, Mode, Published, Uplink, Way};
 use super::expectation::{Outcome, Source};
 use super::probe::{Asked, Server};
-use crate::common::{Daemon, PROGRAM, Scratch};
+use crate::common::host::{TAP, XDP, ip, lay_link, run, start_on, trust_link_locals};
+use crate::common::{Daemon, Scratch};
 
 const CONFIG: &str = r#"
 [gateway]
@@ -51,15 +51,6 @@ attach = { netns = "PREFIXother", create = true }
 network = [{ name = "back", ip = "10.2.0.10", ip6 = "fd00:2::10" }]
 "#;
 
-const TAP: &str = r#"driver = "tap"
-interface = "wan0"
-host_addresses = ["192.0.2.1/24", "2001:db8::1/64"]"#;
-
-/// Our end of the pair is in a namespace of its own: the host's is `wan0` as well.
-const XDP: &str = r#"driver = "xdp"
-interface = "gw0"
-netns = "PREFIXlink""#;
-
 /// Beside it.
 const HOST: &str = r#"
 [uplink.host]
@@ -82,25 +73,6 @@ pub(crate) struct World {
     _namespaces: [Namespace; 3],
 }
 
-fn ip(v6: bool, v4_text: &str, v6_text: &str) -> IpAddr {
-    if v6 { v6_text } else { v4_text }.parse().unwrap()
-}
-
-fn run(command: &str) {
-    let words: Vec<&str> = command.split(' ').collect();
-    assert!(Command::new(words[0]).args(&words[1..]).status().unwrap().success(), "{command}");
-}
-
-/// The kernel of a namespace uses link-local addresses at once: until it has found them to be no
-/// duplicates, for two seconds, it asks for no neighbour of a packet that it forwards.
-fn trust_link_locals(namespace: &Namespace) {
-    netns::within(namespace.path(), || {
-        std::fs::write("/proc/sys/net/ipv6/conf/all/accept_dad", "0").unwrap();
-        std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();
-    })
-    .unwrap();
-}
-
 /// A link from the outside to the host, which forwards.
 fn join(host: &Namespace, outside: &Namespace, outside_name: &str) {
     netns::within(host.path(), || {
@@ -121,18 +93,6 @@ fn join(host: &Namespace, outside: &Namespace, outside_name: &str) {
         run("ip -6 route add default via 2001:db8:1::1");
     })
     .unwrap();
-}
-
-/// A pair between the host and where the gateway takes its end.
-fn lay_link(host: &Namespace, link: &Namespace, link_name: &str) {
-    netns::within(host.path(), || {
-        run(&format!("ip link add wan0 type veth peer name gw0 netns {link_name}"));
-        run("ip addr add 192.0.2.1/24 dev wan0");
-        run("ip addr add 2001:db8::1/64 dev wan0 nodad");
-        run("ip link set wan0 up");
-    })
-    .unwrap();
-    netns::within(link.path(), || run("ip link set gw0 up")).unwrap();
 }
 
 impl World {
@@ -158,13 +118,9 @@ impl World {
         let [host, outside, link] = &namespaces;
         join(host, outside, &scratch.name("outside"));
         if uplink == Uplink::Xdp {
-            lay_link(host, link, &scratch.name("link"));
+            lay_link(host, link, &scratch.name("link"), 1_500);
         }
-        let mut command = Command::new(PROGRAM);
-        command.args(["run", "-c"]).arg(scratch.config(&text));
-        // A child is in the namespace of the thread that makes it.
-        let mut daemon = netns::within(host.path(), || Daemon::spawn(command)).unwrap();
-        daemon.wait_ready();
+        let daemon = start_on(host, &scratch.config(&text));
         if uplink == Uplink::Xdp {
             // What the outside asks comes by AF_XDP; the daemon's own routes are the host's.
             netns::within(host.path(), || {

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use gateway::traffic::{echo_tcp, in_namespace, udp_client};
 
 use super::cell::{Cell, Traffic, Way};
-use super::world::{World, ip};
+use super::world::World;
+use crate::common::host::ip;
 
 /// Bytes of TCP, each way: some hundred segments of any size.
 const TCP_BYTES: usize = 400_000;

@@ -6,14 +6,13 @@
 //!
 //! The host is a namespace, so nothing of this machine is touched.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
-use std::process::Command;
 
 use gateway::netns::{self, Namespace};
 
 use super::cell::{Cell, Way};
-use crate::common::{Daemon, PROGRAM, Scratch};
+use crate::common::host::{TAP, XDP, lay_link, run, start_on, trust_link_locals};
+use crate::common::{Daemon, Scratch};
 
 const CONFIG: &str = r#"
 [gateway]
@@ -41,15 +40,6 @@ attach = { netns = "PREFIXmate", create = true }
 network = [{ name = "front", ip = "10.1.0.11", ip6 = "fd00:1::11" }]
 "#;
 
-const TAP: &str = r#"driver = "tap"
-interface = "wan0"
-host_addresses = ["192.0.2.1/24", "2001:db8::1/64"]"#;
-
-/// Our end of the pair is in a namespace of its own: the host's is `wan0` as well.
-const XDP: &str = r#"driver = "xdp"
-interface = "gw0"
-netns = "PREFIXlink""#;
-
 /// What a sender leaves to its device.
 const OFFLOADS: [&str; 6] = [
     "tx-checksum-ip-generic",
@@ -67,15 +57,6 @@ pub(crate) struct World {
     _namespaces: [Namespace; 2],
 }
 
-pub(crate) fn ip(v6: bool, v4_text: &str, v6_text: &str) -> IpAddr {
-    if v6 { v6_text } else { v4_text }.parse().unwrap()
-}
-
-fn run(command: &str) {
-    let words: Vec<&str> = command.split(' ').collect();
-    assert!(Command::new(words[0]).args(&words[1..]).status().unwrap().success(), "{command}");
-}
-
 impl World {
     pub(crate) fn start(cell: &Cell) -> World {
         let scratch = Scratch::new("mtu");
@@ -89,32 +70,13 @@ impl World {
         let namespaces = namespaces.map(|name| Namespace::create(&scratch.name(name)).unwrap());
         let [host, link] = &namespaces;
         for namespace in &namespaces {
-            netns::within(namespace.path(), || {
-                run("ip link set lo up");
-                // Nobody waits until its address has proved to be no duplicate.
-                std::fs::write("/proc/sys/net/ipv6/conf/all/accept_dad", "0").unwrap();
-                std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();
-            })
-            .unwrap();
+            trust_link_locals(namespace);
+            netns::within(namespace.path(), || run("ip link set lo up")).unwrap();
         }
         if cell.xdp {
-            let (mtu, link_name) = (cell.egress_mtu, scratch.name("link"));
-            netns::within(host.path(), || {
-                run(&format!(
-                    "ip link add wan0 mtu {mtu} type veth peer name gw0 mtu {mtu} netns {link_name}"
-                ));
-                run("ip addr add 192.0.2.1/24 dev wan0");
-                run("ip addr add 2001:db8::1/64 dev wan0 nodad");
-                run("ip link set wan0 up");
-            })
-            .unwrap();
-            netns::within(link.path(), || run("ip link set gw0 up")).unwrap();
+            lay_link(host, link, &scratch.name("link"), cell.egress_mtu);
         }
-        let mut command = Command::new(PROGRAM);
-        command.args(["run", "-c"]).arg(scratch.config(&text));
-        // A child is in the namespace of the thread that makes it.
-        let mut daemon = netns::within(host.path(), || Daemon::spawn(command)).unwrap();
-        daemon.wait_ready();
+        let daemon = start_on(host, &scratch.config(&text));
         if cell.xdp {
             // To a TAP that ends on the host the daemon lays these itself.
             netns::within(host.path(), || {
