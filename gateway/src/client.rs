@@ -1,7 +1,7 @@
 //! Asks a running gateway over its socket: HTTP and JSON, one connection per question.
 //!
-//! Used by `portolan show`, `explain`, `trace` and `reload`. The one hard constraint: whoever cannot
-//! be answered is told what to do: start the gateway, become root, or name the right socket.
+//! Used by `portolan show`, `explain`, `trace` and `reload`. The one hard constraint: whoever
+//! cannot be answered is told what to do: start the gateway, become root, or name the right socket.
 
 use std::io;
 use std::path::{Path, PathBuf};
