@@ -158,7 +158,8 @@ impl Port for Sink {
 
 fn pool() -> FramePool {
     let balancer = FrameBalancer::new(CHUNKS, TAILS);
-    FramePool::new(heap_frames(CHUNKS), heap_tails(TAILS), balancer)
+    let pool = FramePool::new(heap_frames(CHUNKS), heap_tails(TAILS), balancer);
+    pool.with_copier(drivers::copier())
 }
 
 struct Case {

@@ -19,6 +19,7 @@ mod watch;
 mod xdp;
 
 pub use error::DriverError;
+pub use sys::copier::copier;
 pub use sys::region::Region;
 pub use sys::usage::involuntary_switches;
 pub use tap::{QUEUE_LEN_DEFAULT, Tap, TapOptions, TapQueue};

@@ -117,7 +117,7 @@ drop_reasons! {
     FragmentLimited = "fragment_limited",
     /// TTL or hop limit used up.
     TtlExceeded = "ttl_exceeded",
-    /// Larger than the egress MTU, and nobody to tell: a bridged frame, a later fragment.
+    /// Larger than the egress MTU, and nobody to tell: no IP, a copy of a flood, a later fragment.
     TooBig = "too_big",
     /// Larger than the egress MTU and not to be fragmented; its sender was told the MTU.
     TooBigIcmpSent = "too_big_icmp_sent",

@@ -10,6 +10,7 @@
 //! addresses that it really carries. Nothing here knows ports or MTUs; the caller decides what is
 //! cut, and sends or drops each segment.
 
+use crate::copier::Copier;
 use crate::counters::DropReason;
 use crate::frame::{CHUNK_BYTES, FramePool, HEADROOM_BYTES};
 use crate::packet::{GsoKind, Offload, Packet};
@@ -191,7 +192,7 @@ impl Plan {
         emit: &mut dyn FnMut(Packet, &mut FramePool),
     ) -> Result<usize, DropReason> {
         let (headers, first) = packet.head().split_at(self.header_bytes);
-        let mut payload = Payload::new(first, packet.tail());
+        let mut payload = Payload::new(first, packet.tail(), frames.copier());
         for index in 0..self.segment_count {
             let offset = index * self.segment_bytes;
             let bytes = self.segment_bytes.min(self.payload_bytes - offset);
@@ -270,35 +271,34 @@ pub(crate) fn copy(
 pub(crate) struct Payload<'a> {
     now: &'a [u8],
     later: &'a [u8],
+    copier: Copier,
 }
 
 impl<'a> Payload<'a> {
     /// Payload in a head and its tail.
-    pub(crate) fn new(head: &'a [u8], tail: &'a [u8]) -> Payload<'a> {
-        Payload { now: head, later: tail }
+    pub(crate) fn new(head: &'a [u8], tail: &'a [u8], copier: Copier) -> Payload<'a> {
+        Payload { now: head, later: tail, copier }
     }
 
     /// Copies the next bytes and returns their sum.
+    #[inline]
     fn copy_to(&mut self, to: &mut [u8]) -> u64 {
         if let Some((from, rest)) = self.now.split_at_checked(to.len()) {
             self.now = rest;
-            return copy_and_sum(to, from);
+            return (self.copier)(to, from);
         }
+        self.copy_across(to)
+    }
+
+    /// The same, of bytes that begin in the head and end in the tail.
+    #[cold]
+    fn copy_across(&mut self, to: &mut [u8]) -> u64 {
         let (to_first, to_second) = to.split_at_mut(self.now.len());
-        let first = copy_and_sum(to_first, self.now);
+        let first = (self.copier)(to_first, self.now);
         let (from, rest) = self.later.split_at(to_second.len());
         (self.now, self.later) = (rest, &[]);
-        join(first, to_first.len(), copy_and_sum(to_second, from))
+        join(first, to_first.len(), (self.copier)(to_second, from))
     }
-}
-
-/// Copies and returns [`sum`] of the bytes.
-///
-/// Copied first and summed then, while they are in the first-level cache: the system's copy keeps
-/// many more cache lines in flight than a loop that does both.
-pub(crate) fn copy_and_sum(to: &mut [u8], from: &[u8]) -> u64 {
-    to.copy_from_slice(from);
-    sum(from)
 }
 
 /// Adds the sum of bytes that follow `first_bytes` others. After an odd number of them every byte

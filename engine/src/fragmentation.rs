@@ -10,6 +10,7 @@
 
 use arrayvec::ArrayVec;
 
+use crate::copier;
 use crate::counters::DropReason;
 use crate::cut;
 use crate::flow::Part;
@@ -180,7 +181,7 @@ impl Pieces {
         emit: &mut dyn FnMut(Packet, &mut FramePool),
     ) -> Result<(), DropReason> {
         let (first, rest) = packet.head().split_at(self.payload);
-        let mut payload = cut::Payload::new(rest, packet.tail());
+        let mut payload = cut::Payload::new(rest, packet.tail(), copier::unsummed);
         for at in (0..self.payload_bytes).step_by(self.step) {
             let bytes = self.step.min(self.payload_bytes - at);
             let headers = if at == 0 { first } else { &self.later };

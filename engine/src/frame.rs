@@ -14,6 +14,8 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 
+use crate::copier::{self, Copier};
+
 /// Bytes of a chunk: the smallest AF_XDP UMEM chunk, half a page.
 pub const CHUNK_BYTES: usize = 2048;
 
@@ -137,6 +139,7 @@ pub struct FramePool {
     chunks_share: usize,
     tails_share: usize,
     balancer: Arc<FrameBalancer>,
+    copier: Copier,
 }
 
 impl FramePool {
@@ -150,7 +153,19 @@ impl FramePool {
         // Room for the share, what may come beyond it before a block leaves, and slack.
         chunks.reserve_exact(chunks_share + 4 * BLOCK_FRAMES);
         tails.reserve_exact(tails_share + 4 * BLOCK_FRAMES);
-        FramePool { chunks, tails, chunks_share, tails_share, balancer }
+        FramePool { chunks, tails, chunks_share, tails_share, balancer, copier: copier::portable }
+    }
+
+    /// The pool, with another way to copy and sum what its frames hold.
+    #[must_use]
+    pub fn with_copier(self, copier: Copier) -> FramePool {
+        FramePool { copier, ..self }
+    }
+
+    /// How what its frames hold is copied and summed.
+    #[inline(always)]
+    pub fn copier(&self) -> Copier {
+        self.copier
     }
 
     /// Takes a chunk, from the own pool or else from what another worker left over.

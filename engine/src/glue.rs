@@ -16,7 +16,7 @@
 
 use arrayvec::ArrayVec;
 
-use crate::cut::{copy_and_sum, read_u16, write_u16};
+use crate::cut::{read_u16, write_u16};
 use crate::frame::{FramePool, Tail};
 use crate::packet::{BATCH_LEN, Batch, GsoKind, Offload, Packet};
 use crate::parse::PLAIN_L3;
@@ -325,7 +325,7 @@ impl Open {
         let Some(tail) = &mut self.tail else { return false };
         let end = self.tail_bytes + piece.payload_bytes;
         let Some(room) = tail.bytes_mut().get_mut(self.tail_bytes..end) else { return false };
-        let payload_sum = copy_and_sum(room, &head[piece.header_bytes..]);
+        let payload_sum = (frames.copier())(room, &head[piece.header_bytes..]);
         let total = payload_sum + shape.sum(head, piece.header_bytes, piece.payload_bytes);
         if !piece.is_partial && fold(total) != 0xffff {
             return false;

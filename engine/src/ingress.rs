@@ -55,6 +55,32 @@ pub(crate) struct IngressRule {
     pub(crate) mtu: u16,
     /// Largest untagged frame that every member of the network takes.
     pub(crate) frame_bytes_max: usize,
+    /// Not all members of the network take frames of one size.
+    pub(crate) unequal_mtus: bool,
+    /// Largest frame that a glance recognises: none where MTUs are unequal, so that all are looked
+    /// at for what they announce.
+    glance_bytes_max: usize,
+}
+
+/// How large frames are that members of a network take, untagged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FrameBytes {
+    /// Every member takes so much.
+    max: usize,
+    /// Some take more.
+    is_unequal: bool,
+}
+
+impl FrameBytes {
+    /// `None` without members.
+    pub(crate) fn of(network: &Network, tables: &Tables) -> Option<FrameBytes> {
+        let trunk = network.overlay.as_ref().map(|overlay| &overlay.trunk);
+        let ports = network.members.iter().chain(trunk);
+        let mtus = || ports.clone().filter_map(|&port| Some(tables.port(port)?.mtu));
+        let least = mtus().min()?;
+        let is_unequal = mtus().max() != Some(least);
+        Some(FrameBytes { max: usize::from(least) + ethernet::HEADER_BYTES, is_unequal })
+    }
 }
 
 /// Which look-up a packet needs.
@@ -90,21 +116,11 @@ pub(crate) enum Glance {
 }
 
 impl IngressRule {
-    /// The largest untagged frame that every member of a network takes; `None` without members.
-    pub(crate) fn frame_bytes_max(network: &Network, tables: &Tables) -> Option<usize> {
-        let trunk = network.overlay.as_ref().map(|overlay| &overlay.trunk);
-        let ports = network.members.iter().chain(trunk);
-        let mtus = ports.filter_map(|&port| Some(tables.port(port)?.mtu));
-        Some(usize::from(mtus.min()?) + ethernet::HEADER_BYTES)
-    }
-
-    /// The rule of a port under these tables, given what [`frame_bytes_max`] says of its network.
-    ///
-    /// [`frame_bytes_max`]: IngressRule::frame_bytes_max
+    /// The rule of a port under these tables, given what is known of its network.
     pub(crate) fn of(
         port: PortId,
         tables: &Tables,
-        frame_bytes_max: &dyn Fn(NetworkId) -> Option<usize>,
+        frame_bytes: &dyn Fn(NetworkId) -> Option<FrameBytes>,
     ) -> Option<IngressRule> {
         let table = tables.port(port)?;
         let mut rule = IngressRule { mtu: table.mtu, ..IngressRule::nobody(port) };
@@ -115,7 +131,7 @@ impl IngressRule {
                 rule.plain_source = (rule.mac << 16 | u64::from(ethernet::IPV4)).to_be();
                 let network = tables.network(attachment.network)?;
                 rule.gateway_mac = network.gateway_mac.0;
-                rule.frame_bytes_max = frame_bytes_max(network.id)?;
+                rule.set_frame_bytes(frame_bytes(network.id)?);
                 rule.ipv4 = attachment.ipv4.map_or(0, |address| address.to_bits());
                 rule.ipv6 = attachment.ipv6.map_or(0, |address| address.to_bits());
                 if rule.ipv4 != 0 {
@@ -135,7 +151,7 @@ impl IngressRule {
                 let network = tables.network(tunnel.network)?;
                 rule.network = network.id;
                 rule.gateway_mac = network.gateway_mac.0;
-                rule.frame_bytes_max = frame_bytes_max(network.id)?;
+                rule.set_frame_bytes(frame_bytes(network.id)?);
                 rule.trunk = true;
             }
         }
@@ -168,7 +184,15 @@ impl IngressRule {
             trunk: false,
             mtu: 0,
             frame_bytes_max: 0,
+            unequal_mtus: false,
+            glance_bytes_max: 0,
         }
+    }
+
+    fn set_frame_bytes(&mut self, own: FrameBytes) {
+        self.frame_bytes_max = own.max;
+        self.unequal_mtus = own.is_unequal;
+        self.glance_bytes_max = if own.is_unequal { 0 } else { own.max };
     }
 
     /// Works out what whole packets' first bytes are compared with.
@@ -273,7 +297,7 @@ impl IngressRule {
         let address = raw_u32_at(window, parse::PLAIN_L3 + ipv4::SOURCE);
         let right = u64::from(address) == self.plain_ipv4
             && bytes >= parse::PLAIN_L4_V4
-            && bytes <= self.frame_bytes_max;
+            && bytes <= self.glance_bytes_max;
         match right {
             true => Glance::Bridged(u64_at(window, 0) >> 16),
             false => Glance::Unclear,
@@ -470,6 +494,7 @@ mod tests {
             anti_spoofing,
             mtu: 1500,
             frame_bytes_max: 70,
+            glance_bytes_max: 70,
             ..IngressRule::nobody(PortId(3))
         };
         rule.network = NetworkId(0);

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod copier;
 pub mod counters;
 mod cut;
 mod decapsulate;

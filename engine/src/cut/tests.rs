@@ -380,7 +380,7 @@ proptest! {
         halves in 0usize..200,
     ) {
         let (first, second) = bytes.split_at(split.min(bytes.len()));
-        let mut payload = Payload { now: first, later: second };
+        let mut payload = Payload::new(first, second, crate::copier::portable);
         let mut copied = vec![0; bytes.len()];
         let halves = halves.min(bytes.len());
         let (to_first, to_second) = copied.split_at_mut(halves);

@@ -6,6 +6,10 @@
 //! either way, by the networks that the connection is in: "auto" steps in where the path is smaller
 //! than an endpoint's own MTU, which that endpoint cannot know.
 //!
+//! What goes into an overlay's tunnels travels inside of packets to their far ends. What is known
+//! of the path to such an end, less the outer header, bounds what goes to it; by the trunk, whose
+//! tunnel follows from each packet's destination, it is the smallest of all that may be meant.
+//!
 //! Sizes are those of a packet as it leaves; between families a header grows by 20 bytes towards
 //! IPv6, which the executor's caller allows for.
 
@@ -15,7 +19,8 @@ use super::{Cx, Decision, NextHop, Stage, Verdict};
 use crate::flow::FlowInput;
 use crate::id::{NetworkId, PortId};
 use crate::paths::{Paths, UNKNOWN};
-use crate::tables::{MssClamp, Tables};
+use crate::tables::{MssClamp, PortKind, Tables, TunnelEnd};
+use crate::tunnel::{OUTER_V4_BYTES, OUTER_V6_BYTES};
 use crate::wire::{ipv4, ipv6, protocol, tcp};
 
 /// Knows what was learnt of paths.
@@ -28,8 +33,10 @@ impl Stage for Mtu {
     const NAME: &'static str = "mtu";
 
     fn decide(&mut self, input: &FlowInput, decision: &mut Decision, cx: &Cx) -> Verdict {
-        let destination = decision.destination_of(input).address;
-        decision.paths = self.paths_between(destination, input.source);
+        let port = |hop: Option<NextHop>| hop.map(NextHop::port);
+        let there = (decision.destination_of(input).address, port(decision.forward));
+        let ends = [there, (input.source, port(decision.back))];
+        decision.paths = self.paths_to(ends, cx.tables);
         let [there, back] = decision.paths;
         decision.mtu = link(decision.forward, cx.tables).min(there);
         decision.mtu_back = link(decision.back, cx.tables).min(back);
@@ -41,13 +48,61 @@ impl Stage for Mtu {
 }
 
 impl Mtu {
-    /// What is known of the paths of both directions of a flow, to its destination as packets leave
-    /// and to the source of its first packet.
-    pub(crate) fn paths_between(&self, destination: IpAddr, source: IpAddr) -> [u16; 2] {
-        match self.paths.is_empty() {
-            true => [UNKNOWN; 2],
-            false => [destination, source].map(|end| self.paths.mtu_to(end)),
+    /// What is known of the paths to these ends, each by a port: those of both directions of a
+    /// flow, to its destination as packets leave and to the source of its first packet.
+    pub(crate) fn paths_to(
+        &self,
+        ends: [(IpAddr, Option<PortId>); 2],
+        tables: &Tables,
+    ) -> [u16; 2] {
+        if self.paths.is_empty() {
+            return [UNKNOWN; 2];
         }
+        ends.map(|(end, port)| {
+            let tunnels = port.map_or(UNKNOWN, |port| self.tunnels_by(port, tables));
+            self.paths.mtu_to(end).min(tunnels)
+        })
+    }
+
+    /// The largest packet that goes into every tunnel that a packet by this port may take, as far
+    /// as is known of the paths to their far ends; else [`UNKNOWN`]. Bounds no other port.
+    pub(crate) fn tunnels_by(&self, port: PortId, tables: &Tables) -> u16 {
+        if self.paths.is_empty() {
+            return UNKNOWN;
+        }
+        let Some(end) = tunnel_end(port, tables) else { return UNKNOWN };
+        match end {
+            TunnelEnd::Vtep(vtep) => self.inside(*vtep),
+            TunnelEnd::Trunk(tunnels) => {
+                let ends = tunnels.iter().filter_map(|&tunnel| tunnel_end(tunnel, tables));
+                let inside = ends.filter_map(|end| match end {
+                    TunnelEnd::Vtep(vtep) => Some(self.inside(*vtep)),
+                    TunnelEnd::Trunk(_) => None,
+                });
+                inside.min().unwrap_or(UNKNOWN)
+            }
+        }
+    }
+
+    /// What the path to a tunnel's far end leaves inside of the outer header.
+    fn inside(&self, vtep: IpAddr) -> u16 {
+        let outer_bytes = match vtep {
+            IpAddr::V4(_) => OUTER_V4_BYTES,
+            IpAddr::V6(_) => OUTER_V6_BYTES,
+        };
+        // As much as the outer Ethernet header, which is no part of the path's MTU, is the inner
+        // one, which is carried: 50 bytes with IPv4, 70 with IPv6.
+        match self.paths.mtu_to(vtep) {
+            UNKNOWN => UNKNOWN,
+            mtu => mtu.saturating_sub(outer_bytes as u16),
+        }
+    }
+}
+
+fn tunnel_end(port: PortId, tables: &Tables) -> Option<&TunnelEnd> {
+    match &tables.port(port)?.kind {
+        PortKind::Tunnel(tunnel) => Some(&tunnel.end),
+        PortKind::Endpoint(_) | PortKind::Uplink(_) => None,
     }
 }
 
@@ -94,4 +149,57 @@ fn target(decision: &Decision) -> NetworkId {
 /// How a network wants it; outside of all networks nobody asks for anything.
 fn clamp_of(network: NetworkId, tables: &Tables) -> MssClamp {
     tables.network(network).map_or(MssClamp::Off, |network| network.mss_clamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::tables;
+    use super::*;
+    use crate::id::UplinkId;
+    use crate::tables::{PortTable, Tunnel, Vni};
+    use crate::time::Tick;
+    use std::sync::Arc;
+
+    const V4_END: &str = "192.0.2.11";
+    const V6_END: &str = "2001:db8::11";
+
+    /// A trunk and its two tunnels.
+    fn with_tunnels() -> (Tables, [PortId; 3]) {
+        let mut tables = tables();
+        let first = tables.ports.len() as u16;
+        let ids = [0, 1, 2].map(|number| PortId(first + number));
+        let vtep = |end: &str| TunnelEnd::Vtep(end.parse().unwrap());
+        let ends = [TunnelEnd::Trunk(vec![ids[1], ids[2]]), vtep(V4_END), vtep(V6_END)];
+        for (id, end) in ids.into_iter().zip(ends) {
+            let kind = PortKind::Tunnel(Tunnel {
+                network: NetworkId(0),
+                vni: Vni(1),
+                udp_port: 4_789,
+                uplink: UplinkId(0),
+                local: "192.0.2.10".parse().unwrap(),
+                end,
+            });
+            let port = PortTable { epoch: 1, id, name: String::new(), kind, mtu: 1_450 };
+            tables.ports.push(Some(Arc::new(port)));
+        }
+        (tables, ids)
+    }
+
+    #[test]
+    fn the_path_to_a_tunnels_end_bounds_what_goes_in_by_it_and_by_the_trunk() {
+        let (tables, [trunk, to_v4, to_v6]) = with_tunnels();
+        let mut mtu = Mtu { paths: Paths::new(8, 1) };
+        let by = |mtu: &Mtu| [trunk, to_v4, to_v6].map(|port| mtu.tunnels_by(port, &tables));
+        assert_eq!(by(&mtu), [UNKNOWN; 3]);
+        mtu.paths.learn(V4_END.parse().unwrap(), 1_400, Tick(0));
+        assert_eq!(by(&mtu), [1_350, 1_350, UNKNOWN]);
+        mtu.paths.learn(V6_END.parse().unwrap(), 1_300, Tick(0));
+        assert_eq!(by(&mtu), [1_230, 1_350, 1_230]);
+        assert_eq!(mtu.tunnels_by(PortId(1), &tables), UNKNOWN, "an endpoint's is no tunnel");
+        let end = "10.1.0.77".parse().unwrap();
+        let paths = mtu.paths_to([(end, Some(trunk)), (end, Some(PortId(1)))], &tables);
+        assert_eq!(paths, [1_230, UNKNOWN]);
+        let vtep = V4_END.parse().unwrap();
+        assert_eq!(mtu.paths_to([(vtep, None), (end, None)], &tables), [1_400, UNKNOWN]);
+    }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::announce::{Announcement, Run, announcements_of};
 use crate::id::{MacAddress, NetworkId, PortId};
-use crate::ingress::IngressRule;
+use crate::ingress::{FrameBytes, IngressRule};
 use crate::tables::{PortKind, PortTable, Tables};
 use crate::tunnel::Tunnels;
 
@@ -95,7 +95,7 @@ pub(super) fn is_same<T>(old: Option<&Option<Arc<T>>>, new: &Arc<T>) -> bool {
 fn rules_of(tables: &Tables) -> Arc<[Option<IngressRule>]> {
     let mut frame_bytes = HashMap::new();
     for network in tables.networks.iter().flatten() {
-        frame_bytes.insert(network.id, IngressRule::frame_bytes_max(network, tables));
+        frame_bytes.insert(network.id, FrameBytes::of(network, tables));
     }
     let rule = |index| {
         let of = |network: NetworkId| frame_bytes.get(&network).copied().flatten();

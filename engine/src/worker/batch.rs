@@ -15,6 +15,7 @@ use super::Worker;
 use super::core::Core;
 use super::flows::plain_key;
 use super::lookup::{Alike, Found, Lookup, Lookups, Ports, Way, mark_plain};
+use super::oversize::may_open;
 use crate::counters::DropReason;
 use crate::execute::{Edit, execute_plain, fits_plain};
 use crate::flow::{ActionKind, FlowKey, FlowTable, SideId, V4, V6};
@@ -567,27 +568,12 @@ impl Core {
         if !(rule.anti_spoofing || rule.trunk) || packet.len() > rule.frame_bytes_max {
             return None;
         }
+        // What a SYN announces may have to be lowered: the long way.
+        if rule.unequal_mtus && may_open(packet.window()) {
+            return None;
+        }
         let port = self.frame_port(rule, packet.destination())?;
         (!rule.trunk || !self.tunnels.has(port)).then_some(port)
-    }
-
-    /// A frame inside a network, the long way.
-    fn carry_frame(&mut self, rule: &IngressRule, packet: Packet, frame: (u64, u64)) {
-        let (destination, source) = frame;
-        let is_heard = rule.anti_spoofing || rule.uplink || rule.trunk;
-        if !is_heard && !self.hear(rule, source) {
-            return self.drop(packet, DropReason::StationFlapping);
-        }
-        let fdb = &self.stages.bridge.fdb;
-        let known = fdb.port_of(rule.network, destination, self.generation, self.tick);
-        let between = |port| rule.trunk && self.tunnels.has(port);
-        match known.filter(|&port| port != rule.port && self.cache && !between(port)) {
-            Some(port) => {
-                self.counters.worker.hits.add(1);
-                self.send_bridged(port, packet);
-            }
-            None => self.bridge(packet, destination),
-        }
     }
 
     /// Sends a whole batch at once, without moving a packet, by one port that takes it as it is.

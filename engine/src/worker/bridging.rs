@@ -1,15 +1,15 @@
 //! Frames inside a network, off the short way: learn, decide, flood.
 
 use super::core::Core;
+use super::oversize::Receivers;
 use crate::counters::DropReason;
 use crate::fdb::Heard;
 use crate::flow::FlowInput;
 use crate::hand_over::Message;
 use crate::id::{MacAddress, NetworkId, PortId};
 use crate::ingress::IngressRule;
-use crate::packet::{GsoKind, Offload, Packet};
+use crate::packet::Packet;
 use crate::stage::{NextHop, Verdict};
-use crate::wire::{tcp, udp};
 
 impl Core {
     /// Notes the station that a frame came from, on a port that may have several. False: the frame
@@ -35,6 +35,25 @@ impl Core {
         true
     }
 
+    /// A frame inside a network, the long way.
+    pub(super) fn carry_frame(&mut self, rule: &IngressRule, packet: Packet, frame: (u64, u64)) {
+        let (destination, source) = frame;
+        let is_heard = rule.anti_spoofing || rule.uplink || rule.trunk;
+        if !is_heard && !self.hear(rule, source) {
+            return self.drop(packet, DropReason::StationFlapping);
+        }
+        let fdb = &self.stages.bridge.fdb;
+        let known = fdb.port_of(rule.network, destination, self.generation, self.tick);
+        let between = |port| rule.trunk && self.tunnels.has(port);
+        match known.filter(|&port| port != rule.port && self.cache && !between(port)) {
+            Some(port) => {
+                self.counters.worker.hits.add(1);
+                self.send_bridged(port, packet, Receivers::One);
+            }
+            None => self.bridge(packet, destination),
+        }
+    }
+
     /// A frame whose destination the FDB does not know.
     pub(super) fn bridge(&mut self, packet: Packet, destination: u64) {
         self.counters.worker.misses.add(1);
@@ -54,7 +73,7 @@ impl Core {
                 if member.is_some_and(|network| network.by_mac.contains_key(&mac)) {
                     self.stages.bridge.fdb.keep_member(network, mac, port, generation);
                 }
-                self.send_bridged(port, packet);
+                self.send_bridged(port, packet, Receivers::One);
             }
             (Verdict::Flood, _) => {
                 if !mac.is_group() {
@@ -65,17 +84,6 @@ impl Core {
             (Verdict::Drop(reason), _) => self.drop(packet, reason),
             _ => self.drop(packet, DropReason::NoReceiver),
         }
-    }
-
-    /// Sends a frame inside its network, if it is not too large for the port.
-    #[inline(always)]
-    pub(super) fn send_bridged(&mut self, port: PortId, packet: Packet) {
-        // A bridge cannot fragment nor answer: IEEE 802.1D has it discard.
-        let mtu = self.rule(port).map_or(0, |rule| rule.mtu);
-        if !frame_fits(&packet, mtu) {
-            return self.drop(packet, DropReason::TooBig);
-        }
-        self.send(port, packet);
     }
 
     /// Sends a copy to every other member of the packet's network.
@@ -114,33 +122,14 @@ impl Core {
         for &member in receivers.iter().filter(|&&member| Some(member) != except) {
             if let Some(receiver) = last.replace(member) {
                 match packet.copy(&mut self.frames) {
-                    Some(copy) => self.send_bridged(receiver, copy),
+                    Some(copy) => self.send_bridged(receiver, copy, Receivers::All),
                     None => self.counters.dropped(DropReason::NoFrame).add(1),
                 }
             }
         }
         match last {
-            Some(receiver) => self.send_bridged(receiver, packet),
+            Some(receiver) => self.send_bridged(receiver, packet, Receivers::All),
             None => self.drop(packet, DropReason::NoReceiver),
         }
     }
-}
-
-/// True if a frame is small enough for an MTU: itself, or each segment of a super-frame.
-fn frame_fits(packet: &Packet, mtu: u16) -> bool {
-    let l3 = usize::from(packet.meta.l3);
-    let frame_bytes_max = usize::from(mtu) + l3;
-    if packet.len() <= frame_bytes_max {
-        return true;
-    }
-    let Offload::Gso { kind, segment_bytes, start, .. } = packet.offload() else { return false };
-    let start = usize::from(start);
-    let transport_bytes = match kind {
-        GsoKind::Udp => udp::HEADER_BYTES,
-        GsoKind::TcpV4 | GsoKind::TcpV6 => match packet.head().get(start + tcp::DATA_OFFSET) {
-            Some(offset) => usize::from(offset >> 4) * 4,
-            None => return false,
-        },
-    };
-    start + transport_bytes + usize::from(segment_bytes) <= frame_bytes_max
 }

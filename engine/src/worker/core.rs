@@ -102,6 +102,8 @@ pub(super) struct Core {
     pub(super) crossing: Vec<Crossing>,
     /// Room for packets that waited and go on; empty between calls.
     pub(super) released: Vec<Packet>,
+    /// Room for pieces of a packet that go into tunnels; empty between calls.
+    pub(super) pieces: Vec<Packet>,
 }
 
 impl Core {

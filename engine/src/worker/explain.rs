@@ -126,7 +126,7 @@ impl Worker {
     fn leaving(&self, input: &FlowInput, v6: bool, hop: Hop, path: u16) -> Option<Leaving> {
         let core = &self.core;
         let rule = core.rule(hop.port())?;
-        let mtu = rule.mtu.min(path);
+        let mtu = rule.mtu.min(path).min(core.stages.mtu.tunnels_by(hop.port(), &core.tables));
         let bytes_max = match (input.is_v6(), v6) {
             (true, false) => mtu.saturating_add(HEADER_GROWTH),
             (false, true) => mtu.saturating_sub(HEADER_GROWTH),

@@ -21,6 +21,7 @@ mod explain;
 mod flows;
 mod fragments;
 mod lookup;
+mod oversize;
 mod paths;
 mod trace;
 mod translated;
@@ -40,6 +41,7 @@ use self::core::{Core, TokenBucket};
 use self::eviction::Sources;
 use self::flows::Flows;
 use self::lookup::Lookups;
+use self::oversize::PIECES_MAX;
 pub use self::trace::{TraceReader, Tracer};
 pub use self::view::{
     FlowFilter, FlowView, NeighbourState, NeighbourView, PLACES_PER_PIECE, PathView, StationView,
@@ -168,9 +170,8 @@ impl Worker {
     /// Builds the worker and allocates everything it will ever need.
     pub fn new(parts: WorkerParts) -> Worker {
         let WorkerParts { id, frames, counters, rings, tables, seed, cache, now } = parts;
-        let limits = tables.limits.clone();
+        let (limits, worker_count) = (tables.limits.clone(), rings.worker_count());
         let adoption = Arc::new(Adoption::new(tables.clone(), None));
-        let worker_count = rings.worker_count();
         let share = |total| share_of(total, worker_count);
         let (tick, ports) = (now.tick(), tables.ports.len());
         let counted = port_room(ports);
@@ -204,6 +205,7 @@ impl Worker {
             now,
             tick,
             released: Vec::with_capacity(HELD_MAX),
+            pieces: Vec::with_capacity(PIECES_MAX),
             crossing: Vec::with_capacity(share(limits.fragments_held) + 1),
             translated: 0,
             generation: tables.generation as u32,

@@ -14,7 +14,7 @@ use crate::flow::{Cold, FlowId, Segment, SideId, TcpState};
 use crate::hand_over::Message;
 use crate::mss;
 use crate::packet::{Notes, Packet};
-use crate::paths::{Learnt, believed};
+use crate::paths::{Learnt, UNKNOWN, believed};
 use crate::quote::Quote;
 use crate::wire::{header_at, icmp, ipv4, ipv6, protocol, tcp, u16_at, u32_at};
 
@@ -23,9 +23,15 @@ use std::net::IpAddr;
 impl<F: Edit> Flows<F> {
     /// What is known of the paths of a flow's directions now.
     pub(super) fn paths_of(&self, core: &Core, flow: FlowId, cold: &Cold) -> [u16; 2] {
-        let addresses = self.table.side(flow.original()).action().addresses;
-        let destination = F::unpack(F::loaded(addresses)).1.to_canonical();
-        core.stages.mtu.paths_between(destination, cold.input.source)
+        if core.stages.mtu.paths.is_empty() {
+            return [UNKNOWN; 2];
+        }
+        let actions = [flow.original(), flow.reply()].map(|side| self.table.side(side).action());
+        let destination = F::unpack(F::loaded(actions[0].addresses)).1.to_canonical();
+        let port = |id| core.neighbours.get(id).map(|adjacency| adjacency.port);
+        let [there, back] = actions.map(|action| port(action.adjacency));
+        let ends = [(destination, there), (cold.input.source, back)];
+        core.stages.mtu.paths_to(ends, &core.tables)
     }
 
     /// Lowers the segment size that a SYN of this flow announces, if it is more than it may be.
@@ -96,8 +102,9 @@ fn claim(error: &Packet, quote: &Quote) -> Option<(u32, u16)> {
 }
 
 impl Core {
-    /// Learns how large packets to a destination may be, and tells the other workers.
-    fn learn_path(&mut self, destination: IpAddr, mtu: u16) {
+    /// Learns how large packets to a destination may be, and tells the other workers. Also of a
+    /// tunnel's far end, from an error about an outer packet: then it bounds what goes in.
+    pub(super) fn learn_path(&mut self, destination: IpAddr, mtu: u16) {
         if self.note_path(destination, mtu) != Learnt::Nothing {
             self.counters.worker.paths_learnt.add(1);
             self.tell(|| Message::PathMtu { destination, mtu });

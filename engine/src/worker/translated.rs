@@ -194,11 +194,20 @@ impl<F: Edit> Flows<F> {
 impl Core {
     /// Sends a packet that is too large for its port and may be cut, super-frames included.
     pub(super) fn send_in_pieces(&mut self, port: PortId, packet: Packet, mtu: u16) {
-        let Core { egress, frames, counters, .. } = self;
-        let mut result = Ok(());
+        let Core { egress, frames, counters, pieces, .. } = self;
+        let (mut result, has_device) = (Ok(()), egress.has(port));
         let mut split = |packet: Packet, frames: &mut crate::frame::FramePool| {
             let mut send = |piece: Packet, frames: &mut crate::frame::FramePool| {
-                egress.send(port, piece, frames, counters);
+                if has_device {
+                    return egress.send(port, piece, frames, counters);
+                }
+                match pieces.len() < pieces.capacity() {
+                    true => pieces.push(piece),
+                    false => {
+                        counters.dropped(DropReason::NoFrame).add(1);
+                        piece.recycle(frames);
+                    }
+                }
             };
             let split = fragmentation::split(packet, mtu, frames, &mut send);
             if split.is_err() {
@@ -215,6 +224,12 @@ impl Core {
         counters.worker.fragmented.add(1);
         if let Err(reason) = cut.and(result) {
             counters.dropped(reason).add(1);
+        }
+        if !has_device {
+            // Into a tunnel each goes by itself. The vector's memory is kept.
+            let mut pieces = std::mem::take(&mut self.pieces);
+            pieces.drain(..).for_each(|piece| self.send(port, piece));
+            self.pieces = pieces;
         }
     }
 

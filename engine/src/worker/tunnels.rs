@@ -202,7 +202,8 @@ impl Core {
         self.drop(packet, DropReason::NoReceiver);
     }
 
-    fn send_in_tunnel(&mut self, tunnel: PortId, mut packet: Packet) {
+    fn send_in_tunnel(&mut self, tunnel: PortId, packet: Packet) {
+        let Some(mut packet) = self.fit_into_tunnel(tunnel, packet) else { return };
         let Some(Way::Outer(outer)) = self.tunnels.way(tunnel) else {
             return self.drop(packet, DropReason::NoRoute);
         };

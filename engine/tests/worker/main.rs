@@ -37,4 +37,5 @@ mod super_frames;
 mod tcp;
 mod trace;
 mod translated;
+mod unequal;
 mod views;

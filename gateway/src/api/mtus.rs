@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use engine::tables::{GatewayMode, MssClamp, Network, PortKind, PortTable, Tables};
+use engine::tables::{GatewayMode, MssClamp, Network, PortKind, PortTable, Tables, TunnelEnd};
 use engine::worker::PathView;
 
 use super::answer::Refusal;
@@ -39,7 +39,7 @@ pub(super) async fn mtus(
         }
     }
     let mut all = links(&state.tables);
-    all.extend(known.into_values().map(learnt));
+    all.extend(known.into_values().map(|path| learnt(&state.tables, path)));
     query.page(state.tables.generation, &all, Clone::clone)
 }
 
@@ -53,7 +53,10 @@ fn links(tables: &Tables) -> Vec<model::Mtu> {
         let own = (port.mtu, format!("own link ({})", port.name));
         let members = others(tables, network, |member| member.id != port.id);
         if let Some(smallest) = smallest(members) {
-            all.push(row(from, "own network".into(), &own, link(smallest), None));
+            // Inside a network only what does not fit is looked at.
+            let is_clamped = smallest.mtu < port.mtu && network.mss_clamp == MssClamp::Auto;
+            let clamp = is_clamped.then_some(MssClamp::Auto);
+            all.push(row(from, "own network".into(), &own, link(smallest), clamp));
         }
         if network.internal {
             continue;
@@ -93,7 +96,7 @@ fn link(port: &PortTable) -> (u16, String) {
     (port.mtu, format!("link {}", port.name))
 }
 
-/// `clamp`: of the endpoint's network, where TCP is routed; a frame inside a network is not edited.
+/// `clamp`: of the endpoint's network, where TCP is edited.
 fn row(
     (endpoint, network): (&str, &str),
     to: String,
@@ -120,13 +123,24 @@ fn row(
     }
 }
 
-fn learnt(path: PathView) -> model::Mtu {
+fn learnt(tables: &Tables, path: PathView) -> model::Mtu {
+    let to = path.destination;
+    let is_tunnel = tables.ports.iter().flatten().any(|port| match &port.kind {
+        PortKind::Tunnel(tunnel) => tunnel.end == TunnelEnd::Vtep(to),
+        PortKind::Endpoint(_) | PortKind::Uplink(_) => false,
+    });
+    let mut limited_by = "path, learnt from ICMP".to_owned();
+    if is_tunnel {
+        // The headers of VXLAN, inner Ethernet included.
+        let inside = path.mtu.saturating_sub(if to.is_ipv6() { 70 } else { 50 });
+        limited_by.push_str(&format!("; {inside} inside of the tunnel"));
+    }
     model::Mtu {
         endpoint: None,
         network: None,
-        to: path.destination.to_string(),
+        to: to.to_string(),
         mtu_bytes: path.mtu,
-        limited_by: "path, learnt from ICMP".to_owned(),
+        limited_by,
         mss_clamp: None,
         age_s: Some(seconds(path.age)),
     }

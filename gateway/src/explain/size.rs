@@ -1,8 +1,8 @@
 //! Whether a packet of so many bytes fits its way out, and what becomes of it if not.
 //!
 //! One MTU decides: that of the port by which it leaves. The one hard constraint: the verdict is
-//! the engine's: IPv4 without DF is cut into fragments, everything else that is routed is answered
-//! with the MTU, and a frame inside a network dies in silence.
+//! the engine's: IPv4 without DF is cut into fragments, everything else is answered with the MTU,
+//! inside a network too; only what goes to a group dies in silence.
 
 use engine::DropReason;
 use engine::explain::Leaving;
@@ -33,17 +33,18 @@ pub(super) fn judge(names: Names<'_>, asked: &Asked, leaving: &Leaving) -> Size 
         return Size { pieces: 1, refused: None, why: format!("{bytes} bytes fit: {what}") };
     }
     let why = |what_happens: String| format!("{bytes} bytes are too many: {what}. {what_happens}");
-    if asked.input.path != Path::Routed {
-        let why = why("A bridge cannot tell the sender".to_owned());
-        return Size { pieces: 0, refused: Some((DropReason::TooBig, None)), why };
-    }
-    if asked.input.is_v6() || !asked.may_fragment {
-        let kind = match asked.input.is_v6() {
-            true => "packet too big",
-            false => "fragmentation needed",
-        };
+    let (is_v6, to_group) = match asked.input.path {
+        Path::Routed => (asked.input.is_v6(), false),
+        Path::Bridged(mac) => (asked.source.0.is_ipv6(), mac.is_group()),
+    };
+    if is_v6 || !asked.may_fragment {
+        if to_group {
+            let why = why("To a group, and nobody is told".to_owned());
+            return Size { pieces: 0, refused: Some((DropReason::TooBig, None)), why };
+        }
+        let kind = if is_v6 { "packet too big" } else { "fragmentation needed" };
         let answer = format!("icmp {kind}, next-hop MTU {limit}");
-        let why = why(match asked.input.is_v6() {
+        let why = why(match is_v6 {
             true => format!("The sender is told {limit}"),
             false => format!("It has DF: the sender is told {limit}"),
         });

@@ -303,10 +303,14 @@ fn a_packet_that_is_too_large_is_cut_or_told_the_mtu_or_dies() {
     assert_eq!((told.verdict.as_str(), told.leaves.unwrap().fragments), ("forward", Some(2)));
     asked.size = Some(20 + 2 * 1_376 + 1);
     assert_eq!(under(CONFIG, &asked).leaves.unwrap().fragments, Some(3));
+    // Inside its network it is the same.
     asked.to = "10.1.0.11:53/udp".to_owned();
     let told = under(CONFIG, &asked);
-    dies(&told, "too_big");
-    assert_eq!(told.answer, None);
+    assert_eq!((told.verdict.as_str(), told.leaves.unwrap().fragments), ("forward", Some(3)));
+    asked.no_df = false;
+    let told = under(CONFIG, &asked);
+    dies(&told, "too_big_icmp_sent");
+    assert!(told.answer.unwrap().contains("next-hop MTU"));
 }
 
 #[test]

@@ -160,7 +160,8 @@ impl Gateway {
             let (commands, receiver) = unbounded();
             let worker = WorkerParts {
                 id,
-                frames: FramePool::new(chunks.next(), tails.next(), self.balancer.clone()),
+                frames: FramePool::new(chunks.next(), tails.next(), self.balancer.clone())
+                    .with_copier(drivers::copier()),
                 counters: counters.clone(),
                 rings,
                 tables: self.tables.clone(),
