@@ -309,6 +309,7 @@ impl Text {
         for one in &config.outside.statics {
             self.line("\n[[nat.static]]");
             self.set_text("inside", one.inside);
+            self.set_text("network", &one.network);
             self.set_text("outside", one.outside);
         }
     }

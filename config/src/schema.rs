@@ -477,6 +477,8 @@ pub(crate) struct Nat {
 pub(crate) struct StaticNat {
     /// An address that an endpoint has by the key `ip` or `ip6`.
     pub(crate) inside: Field<Address>,
+    /// The network that `inside` is in, where several have that address.
+    pub(crate) network: Field<String>,
     /// One of an uplink's own addresses, which nothing else leaves as.
     pub(crate) outside: Field<Address>,
 }

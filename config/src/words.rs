@@ -66,3 +66,9 @@ pub(crate) fn of<T: PartialEq>(words: Words<T>, meaning: &T) -> &'static str {
     let found = words.iter().find(|(_, known)| known.as_ref() == Some(meaning));
     found.map(|(word, _)| *word).expect("every meaning has its word")
 }
+
+/// The meaning of a word, if it is one.
+pub(crate) fn meaning<T: Copy>(words: Words<T>, word: Option<&String>) -> Option<T> {
+    let found = words.iter().find(|(known, _)| word.is_some_and(|word| word == known));
+    found.and_then(|(_, meaning)| *meaning)
+}

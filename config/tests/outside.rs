@@ -75,5 +75,5 @@ fn outside_addresses_compile_to_what_the_engine_looks_up() {
     let one = nat.statics.by_outside(address("192.0.2.12")).unwrap();
     assert_eq!(one.inside, address("10.1.0.10"));
     assert_eq!(tables.port(one.port).unwrap().name, "web/front");
-    assert_eq!(nat.statics.by_inside(one.inside), Some(one));
+    assert_eq!(nat.statics.by_inside(one.network, one.inside), Some(one));
 }

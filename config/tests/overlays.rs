@@ -211,3 +211,96 @@ fn whatever_is_not_clear_is_refused() {
         assert_eq!(found[0].message, format!("{vni} is out of bounds: 1 to 16777215"));
     }
 }
+
+/// A second overlay with the first one's subnet.
+fn twin(keys: &str) -> String {
+    format!(
+        "peers = [\"192.0.2.11\"]\n[network.twin]\ndriver = \"overlay\"\nsubnet = \"10.9.0.0/24\"\n\
+         peers = [\"192.0.2.11\"]\n{keys}"
+    )
+}
+
+#[test]
+fn overlays_with_other_identifiers_may_have_the_same_subnet() {
+    let config = parse(&twin("vni = 4098\n"));
+    let tables = compile(&config, None);
+    assert_eq!(tables.networks.len(), 2);
+    parse(&twin("vni = 4097\nport = 4790\n"));
+    parse(&twin("vni = 4098\nmode = \"routed\"\n"));
+    // Beside a bridge, and as a part of another's subnet.
+    parse("peers = [\"192.0.2.11\"]\n[network.near]\nsubnet = \"10.9.0.0/25\"\n");
+    let overlap = |network: &str| {
+        format!(
+            "network.{network}.subnet: 10.9.0.0/24 overlaps 10.9.0.0/24 of network mesh, line 9"
+        )
+    };
+    let same = refusals(&twin("vni = 4097\n"));
+    assert!(same.contains(&overlap("twin")), "{same:?}");
+    // From elsewhere both would be meant.
+    let both = format!("mode = \"routed\"\n{}", twin("vni = 4098\nmode = \"nat-unprotected\"\n"));
+    assert_eq!(refusals(&both), [overlap("twin")]);
+    let both = "[endpoint.web]\nattach = { netns = \"web\" }\n\
+                network = [{ name = \"mesh\" }, { name = \"twin\" }]\n";
+    let found = refusals(&(twin("vni = 4098\n") + both));
+    assert!(
+        found[0].ends_with("endpoint web is in mesh and twin, whose subnets overlap"),
+        "{found:?}"
+    );
+    let uplink = START.replace("10.9.0.0/24", "192.0.2.0/25") + "peers = [\"192.0.2.200\"]\n";
+    assert!(Config::parse("x.toml", &uplink).is_err(), "an uplink's link is not shared");
+}
+
+#[test]
+fn routed_overlays_share_an_identifier() {
+    let route = |subnet: &str, host: &str| {
+        format!(
+            "gateway_mac = \"70:b3:d5:80:00:01\"\nroute = [{{ subnet = \"{subnet}\", \
+             vtep_ip = \"44.128.0.2\", vtep_mac = \"70:b3:d5:80:00:02\", host = \"{host}\" }}]\n"
+        )
+    };
+    let other = "[network.other]\ndriver = \"overlay\"\nvni = 4097\nsubnet = \"10.8.0.0/24\"\n";
+    let one = route("9.1.0.0/16", "192.0.2.11");
+    let two = one.clone() + other + &route("9.2.0.0/16", "192.0.2.11");
+    assert_eq!(parse(&two).networks.len(), 2);
+    let macs = two.replacen("80:00:01", "80:00:07", 1);
+    assert_eq!(
+        refusals(&macs),
+        ["network.other: network mesh has vni 4097 too, and the MAC address 70:b3:d5:80:00:07"]
+    );
+    let elsewhere = one + other + &route("9.1.0.0/16", "192.0.2.12");
+    assert_eq!(
+        refusals(&elsewhere),
+        ["network.other: 9.1.0.0/16 is behind 192.0.2.11 already, by network mesh"]
+    );
+}
+
+#[test]
+fn a_static_translation_says_whose_address_it_is_for() {
+    let member = |name: &str, network: &str| {
+        format!(
+            "[endpoint.{name}]\nattach = {{ netns = \"{name}\" }}\n\
+             network = [{{ name = \"{network}\", ip = \"10.9.0.10\" }}]\n"
+        )
+    };
+    let start = START.replace("\"192.0.2.10/24\"", "\"192.0.2.10/24\", \"192.0.2.12/24\"");
+    let both = member("one", "mesh") + &member("two", "twin");
+    let text = |network: &str| {
+        format!(
+            "{start}{}{both}[[nat.static]]\ninside = \"10.9.0.10\"\n\
+             outside = \"192.0.2.12\"\n{network}",
+            twin("vni = 4098\n")
+        )
+    };
+    let found = Config::parse("x.toml", &text("")).unwrap_err();
+    assert_eq!(found[0].message, "10.9.0.10 is in mesh and in twin: say which by network");
+    let config = Config::parse("x.toml", &text("network = \"twin\"\n")).unwrap();
+    let again = Config::parse("y.toml", &config.to_toml()).unwrap();
+    assert_eq!(again.outside, config.outside);
+    let tables = compile(&config, None);
+    let one = tables.nat.statics.by_outside(ip("192.0.2.12")).unwrap();
+    assert_eq!(tables.port(one.port).unwrap().name, "two/twin");
+    let twin = config.network("twin").unwrap().id;
+    let mesh = config.network("mesh").unwrap().id;
+    assert!(tables.nat.statics.by_inside(mesh, ip("10.9.0.10")).is_none());
+    assert_eq!(tables.nat.statics.by_inside(twin, ip("10.9.0.10")), Some(one));
+}

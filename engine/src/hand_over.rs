@@ -31,6 +31,8 @@ pub enum Message {
     },
     /// Packets to a destination may not be larger than this: an ICMP error says so.
     PathMtu {
+        /// The network that the destination is in; `NONE`: it is outside.
+        network: NetworkId,
         /// The destination, or the far end of a tunnel.
         destination: IpAddr,
         /// In bytes, IP header included.

@@ -120,7 +120,7 @@ impl Statics {
     pub fn new(list: Vec<StaticNat>) -> Statics {
         let (mut by_outside, mut by_inside) = (list.clone(), list);
         by_outside.sort_by_key(|one| one.outside);
-        by_inside.sort_by_key(|one| one.inside);
+        by_inside.sort_by_key(|one| (one.network, one.inside));
         Statics { by_outside, by_inside }
     }
 
@@ -130,9 +130,10 @@ impl Statics {
         found.ok().map(|index| &self.by_outside[index])
     }
 
-    /// The translation that an inside address is of.
-    pub fn by_inside(&self, address: IpAddr) -> Option<&StaticNat> {
-        let found = self.by_inside.binary_search_by_key(&address, |one| one.inside);
+    /// The translation that an inside address is of, which is one of a network's.
+    pub fn by_inside(&self, network: NetworkId, address: IpAddr) -> Option<&StaticNat> {
+        let wanted = (network, address);
+        let found = self.by_inside.binary_search_by_key(&wanted, |one| (one.network, one.inside));
         found.ok().map(|index| &self.by_inside[index])
     }
 }

@@ -8,13 +8,15 @@
 //! below which it is taken for a lie. The one hard constraint: a fixed number of destinations; the
 //! one that was learnt first makes room.
 //!
-//! A destination is an address as the packet leaves with it. The far end of a tunnel is one as
-//! well: what is learnt of it bounds what goes into the tunnel.
+//! A destination is an address as the packet leaves with it, in a network or outside of all: two
+//! networks may have the same. The far end of a tunnel is one as well: what is learnt of it bounds
+//! what goes into the tunnel.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::flow::{Index, mix, seed_for};
+use crate::id::NetworkId;
 use crate::time::Tick;
 
 /// RFC 1191 section 6.3 and RFC 8201 section 4: a larger packet is tried again after 10 minutes.
@@ -49,6 +51,20 @@ pub(crate) fn believed(claimed: u32, quoted_bytes: u16, is_v6: bool) -> Option<u
     }
 }
 
+/// Where a path ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    /// The network that the address is in; `NONE`: it is outside.
+    pub(crate) network: NetworkId,
+    pub(crate) address: IpAddr,
+}
+
+impl From<IpAddr> for End {
+    fn from(address: IpAddr) -> End {
+        End { network: NetworkId::NONE, address }
+    }
+}
+
 /// What became of a fact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Learnt {
@@ -63,7 +79,7 @@ pub(crate) enum Learnt {
 /// A destination of which something is known.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Path {
-    pub(crate) destination: IpAddr,
+    pub(crate) destination: End,
     pub(crate) mtu: u16,
     pub(crate) learnt: Tick,
 }
@@ -103,15 +119,17 @@ impl Paths {
     }
 
     /// The largest packet that reaches a destination, as far as is known; else [`UNKNOWN`].
-    pub(crate) fn mtu_to(&self, destination: IpAddr) -> u16 {
+    pub(crate) fn mtu_to(&self, destination: impl Into<End>) -> u16 {
         if self.is_empty() {
             return UNKNOWN;
         }
-        self.find(destination).and_then(|place| self.places[place]).map_or(UNKNOWN, |path| path.mtu)
+        let found = self.find(destination.into()).and_then(|place| self.places[place]);
+        found.map_or(UNKNOWN, |path| path.mtu)
     }
 
     /// Learns that packets to a destination may be this large.
-    pub(crate) fn learn(&mut self, destination: IpAddr, mtu: u16, now: Tick) -> Learnt {
+    pub(crate) fn learn(&mut self, destination: impl Into<End>, mtu: u16, now: Tick) -> Learnt {
+        let destination = destination.into();
         if let Some(path) = self.find(destination).and_then(|place| self.places[place].as_mut()) {
             if mtu > path.mtu {
                 return Learnt::Nothing;
@@ -173,7 +191,7 @@ impl Paths {
         }
     }
 
-    fn find(&self, destination: IpAddr) -> Option<usize> {
+    fn find(&self, destination: End) -> Option<usize> {
         let is_it = |place: u32| {
             let path = self.places.get(place as usize).copied().flatten();
             path.is_some_and(|path| path.destination == destination)
@@ -181,12 +199,13 @@ impl Paths {
         self.index.find(self.hash(destination), is_it).map(|place| place as usize)
     }
 
-    fn hash(&self, destination: IpAddr) -> u64 {
-        let bits = match destination {
+    fn hash(&self, End { network, address }: End) -> u64 {
+        let bits = match address {
             IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
             IpAddr::V6(v6) => v6.to_bits(),
         };
-        mix(mix(self.seed, bits as u64), (bits >> 64) as u64)
+        let network = u64::from(network.0);
+        mix(mix(self.seed ^ network, bits as u64), (bits >> 64) as u64)
     }
 }
 
@@ -243,12 +262,22 @@ mod tests {
         let mut next = Some(0);
         while let Some(from) = next {
             next = paths.view(from, 2, |path| {
-                seen.push(path.destination);
+                seen.push(path.destination.address);
                 true
             });
         }
         seen.sort();
         assert_eq!(seen, [2, 3, 4].map(address));
+    }
+
+    #[test]
+    fn one_address_in_two_networks_is_two_destinations() {
+        let mut paths = Paths::new(4, 1);
+        let end = |network| End { network: NetworkId(network), address: address(7) };
+        paths.learn(end(1), 1_300, Tick(0));
+        paths.learn(end(2), 1_400, Tick(0));
+        let known = [1, 2, 3].map(|network| paths.mtu_to(end(network)));
+        assert_eq!((known, paths.mtu_to(address(7))), ([1_300, 1_400, UNKNOWN], UNKNOWN));
     }
 
     proptest! {

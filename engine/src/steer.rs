@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use crate::flow::{FlowInput, Path, mix, seed_for};
 use crate::id::{NetworkId, WorkerId};
 use crate::stage::{Socket, has_ports};
-use crate::tables::Tables;
+use crate::tables::{Network, Tables};
 
 /// The worker that owns the flow of a packet with this input.
 pub(crate) fn home(input: &FlowInput, tables: &Tables, worker_count: usize, seed: u64) -> WorkerId {
@@ -50,17 +50,17 @@ pub(crate) fn home(input: &FlowInput, tables: &Tables, worker_count: usize, seed
     if turns {
         return by_port(source.port);
     }
-    let keeps_port = |inside: Socket| {
-        statics.by_inside(inside.address).is_some()
-            || publish.outward(inside.address, protocol, inside.port).is_some()
+    let keeps_port = |network: NetworkId, inside: Socket| {
+        statics.by_inside(network, inside.address).is_some()
+            || publish.outward(network, inside.address, protocol, inside.port).is_some()
     };
-    if keeps_port(source) {
+    if keeps_port(input.network, source) {
         return hash(destination);
     }
-    let target = tables.network_with_subnet_of(destination.address);
+    let target = tables.network_towards(input.network, destination.address);
     let from_outside = input.network == NetworkId::NONE;
-    if from_outside && target.is_some_and(|network| network.masquerade) && !keeps_port(destination)
-    {
+    let takes_a_port = |own: &Network| own.masquerade && !keeps_port(own.id, destination);
+    if from_outside && target.is_some_and(takes_a_port) {
         // Straight to an endpoint: its replies look like what it sends to the outside.
         return by_port(destination.port);
     }

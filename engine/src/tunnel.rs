@@ -34,6 +34,8 @@ pub(crate) struct Origin {
     pub(crate) tunnel: PortId,
     pub(crate) trunk: PortId,
     pub(crate) network: NetworkId,
+    /// Other networks have this sender too: addresses tell which one it is ([`Tunnels::sharers`]).
+    pub(crate) is_shared: bool,
 }
 
 /// The outer header of a tunnel.
@@ -62,6 +64,8 @@ pub(crate) enum Way {
 #[derive(Debug, Default)]
 pub(crate) struct Tunnels {
     senders: TableMap<Sender, Origin>,
+    /// All networks of a sender that has several, by the tunnel of the first.
+    sharers: TableMap<PortId, Vec<Origin>>,
     vnis: TableMap<(Vni, u16), ()>,
     udp_ports: Vec<u16>,
     locals_v4: Vec<u32>,
@@ -87,12 +91,13 @@ impl Tunnels {
             TunnelEnd::Trunk(all) => Some(Way::Trunk(tunnel.network, all.clone())),
             TunnelEnd::Vtep(vtep) => {
                 let sender = Sender { vtep: *vtep, vni: tunnel.vni, udp_port: tunnel.udp_port };
-                let origin = Origin { tunnel: id, trunk: overlay.trunk, network: tunnel.network };
+                let (trunk, network) = (overlay.trunk, tunnel.network);
+                let origin = Origin { tunnel: id, trunk, network, is_shared: false };
                 self.listen(tunnel.local, tunnel.udp_port);
                 if vtep.is_multicast() {
                     self.listen(*vtep, tunnel.udp_port);
                 } else {
-                    self.senders.insert(sender, origin);
+                    self.add_sender(sender, origin);
                 }
                 self.vnis.insert((tunnel.vni, tunnel.udp_port), ());
                 Outer::of(tunnel, *vtep, tables).map(|outer| Way::Outer(Box::new(outer)))
@@ -102,6 +107,16 @@ impl Tunnels {
             self.ways.resize_with(id.index() + 1, || None);
         }
         self.ways[id.index()] = way;
+    }
+
+    fn add_sender(&mut self, sender: Sender, origin: Origin) {
+        let Some(first) = self.senders.get_mut(&sender) else {
+            self.senders.insert(sender, origin);
+            return;
+        };
+        first.is_shared = true;
+        let all = self.sharers.entry(first.tunnel).or_insert_with(|| vec![*first]);
+        all.push(Origin { is_shared: true, ..origin });
     }
 
     fn listen(&mut self, address: IpAddr, udp_port: u16) {
@@ -137,6 +152,11 @@ impl Tunnels {
     /// The tunnel of a sender.
     pub(crate) fn origin(&self, sender: Sender) -> Option<Origin> {
         self.senders.get(&sender).copied()
+    }
+
+    /// All networks of a sender that has several, by what it is known as.
+    pub(crate) fn sharers(&self, first: Origin) -> &[Origin] {
+        self.sharers.get(&first.tunnel).map_or(&[], Vec::as_slice)
     }
 
     /// True if some network has this identifier at this port.

@@ -7,18 +7,15 @@
 
 mod common;
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::net::IpAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use gateway::netns::{self, Namespace};
-use gateway::traffic::{self, ANSWER_WITHIN, echo_tcp, echo_udp};
+use gateway::traffic::{self, ANSWER_WITHIN, echo_tcp};
 
+use common::tunnels::{PASSES_WITHIN, at, check_all, ip, wait_for_ping};
 use common::{Daemon, PROGRAM, Scratch};
-
-/// Longest wait for the first packet to pass: neighbours have to be found on both links.
-const PASSES_WITHIN: Duration = Duration::from_secs(30);
 
 /// The MAC address of the kernel's own end inside the overlay.
 const FAR_MAC: &str = "02:42:0a:09:00:02";
@@ -48,46 +45,6 @@ attach = { netns = "PREFIXnear", create = true }
 publish = ["8080:80"]
 network = [{ name = "mesh", ip = "10.9.0.10", ip6 = "fd00:9::10" }]
 "#;
-
-/// Runs commands of iproute2 in a namespace, one a line.
-fn ip(namespace: &Path, lines: &str) {
-    for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let run = || Command::new(words[0]).args(&words[1..]).output().unwrap();
-        let output = netns::within(namespace, run).unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{line}: {errors}");
-    }
-}
-
-/// Waits until a ping is answered.
-fn wait_for_ping(from: &Path, to: &str) {
-    let (deadline, to) = (Instant::now() + PASSES_WITHIN, to.parse().unwrap());
-    while let Err(error) = traffic::ping(from, to, Duration::from_millis(500)) {
-        assert!(Instant::now() < deadline, "no answer of {to}: {error}");
-    }
-}
-
-fn at(address: &str, port: u16) -> SocketAddr {
-    SocketAddr::new(address.parse().unwrap(), port)
-}
-
-/// Ping, UDP of each size and TCP both ways between two addresses in their namespaces.
-fn check_all(near: (&Path, &str), far: (&Path, &str), most: usize) {
-    wait_for_ping(near.0, far.1);
-    wait_for_ping(far.0, near.1);
-    let v6 = near.1.contains(':');
-    let headers = if v6 { 48 } else { 28 };
-    let sizes = [1, 100, 1_000, most - headers];
-    for (server, client) in [(near, far), (far, near)] {
-        let (server_at, from) = (at(server.1, 5_300), client.1.parse::<IpAddr>().unwrap());
-        let seen = echo_udp((server.0, server_at), (client.0, server_at), &sizes).unwrap();
-        assert_eq!(seen, from, "nothing is translated");
-        let server_at = at(server.1, 5_301);
-        let seen = echo_tcp((server.0, server_at), (client.0, server_at), 300_000).unwrap();
-        assert_eq!(seen, from);
-    }
-}
 
 /// A daemon with the uplink above in a host of its own, and its kernel as the other end.
 struct World {

@@ -88,7 +88,8 @@ pub(super) fn check_outside(
             report.error(outside_at, format!("{address} is {use_of}"));
             continue;
         }
-        match static_rule(inside, address, &outside, config) {
+        let network = table.network.value().map(String::as_str);
+        match static_rule((inside, network), address, &outside, config) {
             Ok(rule) => outside.statics.push(rule),
             Err(message) => {
                 report.error(inside_at, message);
@@ -132,7 +133,7 @@ fn other_use(address: IpAddr, outside: &Outside, config: &Config) -> Option<&'st
 }
 
 fn static_rule(
-    inside: IpAddr,
+    (inside, wanted): (IpAddr, Option<&str>),
     address: IpAddr,
     outside: &Outside,
     config: &Config,
@@ -140,19 +141,25 @@ fn static_rule(
     if inside.is_ipv6() != address.is_ipv6() {
         return Err(format!("{inside} is not of the family of {address}"));
     }
-    if outside.statics.iter().any(|other| other.inside == inside) {
-        return Err(format!("{inside} has an outside address already"));
-    }
-    let found = config.endpoints.iter().find_map(|endpoint| {
+    let mut found = config.endpoints.iter().filter_map(|endpoint| {
         let has = |own: &&Attachment| {
             own.ipv4_address().map(IpAddr::V4) == Some(inside)
                 || own.ipv6_address().map(IpAddr::V6) == Some(inside)
         };
+        let has = |own: &&Attachment| has(own) && wanted.is_none_or(|name| own.network == name);
         endpoint.attachments.iter().find(has).map(|own| (&endpoint.name, &own.network))
     });
-    let Some((endpoint, network)) = found else {
-        return Err(format!("{inside} is no endpoint's address"));
+    let Some((endpoint, network)) = found.next() else {
+        let place = wanted.map_or(String::new(), |name| format!(" in network {name}"));
+        return Err(format!("{inside} is no endpoint's address{place}"));
     };
+    if let Some((_, other)) = found.next() {
+        return Err(format!("{inside} is in {network} and in {other}: say which by network"));
+    }
+    let is_same = |other: &StaticRule| other.inside == inside && other.network == *network;
+    if outside.statics.iter().any(is_same) {
+        return Err(format!("{inside} has an outside address already"));
+    }
     if config.network(network).is_some_and(|network| network.internal) {
         return Err(format!("{inside} is in {network}, which is internal"));
     }

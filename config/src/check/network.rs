@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::overlay;
 use super::plan::{self, Subnets};
-use super::subnet::{self, Claim};
+use super::subnet::{self, Apart, Claim};
 use super::uplink::{self, Uplinks};
 use super::{entries, flag, macs, mss_clamp, mtu, unknown_name, word};
 use crate::ipam::{self, Pool};
@@ -328,16 +328,31 @@ impl<'d> Checker<'_, 'd> {
                 given.extend(prefix.map(|prefix| (at, prefix)));
             }
         }
+        let apart = Some(self.apart());
         claims.extend(given.iter().map(|&(at, prefix)| Claim {
             prefix,
             at,
             owner: format!("network {}", self.name),
             shared: false,
+            apart,
         }));
         let wanted = self.wanted(&given)?;
         let subnets =
             Subnets { network: self.name, at: self.at, given, wanted, allocated: Vec::new() };
         (subnets.given.len() == fields.len()).then_some(subnets)
+    }
+
+    /// What keeps it apart from networks with the same addresses, before its keys are checked.
+    fn apart(&self) -> Apart {
+        let table = self.table;
+        let driver = words::meaning(words::NETWORK_DRIVER, table.driver.value());
+        let port = table.port.value().map_or(overlay::PORT_DEFAULT.into(), |number| number.0);
+        let wire = || Some((port, table.vni.value()?.0));
+        let mode = words::meaning(words::MODE, table.mode.value()).unwrap_or_default();
+        Apart {
+            wire: (driver == Some(NetworkDriver::Overlay)).then(wire).flatten(),
+            is_open: matches!(mode, GatewayMode::Routed | GatewayMode::NatUnprotected),
+        }
     }
 
     /// The families of which the network is to have a subnet of the pools.

@@ -295,20 +295,21 @@ pub(super) fn check_members(
     place: impl Fn(&str) -> Option<PlaceId>,
     report: &mut Report,
 ) {
-    let mut seen: HashMap<(u16, u32), &str> = HashMap::new();
+    let mut seen: HashMap<(u16, u32), Vec<(&Network, &Overlay)>> = HashMap::new();
     let overlays = || {
         let networks = config.networks.iter().map(|network| &**network);
         networks.filter_map(|network| Some((network, network.overlay.as_ref()?)))
     };
     for (network, overlay) in overlays() {
         let at = place(&network.name).unwrap_or(PlaceId::ROOT);
-        if let Some(other) = seen.insert((overlay.udp_port, overlay.vni), &network.name) {
-            let (vni, port) = (overlay.vni, overlay.udp_port);
-            let message = format!("network {other} has vni {vni} at port {port} already");
-            report.error(at, message);
+        let sharers = seen.entry((overlay.udp_port, overlay.vni)).or_default();
+        for &other in sharers.iter() {
+            check_sharing((network, overlay), other, at, report);
         }
+        sharers.push((network, overlay));
         check_remotes(config, network, overlay, at, report);
     }
+    check_subnets_of_endpoints(config, report);
     let ports: HashSet<u16> = overlays().map(|(_, overlay)| overlay.udp_port).collect();
     for endpoint in &config.endpoints {
         for publish in &endpoint.publish {
@@ -320,6 +321,67 @@ pub(super) fn check_members(
                 let message =
                     format!("endpoint {name} publishes UDP port {port}, which is the tunnels'");
                 report.error(PlaceId::ROOT, message);
+            }
+        }
+    }
+}
+
+/// Networks share an identifier if all of them are routed: whose a packet out of a tunnel is, its
+/// addresses say, by the routes.
+fn check_sharing(
+    (network, overlay): (&Network, &Overlay),
+    (other_network, other): (&Network, &Overlay),
+    at: PlaceId,
+    report: &mut Report,
+) {
+    let (vni, port, name) = (overlay.vni, overlay.udp_port, &other_network.name);
+    let is_routed =
+        |one: &Overlay| one.peers.is_empty() && one.group.is_none() && one.remotes.is_empty();
+    if !is_routed(overlay) || !is_routed(other) {
+        let message = format!("network {name} has vni {vni} at port {port} already");
+        let problem = report.error(at, message);
+        problem.hint("networks share one if all that leads into their tunnels are routes");
+        return;
+    }
+    if network.gateway_mac != other_network.gateway_mac {
+        let mac = other_network.gateway_mac;
+        let message = format!("network {name} has vni {vni} too, and the MAC address {mac}");
+        let problem = report.error(at, message);
+        problem.hint("networks that share a vni have one address in it: give both gateway_mac");
+    }
+    if overlay.uplink != other.uplink {
+        let message = format!("network {name} has vni {vni} too, by uplink {}", other.uplink);
+        report.error(at, message);
+    }
+    for route in &overlay.routes {
+        let same = other.routes.iter().find(|one| one.subnet == route.subnet);
+        if let Some(one) = same.filter(|one| one.host != route.host) {
+            let (subnet, host) = (route.subnet, one.host);
+            report.error(at, format!("{subnet} is behind {host} already, by network {name}"));
+        }
+    }
+}
+
+/// What an endpoint sends leaves by its addresses: those of its networks do not overlap. What no
+/// networks may share has been reported.
+fn check_subnets_of_endpoints(config: &Config, report: &mut Report) {
+    if report.error_count() > 0 {
+        return;
+    }
+    let subnets = |name: &str| config.network(name).map_or(&[][..], |network| &network.subnets);
+    for endpoint in &config.endpoints {
+        for (index, own) in endpoint.attachments.iter().enumerate() {
+            for other in &endpoint.attachments[..index] {
+                let meets = subnets(&own.network).iter().any(|one| {
+                    subnets(&other.network).iter().any(|two| overlap(one.prefix, two.prefix))
+                });
+                if meets {
+                    let (name, network, other) = (&endpoint.name, &own.network, &other.network);
+                    let message = format!(
+                        "endpoint {name} is in {other} and {network}, whose subnets overlap"
+                    );
+                    report.error(PlaceId::ROOT, message);
+                }
             }
         }
     }

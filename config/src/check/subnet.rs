@@ -28,6 +28,26 @@ pub(super) struct Claim {
     pub(super) owner: String,
     /// The owner may claim overlapping prefixes: an uplink with two addresses of one subnet.
     pub(super) shared: bool,
+    /// Of a network: what keeps it apart from others with the same addresses.
+    pub(super) apart: Option<Apart>,
+}
+
+/// What keeps a network apart from others with the same addresses.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Apart {
+    /// UDP port and identifier of an overlay.
+    pub(super) wire: Option<(i64, i64)>,
+    /// Its members are reached at their own addresses from elsewhere.
+    pub(super) is_open: bool,
+}
+
+impl Claim {
+    /// True if both can have the same addresses: another wire, and from elsewhere at most one of
+    /// them is meant.
+    fn may_overlap(&self, other: &Claim) -> bool {
+        let Some((own, other)) = self.apart.zip(other.apart) else { return false };
+        own.wire != other.wire && !(own.is_open && other.is_open)
+    }
 }
 
 /// Checks a prefix that must be one, not an address in it.
@@ -82,8 +102,10 @@ pub(super) fn report_overlaps(claims: &mut [Claim], report: &mut Report) {
         while open.last().is_some_and(|outer| !outer.prefix.contains(&claim.prefix)) {
             open.pop();
         }
-        let foreign =
-            |outer: &&&Claim| !(outer.shared && claim.shared && outer.owner == claim.owner);
+        let foreign = |outer: &&&Claim| {
+            let is_own = outer.shared && claim.shared && outer.owner == claim.owner;
+            !is_own && !outer.may_overlap(claim)
+        };
         if let Some(outer) = open.iter().rev().find(foreign) {
             let (later, earlier) =
                 if claim.at > outer.at { (claim, *outer) } else { (*outer, claim) };

@@ -132,6 +132,7 @@ impl Checker<'_> {
         let host = self.host(is_tap && self.table.netns.is_absent());
         let own = self.addresses(host.as_ref());
         claims.extend(host.iter().flat_map(HostSide::links).map(|prefix| Claim {
+            apart: None,
             prefix,
             at: self.table.link.place().unwrap_or(self.at),
             owner: format!("the link of uplink {} with the host", self.name),
@@ -139,6 +140,7 @@ impl Checker<'_> {
         }));
         let own_links = own.iter().filter(|_| host.as_ref().is_none_or(|host| !host.is_shared));
         claims.extend(own_links.map(|&(at, address)| Claim {
+            apart: None,
             prefix: address.trunc(),
             at,
             owner: format!("uplink {}", self.name),

@@ -226,11 +226,11 @@ impl Judge {
             return Ok(());
         }
         let port = be16(datagram.payload, 2);
-        if self.tables.nat.statics.by_inside(datagram.destination).is_some() {
+        if self.tables.nat.statics.by_inside(network.id, datagram.destination).is_some() {
             return Ok(());
         }
         let publish = &self.tables.publish;
-        match publish.by_target(datagram.destination, datagram.protocol, port) {
+        match publish.by_target(network.id, datagram.destination, datagram.protocol, port) {
             Some(_) => Ok(()),
             None => {
                 let to = datagram.destination;

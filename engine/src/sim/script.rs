@@ -248,9 +248,10 @@ impl Script {
         // Nobody publishes this one.
         entry.question.source.set_port(7_001);
         let port = entry.question.source.port();
-        if topology.tables.publish.by_target(source.1, 17, port).is_some() {
+        let published = |port| topology.is_published(source.1, port);
+        if published(port) {
             entry.question.source.set_port(7);
-            if topology.tables.publish.by_target(source.1, 17, 7).is_some() {
+            if published(7) {
                 return self.masquerade(topology);
             }
         }

@@ -193,6 +193,15 @@ impl Topology {
         ip(if v6 { OWN[2].1 } else { OWN[2].0 })
     }
 
+    /// True if a UDP port of an endpoint's is published.
+    pub(super) fn is_published(&self, address: IpAddr, port: u16) -> bool {
+        let host = self.hosts.iter().position(|host| host.owns(address));
+        let Some(Place::Inside(_, network)) = host.map(|host| self.places[host]) else {
+            return false;
+        };
+        self.tables.publish.by_target(network, address, 17, port).is_some()
+    }
+
     /// As what the outside sees a socket of inside that nothing publishes.
     pub(super) fn seen_outside(&self, inside: SocketAddr) -> Seen {
         let v6 = inside.is_ipv6();

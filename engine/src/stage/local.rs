@@ -28,7 +28,7 @@ impl Stage for Local {
         if !to_own_gateway {
             let on_uplink = cx.tables.uplink_with_address(input.destination).is_some();
             let from_outside = input.network == NetworkId::NONE;
-            let other = cx.tables.network_with_subnet_of(input.destination);
+            let other = cx.tables.network_towards(input.network, input.destination);
             let on_other = other.is_some_and(|other| other.is_gateway(input.destination));
             if !on_uplink && !on_other {
                 return Verdict::Continue;

@@ -195,6 +195,11 @@ impl Parts {
         (now == before).then_some(now)
     }
 
+    /// The network that packets go into; `None`: outside.
+    pub(crate) fn target(&self) -> Option<NetworkId> {
+        self.target.map(|(network, _)| network)
+    }
+
     fn read(
         input: &FlowInput,
         egress: Option<PortId>,

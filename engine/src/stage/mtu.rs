@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use super::{Cx, Decision, NextHop, Stage, Verdict};
 use crate::flow::FlowInput;
 use crate::id::{NetworkId, PortId};
-use crate::paths::{Paths, UNKNOWN};
+use crate::paths::{End, Paths, UNKNOWN};
 use crate::tables::{MssClamp, PortKind, Tables, TunnelEnd};
 use crate::tunnel::{OUTER_V4_BYTES, OUTER_V6_BYTES};
 use crate::wire::{ipv4, ipv6, protocol, tcp};
@@ -34,8 +34,10 @@ impl Stage for Mtu {
 
     fn decide(&mut self, input: &FlowInput, decision: &mut Decision, cx: &Cx) -> Verdict {
         let port = |hop: Option<NextHop>| hop.map(NextHop::port);
-        let there = (decision.destination_of(input).address, port(decision.forward));
-        let ends = [there, (input.source, port(decision.back))];
+        let destination = decision.destination_of(input).address;
+        let there = End { network: target(decision), address: destination };
+        let back = End { network: input.network, address: input.source };
+        let ends = [(there, port(decision.forward)), (back, port(decision.back))];
         decision.paths = self.paths_to(ends, cx.tables);
         let [there, back] = decision.paths;
         decision.mtu = link(decision.forward, cx.tables).min(there);
@@ -50,11 +52,7 @@ impl Stage for Mtu {
 impl Mtu {
     /// What is known of the paths to these ends, each by a port: those of both directions of a
     /// flow, to its destination as packets leave and to the source of its first packet.
-    pub(crate) fn paths_to(
-        &self,
-        ends: [(IpAddr, Option<PortId>); 2],
-        tables: &Tables,
-    ) -> [u16; 2] {
+    pub(crate) fn paths_to(&self, ends: [(End, Option<PortId>); 2], tables: &Tables) -> [u16; 2] {
         if self.paths.is_empty() {
             return [UNKNOWN; 2];
         }
@@ -191,15 +189,16 @@ mod tests {
         let mut mtu = Mtu { paths: Paths::new(8, 1) };
         let by = |mtu: &Mtu| [trunk, to_v4, to_v6].map(|port| mtu.tunnels_by(port, &tables));
         assert_eq!(by(&mtu), [UNKNOWN; 3]);
-        mtu.paths.learn(V4_END.parse().unwrap(), 1_400, Tick(0));
+        mtu.paths.learn(V4_END.parse::<IpAddr>().unwrap(), 1_400, Tick(0));
         assert_eq!(by(&mtu), [1_350, 1_350, UNKNOWN]);
-        mtu.paths.learn(V6_END.parse().unwrap(), 1_300, Tick(0));
+        mtu.paths.learn(V6_END.parse::<IpAddr>().unwrap(), 1_300, Tick(0));
         assert_eq!(by(&mtu), [1_230, 1_350, 1_230]);
         assert_eq!(mtu.tunnels_by(PortId(1), &tables), UNKNOWN, "an endpoint's is no tunnel");
-        let end = "10.1.0.77".parse().unwrap();
+        let at = |text: &str| End::from(text.parse::<IpAddr>().unwrap());
+        let end = at("10.1.0.77");
         let paths = mtu.paths_to([(end, Some(trunk)), (end, Some(PortId(1)))], &tables);
         assert_eq!(paths, [1_230, UNKNOWN]);
-        let vtep = V4_END.parse().unwrap();
+        let vtep = at(V4_END);
         assert_eq!(mtu.paths_to([(vtep, None), (end, None)], &tables), [1_400, UNKNOWN]);
     }
 }

@@ -90,7 +90,7 @@ fn into(input: &FlowInput, decision: &Decision, to: &Network, cx: &Cx) -> Option
     let is_icmp = matches!(input.protocol, protocol::ICMP | protocol::ICMPV6);
     let is_published_there = || {
         let (address, port) = (input.destination, input.destination_port);
-        cx.tables.publish.by_target(address, input.protocol, port).is_some()
+        cx.tables.publish.by_target(to.id, address, input.protocol, port).is_some()
     };
     let open = match to.mode {
         GatewayMode::NatUnprotected => true,
@@ -142,7 +142,9 @@ mod tests {
     use super::*;
     use crate::id::PortId;
     use crate::stage::NextHop;
-    use crate::tables::{Policy as Rules, Rule, RulePorts, RuleSide, Tables};
+    use crate::tables::{
+        Policy as Rules, Publish, PublishEntry, Rule, RulePorts, RuleSide, Tables,
+    };
     use std::sync::Arc;
 
     /// The network of each port of the sample, and the member that is asked for in it.
@@ -180,6 +182,10 @@ mod tests {
         Arc::make_mut(tables.uplinks[0].as_mut().unwrap()).trusted = case.trusted;
         tables.policy = Arc::new(Rules::new(1, rules));
         publish(&mut tables, 5_300, 1, if case.is_open { 53 } else { 54 });
+        let network = NetworkId(case.target.unwrap_or(0));
+        let entries = tables.publish.entries().iter().cloned();
+        let entries = entries.map(|entry| PublishEntry { network, ..entry });
+        tables.publish = Arc::new(Publish::new(2, entries.collect()));
         let member = [PortId(1), PortId(3), PortId(4)];
         let destination = match case.target {
             Some(_) if case.by_host => "192.0.2.10",

@@ -48,7 +48,7 @@ impl Stage for Route {
             decision.target = network_of(port, cx.tables);
             return Verdict::Continue;
         }
-        if let Some(network) = cx.tables.network_with_subnet_of(destination) {
+        if let Some(network) = cx.tables.network_towards(input.network, destination) {
             decision.target = Some(network.id);
             let member = network.by_address.get(&destination).map(|&port| NextHop::Endpoint(port));
             decision.forward = member.or_else(|| beyond(network, destination));

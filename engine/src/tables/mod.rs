@@ -107,19 +107,44 @@ impl Tables {
         uplink.is_some_and(|uplink| uplink.host.is_host(source))
     }
 
-    /// The network one of whose subnets holds this address; else that of the overlay with the most
-    /// specific route to it.
+    /// The network that an address is in, asked from elsewhere: one that has it in a subnet; else
+    /// that of the overlay with the most specific route to it. Subnets of overlays may overlap
+    /// those of others: then it is the one that is reached at its members' own addresses, else the
+    /// one that is no overlay, else that with the lowest id. Who asks from inside a network asks
+    /// [`network_towards`](Self::network_towards).
     pub fn network_with_subnet_of(&self, address: IpAddr) -> Option<&Network> {
         let networks = || self.networks.iter().flatten().map(|network| &**network);
-        let own = networks().find(|network| network.subnet_of(address).is_some());
-        if own.is_some() || !self.has_overlays() {
-            return own;
+        let mut own = networks().filter(|network| network.subnet_of(address).is_some());
+        if !self.has_overlays() {
+            return own.next();
+        }
+        if let Some(own) = own.min_by_key(|network| network.rank_from_elsewhere()) {
+            return Some(own);
         }
         let routed = networks().filter_map(|network| {
-            let route = network.overlay.as_ref()?.routes.to(address)?;
-            Some((route.to.prefix_len(), network))
+            let length = network.overlay.as_ref()?.length_to(address)?;
+            Some((length, network))
         });
         routed.max_by_key(|(length, _)| *length).map(|(_, network)| network)
+    }
+
+    /// The network that an address leads to from this one (from outside: `NONE`). What a network
+    /// has itself counts first, so that others with the same addresses do not mix with it: its
+    /// subnets; then its routes, unless another network, which is reached at its members' own
+    /// addresses, has a more specific subnet.
+    pub fn network_towards(&self, from: NetworkId, address: IpAddr) -> Option<&Network> {
+        let Some(own) = self.network(from) else { return self.network_with_subnet_of(address) };
+        if own.subnet_of(address).is_some() {
+            return Some(own);
+        }
+        let elsewhere = self.network_with_subnet_of(address);
+        let length = own.overlay.as_ref().and_then(|overlay| overlay.length_to(address));
+        let Some(length) = length else { return elsewhere };
+        let is_nearer = |other: &&Network| {
+            let subnet = other.subnet_of(address).filter(|_| other.is_open());
+            subnet.is_some_and(|subnet| subnet.prefix.prefix_len() > length)
+        };
+        elsewhere.filter(is_nearer).or(Some(own))
     }
 
     /// True if any network is an overlay: their UDP ports are taken from masquerade.
@@ -269,6 +294,16 @@ impl Network {
     /// The subnet that holds this address.
     pub fn subnet_of(&self, address: IpAddr) -> Option<&Subnet> {
         self.subnets.iter().find(|subnet| subnet.prefix.contains(&address))
+    }
+
+    /// True if its members are reached at their own addresses from other networks and outside.
+    pub fn is_open(&self) -> bool {
+        matches!(self.mode, GatewayMode::NatUnprotected | GatewayMode::Routed)
+    }
+
+    /// Which of several networks with one address is meant from elsewhere: the lowest.
+    fn rank_from_elsewhere(&self) -> (bool, bool, NetworkId) {
+        (!self.is_open(), self.overlay.is_some(), self.id)
     }
 
     /// True if the gateway itself can be talked to in this network.

@@ -78,4 +78,12 @@ impl Overlay {
     pub fn has(&self, port: PortId) -> bool {
         port == self.trunk || self.tunnels.binary_search(&port).is_ok()
     }
+
+    /// How long the prefix is by which an address is behind the trunk: a host's own, or a route's.
+    pub(crate) fn length_to(&self, address: IpAddr) -> Option<u8> {
+        match self.hosts.contains_key(&address) {
+            true => Some(if address.is_ipv6() { 128 } else { 32 }),
+            false => self.routes.to(address).map(|route| route.to.prefix_len()),
+        }
+    }
 }

@@ -216,15 +216,28 @@ impl Publish {
         self.index_by_host(address, protocol, port).map(|index| &self.entries[index])
     }
 
-    /// The entry that publishes this address, protocol and port of an endpoint.
-    pub fn by_target(&self, target: IpAddr, protocol: u8, port: u16) -> Option<&PublishEntry> {
-        self.publishing(target, protocol, port).next().map(|index| &self.entries[index])
+    /// The entry that publishes this address, protocol and port of an endpoint in a network.
+    pub fn by_target(
+        &self,
+        network: NetworkId,
+        target: IpAddr,
+        protocol: u8,
+        port: u16,
+    ) -> Option<&PublishEntry> {
+        let mut entries = self.publishing(target, protocol, port).map(|index| &self.entries[index]);
+        entries.find(|entry| entry.network == network)
     }
 
     /// As [`Publish::by_target`], for the outside tuple of what the endpoint sends itself.
-    pub fn outward(&self, target: IpAddr, protocol: u8, port: u16) -> Option<&PublishEntry> {
+    pub fn outward(
+        &self,
+        network: NetworkId,
+        target: IpAddr,
+        protocol: u8,
+        port: u16,
+    ) -> Option<&PublishEntry> {
         let mut entries = self.publishing(target, protocol, port).map(|index| &self.entries[index]);
-        entries.find(|entry| entry.is_outward())
+        entries.find(|entry| entry.network == network && entry.is_outward())
     }
 
     /// The epochs of the entries that a decision may depend on: the one that the destination
@@ -237,8 +250,9 @@ impl Publish {
         is_own: bool,
         source: (IpAddr, u16),
     ) -> [Epoch; 2] {
-        // Of an endpoint's port any entry may be the one that counts: one number stands for all of
-        // them. A sum would not do: epochs are small, and those of two may add up to a third's.
+        // Of an endpoint's port any entry may be the one that counts, also of another network with
+        // the same addresses: one number stands for all of them. A sum would not do: epochs are
+        // small, and those of two may add up to a third's.
         let at_endpoint = |(address, port): (IpAddr, u16)| -> Epoch {
             let found = self.publishing(address, protocol, port);
             found.fold(0, |all, index| {
@@ -351,8 +365,11 @@ mod tests {
         assert!(publish.by_host(own, 17, 8000).is_none());
         assert!(publish.by_host("2001:db8::1".parse().unwrap(), 6, 8000).is_none());
         let target = "10.1.0.10".parse().unwrap();
-        assert_eq!(publish.by_target(target, 6, 9003).unwrap().host_port_of(9003), 8003);
-        assert!(publish.by_target(target, 6, 9011).is_none());
+        assert_eq!(
+            publish.by_target(NetworkId(0), target, 6, 9003).unwrap().host_port_of(9003),
+            8003
+        );
+        assert!(publish.by_target(NetworkId(0), target, 6, 9011).is_none());
     }
 
     #[test]
@@ -372,7 +389,7 @@ mod tests {
         assert_eq!(found("2001:db8::10").unwrap().target_port, 81);
         assert_eq!(found("2001:db8::11").unwrap().target_port, 80);
         assert!(found("192.0.2.10").is_none());
-        assert!(publish.outward("10.1.0.10".parse().unwrap(), 6, 80).is_none());
+        assert!(publish.outward(NetworkId(0), "10.1.0.10".parse().unwrap(), 6, 80).is_none());
     }
 
     #[test]
@@ -383,9 +400,9 @@ mod tests {
         let (own, target) = ("192.0.2.10".parse().unwrap(), "10.1.0.10".parse().unwrap());
         assert!(publish.by_host(own, 6, 0).is_none() && publish.by_host(own, 6, 1).is_none());
         assert!(publish.by_host(own, 6, 8080).is_none());
-        assert_eq!(publish.by_target(target, 6, 9002).unwrap().host_port, 0);
-        assert!(publish.outward(target, 6, 9002).is_none());
-        assert_eq!(publish.outward(target, 6, 80).unwrap().host_port, 8081);
+        assert_eq!(publish.by_target(NetworkId(0), target, 6, 9002).unwrap().host_port, 0);
+        assert!(publish.outward(NetworkId(0), target, 6, 9002).is_none());
+        assert_eq!(publish.outward(NetworkId(0), target, 6, 80).unwrap().host_port, 8081);
     }
 
     #[test]

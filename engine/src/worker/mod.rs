@@ -57,7 +57,7 @@ use crate::id::{PortId, WorkerId};
 use crate::limits::{Limits, PATHS_MAX, PATHS_PER_SECOND};
 use crate::neighbour::{HELD_MAX, Neighbours};
 use crate::packet::Batch;
-use crate::paths::Paths;
+use crate::paths::{End, Paths};
 use crate::pipeline::Stages;
 use crate::port::{Port, PortSet};
 use crate::stage::Nat;
@@ -323,8 +323,8 @@ impl Worker {
                 Message::Station { network, mac, port } => {
                     self.core.stages.bridge.fdb.hear(network, mac, port, self.core.tick);
                 }
-                Message::PathMtu { destination, mtu } => {
-                    self.core.note_path(destination, mtu);
+                Message::PathMtu { network, destination, mtu } => {
+                    self.core.note_path(End { network, address: destination }, mtu);
                 }
                 Message::Neighbour { port, address, mac } => {
                     self.core.confirm_neighbour(port, address, mac);

@@ -12,13 +12,12 @@ use crate::counters::DropReason;
 use crate::execute::Edit;
 use crate::flow::{Cold, FlowId, Segment, SideId, TcpState};
 use crate::hand_over::Message;
+use crate::id::NetworkId;
 use crate::mss;
 use crate::packet::{Notes, Packet};
-use crate::paths::{Learnt, UNKNOWN, believed};
+use crate::paths::{End, Learnt, UNKNOWN, believed};
 use crate::quote::Quote;
 use crate::wire::{header_at, icmp, ipv4, ipv6, protocol, tcp, u16_at, u32_at};
-
-use std::net::IpAddr;
 
 impl<F: Edit> Flows<F> {
     /// What is known of the paths of a flow's directions now.
@@ -27,10 +26,12 @@ impl<F: Edit> Flows<F> {
             return [UNKNOWN; 2];
         }
         let actions = [flow.original(), flow.reply()].map(|side| self.table.side(side).action());
-        let destination = F::unpack(F::loaded(actions[0].addresses)).1.to_canonical();
+        let address = F::unpack(F::loaded(actions[0].addresses)).1.to_canonical();
         let port = |id| core.neighbours.get(id).map(|adjacency| adjacency.port);
         let [there, back] = actions.map(|action| port(action.adjacency));
-        let ends = [(destination, there), (cold.input.source, back)];
+        let network = cold.parts.target().unwrap_or(NetworkId::NONE);
+        let source = End { network: cold.input.network, address: cold.input.source };
+        let ends = [(End { network, address }, there), (source, back)];
         core.stages.mtu.paths_to(ends, &core.tables)
     }
 
@@ -60,7 +61,9 @@ impl<F: Edit> Flows<F> {
         let is_v6 = error.meta.notes.any(Notes::V6);
         let mtu = believed(claimed, quoted_bytes, is_v6).ok_or(DropReason::PathMtuRefused)?;
         if self.is_under_way(error, quote, side) && core.path_changes.take(core.now) {
-            core.learn_path(quote.destination, mtu);
+            // It came back from where the destination is.
+            let network = error.meta.network;
+            core.learn_path(End { network, address: quote.destination }, mtu);
         }
         Ok(())
     }
@@ -104,16 +107,18 @@ fn claim(error: &Packet, quote: &Quote) -> Option<(u32, u16)> {
 impl Core {
     /// Learns how large packets to a destination may be, and tells the other workers. Also of a
     /// tunnel's far end, from an error about an outer packet: then it bounds what goes in.
-    pub(super) fn learn_path(&mut self, destination: IpAddr, mtu: u16) {
-        if self.note_path(destination, mtu) != Learnt::Nothing {
+    pub(super) fn learn_path(&mut self, end: impl Into<End>, mtu: u16) {
+        let end = end.into();
+        if self.note_path(end, mtu) != Learnt::Nothing {
             self.counters.worker.paths_learnt.add(1);
-            self.tell(|| Message::PathMtu { destination, mtu });
+            let End { network, address: destination } = end;
+            self.tell(|| Message::PathMtu { network, destination, mtu });
         }
     }
 
     /// Notes what this worker or another one has learnt.
-    pub(super) fn note_path(&mut self, destination: IpAddr, mtu: u16) -> Learnt {
-        let learnt = self.stages.mtu.paths.learn(destination, mtu, self.tick);
+    pub(super) fn note_path(&mut self, end: End, mtu: u16) -> Learnt {
+        let learnt = self.stages.mtu.paths.learn(end, mtu, self.tick);
         if learnt == Learnt::Lower {
             self.stamp = self.stamp.wrapping_add(1);
         }

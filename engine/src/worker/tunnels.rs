@@ -5,7 +5,7 @@
 //! without a device leaves by its tunnel: the trunk asks the FDB which one, or sends a copy to
 //! each. A tunnel whose next hop is not known lets packets wait as any other way out does.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Worker;
 use super::core::Core;
@@ -19,6 +19,7 @@ use crate::id::{MacAddress, NetworkId, PortId};
 use crate::ingress::IngressRule;
 use crate::packet::{Batch, Notes, Packet};
 use crate::tunnel::{Origin, Way};
+use crate::wire::{arp, ethernet, header_at, ipv4, ipv6, u16_at, u32_at, u128_at};
 
 impl Worker {
     /// Opens what came by tunnels, and carries everything through in its order.
@@ -85,8 +86,11 @@ impl Core {
         last: &mut Last,
     ) -> Result<PortId, DropReason> {
         let opened = decapsulate(packet, &self.tunnels, rule.gateway_mac, last)?;
-        let Some(origin) = opened else { return Ok(rule.port) };
-        let (Origin { tunnel, trunk, network }, source) = (origin, packet.source());
+        let Some(mut origin) = opened else { return Ok(rule.port) };
+        if origin.is_shared {
+            origin = self.whose(origin, packet);
+        }
+        let (Origin { tunnel, trunk, network, .. }, source) = (origin, packet.source());
         let fdb = &self.stages.bridge.fdb;
         if !fdb.is_fresh(network, source, tunnel, self.generation, self.tick) {
             self.hear_beyond(origin, source)?;
@@ -96,6 +100,22 @@ impl Core {
             port.rx_bytes.add(packet.len() as u64);
         }
         Ok(trunk)
+    }
+
+    /// Of networks that share an identifier, the one that a packet is of: whose routes lead to its
+    /// source; of several such, the one that has its destination, else the most specific.
+    #[inline(never)]
+    fn whose(&self, first: Origin, packet: &Packet) -> Origin {
+        let Some((source, destination)) = addresses_of(packet.head()) else { return first };
+        let rank = |origin: &&Origin| {
+            let network = self.tables.network(origin.network)?;
+            let routes = &network.overlay.as_ref()?.routes;
+            let behind = routes.to(source).map_or(0, |route| route.to.prefix_len());
+            let is_behind = network.beyond(source).is_some();
+            let is_here = network.subnet_of(destination).is_some();
+            Some((is_behind, is_here, behind, std::cmp::Reverse(origin.network)))
+        };
+        self.tunnels.sharers(first).iter().max_by_key(rank).copied().unwrap_or(first)
     }
 
     /// A station behind a tunnel was heard: may it be there?
@@ -260,5 +280,28 @@ impl Core {
         }
         // There is room since the start, unless there is no supervisor to see to it.
         self.underlay.resize(port_count, None);
+    }
+}
+
+/// Source and destination of what a frame carries, if that is IP or ARP.
+fn addresses_of(head: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    const L3: usize = ethernet::HEADER_BYTES;
+    let kind = header_at::<L3>(head, 0).map(|header| u16_at(header, ethernet::TYPE))?;
+    let v4 = |bits: u32| IpAddr::V4(Ipv4Addr::from_bits(bits));
+    let v6 = |bits: u128| IpAddr::V6(Ipv6Addr::from_bits(bits));
+    match kind {
+        ethernet::IPV4 => {
+            let header = header_at::<{ ipv4::HEADER_BYTES }>(head, L3)?;
+            Some((v4(u32_at(header, ipv4::SOURCE)), v4(u32_at(header, ipv4::DESTINATION))))
+        }
+        ethernet::IPV6 => {
+            let header = header_at::<{ ipv6::HEADER_BYTES }>(head, L3)?;
+            Some((v6(u128_at(header, ipv6::SOURCE)), v6(u128_at(header, ipv6::DESTINATION))))
+        }
+        ethernet::ARP => {
+            let header = header_at::<{ arp::BYTES }>(head, L3)?;
+            Some((v4(u32_at(header, arp::SENDER_IP)), v4(u32_at(header, arp::TARGET_IP))))
+        }
+        _ => None,
     }
 }

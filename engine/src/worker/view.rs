@@ -16,6 +16,7 @@ use crate::execute::Edit;
 use crate::flow::{FlowId, FlowInput, TcpState};
 use crate::id::{MacAddress, NetworkId, PortId};
 use crate::limits::Timeouts;
+use crate::paths::End;
 use crate::port::PortSet;
 use crate::time::Tick;
 
@@ -131,6 +132,8 @@ pub struct NeighbourView {
 /// A destination whose path MTU was learnt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathView {
+    /// The network that the destination is in; `NONE`: it is outside.
+    pub network: NetworkId,
     /// The destination, or the far end of a tunnel.
     pub destination: IpAddr,
     /// Largest packet that reaches it, in bytes.
@@ -202,7 +205,8 @@ impl Worker {
             let has_room = out.len() < out.capacity();
             if has_room {
                 let age = Tick::duration(now.since(path.learnt));
-                out.push(PathView { destination: path.destination, mtu: path.mtu, age });
+                let End { network, address: destination } = path.destination;
+                out.push(PathView { network, destination, mtu: path.mtu, age });
             }
             has_room
         })

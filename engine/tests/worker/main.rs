@@ -37,5 +37,6 @@ mod super_frames;
 mod tcp;
 mod trace;
 mod translated;
+mod twins;
 mod unequal;
 mod views;

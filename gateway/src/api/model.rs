@@ -318,7 +318,8 @@ pub struct Mtu {
     pub endpoint: Option<String>,
     /// Its network.
     pub network: Option<String>,
-    /// `own network`, `other network`, `uplink NAME`, or the address whose path was learnt.
+    /// `own network`, `other network`, `uplink NAME`, or the address whose path was learnt,
+    /// with the network that it is in.
     pub to: String,
     /// Largest IP packet that arrives whole, in bytes.
     pub mtu_bytes: u16,

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use engine::NetworkId;
 use engine::tables::{GatewayMode, MssClamp, Network, PortKind, PortTable, Tables, TunnelEnd};
 use engine::worker::PathView;
 
@@ -23,7 +24,7 @@ pub(super) async fn mtus(
     turnstile: &Turnstile,
     query: &Query,
 ) -> Result<Page<model::Mtu>, Refusal> {
-    let mut known: BTreeMap<IpAddr, PathView> = BTreeMap::new();
+    let mut known: BTreeMap<(NetworkId, IpAddr), PathView> = BTreeMap::new();
     for worker in &state.workers {
         let mut next = Some(0);
         while let Some(from) = next {
@@ -32,7 +33,7 @@ pub(super) async fn mtus(
             drop(permit);
             next = more;
             for view in found {
-                let best = known.entry(view.destination).or_insert(view);
+                let best = known.entry((view.network, view.destination)).or_insert(view);
                 let age = best.age.min(view.age);
                 *best = PathView { mtu: best.mtu.min(view.mtu), age, ..*best };
             }
@@ -125,8 +126,10 @@ fn row(
 
 fn learnt(tables: &Tables, path: PathView) -> model::Mtu {
     let to = path.destination;
+    let network = tables.network(path.network).map(|network| &network.name);
+    let is_end = |end: &TunnelEnd| network.is_none() && *end == TunnelEnd::Vtep(to);
     let is_tunnel = tables.ports.iter().flatten().any(|port| match &port.kind {
-        PortKind::Tunnel(tunnel) => tunnel.end == TunnelEnd::Vtep(to),
+        PortKind::Tunnel(tunnel) => is_end(&tunnel.end),
         PortKind::Endpoint(_) | PortKind::Uplink(_) => false,
     });
     let mut limited_by = "path, learnt from ICMP".to_owned();
@@ -137,8 +140,11 @@ fn learnt(tables: &Tables, path: PathView) -> model::Mtu {
     }
     model::Mtu {
         endpoint: None,
+        to: match network {
+            Some(network) => format!("{to} in {network}"),
+            None => to.to_string(),
+        },
         network: None,
-        to: to.to_string(),
         mtu_bytes: path.mtu,
         limited_by,
         mss_clamp: None,

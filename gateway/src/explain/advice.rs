@@ -32,7 +32,7 @@ pub(crate) fn advice(names: Names<'_>, about: &Explanation, reason: DropReason) 
 
 /// Who has the destination: its endpoint and its network.
 fn owner<'n>(names: Names<'n>, input: &FlowInput) -> Option<(&'n str, &'n Network)> {
-    let network = names.tables.network_with_subnet_of(input.destination)?;
+    let network = names.tables.network_towards(input.network, input.destination)?;
     let port = *network.by_address.get(&input.destination)?;
     match &names.tables.port(port)?.kind {
         PortKind::Endpoint(own) => Some((own.endpoint.as_str(), network)),
@@ -42,12 +42,16 @@ fn owner<'n>(names: Names<'n>, input: &FlowInput) -> Option<(&'n str, &'n Networ
 
 /// Where the destination's port is published; or the key that publishes it at the same number, and
 /// where to send then.
-fn publish(names: Names<'_>, input: &FlowInput, endpoint: &str) -> Option<String> {
+fn publish(
+    names: Names<'_>,
+    input: &FlowInput,
+    (endpoint, network): (&str, &Network),
+) -> Option<String> {
     let kind = suffix(input.protocol)?;
     let port = input.destination_port;
     let uplinks = names.tables.uplinks.iter().flatten();
     let own = uplinks.filter_map(|uplink| uplink.address_of(input.is_v6())).next()?;
-    let entry = names.tables.publish.by_target(input.destination, input.protocol, port);
+    let entry = names.tables.publish.by_target(network.id, input.destination, input.protocol, port);
     let reached = |host: Option<std::net::IpAddr>| host.is_none_or(|host| !host.is_loopback());
     if let Some(entry) = entry.filter(|entry| entry.host_port != 0 && reached(entry.host)) {
         let to = SocketAddr::new(entry.host.unwrap_or(own), entry.host_port_of(port));
@@ -70,7 +74,7 @@ fn unpublished(names: Names<'_>, input: &FlowInput) -> Option<String> {
         "open it to the outside: `mode = \"nat-unprotected\"` in [network.{}]",
         network.name
     );
-    Some(either(publish(names, input, endpoint), direct))
+    Some(either(publish(names, input, (endpoint, network)), direct))
 }
 
 fn other_network(names: Names<'_>, input: &FlowInput) -> Option<String> {
@@ -82,14 +86,15 @@ fn other_network(names: Names<'_>, input: &FlowInput) -> Option<String> {
     let join =
         format!("join the network: [[endpoint.{sender}.network]] `name = \"{}\"`", network.name);
     let direct = format!("`mode = \"nat-unprotected\"` in [network.{}]", network.name);
-    Some(format!("{}; or {direct}", either(publish(names, input, endpoint), join)))
+    Some(format!("{}; or {direct}", either(publish(names, input, (endpoint, network)), join)))
 }
 
 fn internal(names: Names<'_>, about: &Explanation) -> Option<String> {
     let from = names.tables.network(about.input.network);
     let target = about.steps.last().and_then(|step| step.target);
     let to = target.and_then(|target| names.tables.network(target));
-    let to = to.or_else(|| names.tables.network_with_subnet_of(about.input.destination));
+    let to =
+        to.or_else(|| names.tables.network_towards(about.input.network, about.input.destination));
     let closed = from.into_iter().chain(to).find(|network| network.internal)?;
     Some(format!(
         "nothing enters or leaves {0}: remove `internal = true` from [network.{0}], or have both \

@@ -13,7 +13,7 @@ use arrayvec::ArrayVec;
 
 use super::super::Socket;
 use crate::flow::{Index, mix, seed_for};
-use crate::id::PortId;
+use crate::id::{NetworkId, PortId};
 use crate::wire::protocol;
 
 /// Ports that are looked at beyond the preferred one. Acceptable is every n-th one, n being twice
@@ -27,6 +27,8 @@ const ADDRESSES_MAX: usize = 128;
 /// What has one outside port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Inside {
+    /// Whose addresses the socket's is one of: two networks may have the same.
+    pub(super) network: NetworkId,
     pub(super) protocol: u8,
     pub(super) socket: Socket,
     /// The address outside.
@@ -297,7 +299,8 @@ impl Mappings {
     fn hash_inside(&self, inside: &Inside) -> u64 {
         let remote = inside.remote.map_or(0, |remote| self.hash_socket(remote));
         let both = self.hash_socket(inside.socket) ^ self.hash_address(inside.outside);
-        mix(both ^ u64::from(inside.protocol) ^ remote.rotate_left(17), self.seeds[1])
+        let kind = u64::from(inside.network.0) << 8 | u64::from(inside.protocol);
+        mix(both ^ kind ^ remote.rotate_left(17), self.seeds[1])
     }
 
     fn hash_outside(
@@ -339,6 +342,7 @@ mod tests {
 
     fn inside(host: u8, port: u16) -> Inside {
         Inside {
+            network: NetworkId(0),
             protocol: 17,
             socket: Socket { address: IpAddr::from([10, 0, 0, host]), port },
             outside: IpAddr::from([192, 0, 2, 10]),

@@ -51,7 +51,7 @@ impl Stage for Nat {
                 if port == PortId::TURN {
                     return self.masquerade(input, decision, uplink, cx);
                 }
-                let statics = cx.tables.nat.statics.by_inside(input.source);
+                let statics = cx.tables.nat.statics.by_inside(input.network, input.source);
                 if let Some(one) = statics.filter(|one| uplink.is_some_and(|u| u.owns(one.outside)))
                 {
                     return keep_port(one.outside, input, decision);
@@ -202,7 +202,7 @@ impl Nat {
             return Verdict::Drop(DropReason::ProtocolNotTranslated);
         }
         let (publish, nat) = (&cx.tables.publish, &cx.tables.nat);
-        let own = publish.outward(input.source, input.protocol, input.source_port);
+        let own = publish.outward(input.network, input.source, input.protocol, input.source_port);
         let turns = decision.forward.is_some_and(|hop| hop.port() == PortId::TURN);
         if let Some(entry) = own.filter(|_| !turns) {
             let port = entry.host_port_of(input.source_port);
@@ -214,6 +214,7 @@ impl Nat {
         }
         let outside = of_network.or_else(|| paired(uplink, input, cx)).unwrap_or(first);
         let inside = Inside {
+            network: input.network,
             protocol: input.protocol,
             socket: Socket { address: input.source, port: input.source_port },
             outside,
@@ -263,6 +264,7 @@ impl Nat {
             return Verdict::Drop(DropReason::ProtocolNotTranslated);
         }
         let inside = Inside {
+            network: input.network,
             protocol: input.protocol,
             socket: Socket { address: input.source, port: input.source_port },
             outside: gateway,
@@ -321,9 +323,11 @@ fn leaves_by(mapping: &Mapping, protocol: u8, tables: &Tables) -> bool {
         Some(PortKind::Tunnel(tunnel)) => tables.network(tunnel.network),
         _ => None,
     };
-    network.is_some_and(|network| network.masquerade)
-        && tables.nat.statics.by_inside(address).is_none()
-        && tables.publish.outward(address, protocol, port).is_none()
+    network.is_some_and(|network| {
+        network.masquerade
+            && tables.nat.statics.by_inside(network.id, address).is_none()
+            && tables.publish.outward(network.id, address, protocol, port).is_none()
+    })
 }
 
 /// The outside address that a network has for itself.
