@@ -21,7 +21,9 @@ use rustix::io::Errno;
 use rustix::net::xdp::{XdpDesc, XdpDescOptions};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use super::{Attached, XDP_FILL_FRAMES, XdpMode, checksum};
+use super::{
+    Attached, XDP_FILL_FRAMES, XDP_FILL_FRAMES_MAX, XDP_POOL_FRAMES_LEAST, XdpMode, checksum,
+};
 use crate::sys::bpf;
 use crate::sys::lend::Ledger;
 use crate::sys::ring::{Consumer, MappedRing, Producer};
@@ -65,6 +67,45 @@ pub(super) struct RxSide {
     pub(super) fill: Producer<MappedRing<u64>>,
     pub(super) rx: Consumer<MappedRing<XdpDesc>>,
     pub(super) finish_checksums: bool,
+    pub(super) depth: Depth,
+}
+
+/// How many chunks shall lie in a fill ring: twice as many each time that a burst has nearly
+/// emptied it, and half as many again after a long time in which half of them would have done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Depth {
+    wanted: usize,
+    /// Refills since more than half of them were needed.
+    calm_count: u32,
+    /// There were any.
+    is_filled: bool,
+}
+
+impl Depth {
+    /// Refills, each of half a batch at least, until a ring is made smaller.
+    const CALM_COUNT_MAX: u32 = 4_096;
+
+    pub(super) fn new() -> Depth {
+        Depth { wanted: XDP_FILL_FRAMES, calm_count: 0, is_filled: false }
+    }
+
+    /// Takes in how many are left of those that lay there.
+    fn note(&mut self, left: usize) {
+        if !self.is_filled {
+            self.is_filled = true;
+        } else if left < self.wanted / 8 {
+            self.wanted = (self.wanted * 2).min(XDP_FILL_FRAMES_MAX);
+            self.calm_count = 0;
+        } else if left < self.wanted / 2 {
+            self.calm_count = 0;
+        } else {
+            self.calm_count += 1;
+            if self.calm_count == Depth::CALM_COUNT_MAX {
+                self.wanted = (self.wanted / 2).max(XDP_FILL_FRAMES);
+                self.calm_count = 0;
+            }
+        }
+    }
 }
 
 /// One worker's end of a device. As a descriptor it is polled for input.
@@ -226,14 +267,19 @@ impl XdpQueue {
     /// Puts chunks into the fill ring until as many lie there as shall.
     fn refill(&mut self, frames: &mut FramePool) {
         let Some(side) = &mut self.rx else { return };
-        let missing = XDP_FILL_FRAMES.saturating_sub(side.fill.pending() as usize);
+        let left = side.fill.pending() as usize;
+        let missing = side.depth.wanted.saturating_sub(left);
         // One call for many packets: seldom enough to cost nothing, often enough never to run dry.
         if missing < BATCH_LEN / 2 {
             return;
         }
+        side.depth.note(left);
         let room = side.fill.acquire(missing as u32) as usize;
         let mut lent = 0;
         while lent < missing.min(room) {
+            if left + lent >= XDP_FILL_FRAMES && frames.count().0 < XDP_POOL_FRAMES_LEAST {
+                break;
+            }
             let Some(frame) = frames.take_chunk() else { break };
             let put = side.fill.put(self.shared.ledger.lend(frame, self.shared.queue));
             assert!(put, "room for it was acquired");
@@ -412,4 +458,31 @@ fn append(
     let end = tail_len.checked_add(piece.len())?;
     tail?.bytes_mut().get_mut(tail_len..end)?.copy_from_slice(piece);
     Some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_grows_when_a_burst_empties_it_and_shrinks_after_a_long_calm() {
+        let mut depth = Depth::new();
+        for left in [0, XDP_FILL_FRAMES - 32] {
+            depth.note(left);
+            assert_eq!(depth.wanted, XDP_FILL_FRAMES, "the first time it is empty anyway");
+        }
+        for _ in 0..5 {
+            depth.note(0);
+        }
+        assert_eq!(depth.wanted, XDP_FILL_FRAMES_MAX);
+        // A use of more than half keeps it.
+        for round in 0..3 * Depth::CALM_COUNT_MAX {
+            depth.note(if round % 100 == 0 { XDP_FILL_FRAMES_MAX / 2 - 1 } else { 4_000 });
+        }
+        assert_eq!(depth.wanted, XDP_FILL_FRAMES_MAX);
+        for _ in 0..5 * Depth::CALM_COUNT_MAX {
+            depth.note(depth.wanted - 32);
+        }
+        assert_eq!(depth.wanted, XDP_FILL_FRAMES);
+    }
 }
