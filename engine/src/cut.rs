@@ -13,7 +13,7 @@
 use crate::copier::Copier;
 use crate::counters::DropReason;
 use crate::frame::{CHUNK_BYTES, FramePool, HEADROOM_BYTES};
-use crate::packet::{GsoKind, Offload, Packet};
+use crate::packet::{GsoKind, Offload, Packet, WINDOW_BYTES};
 use crate::wire::checksum::{fold, pseudo_header, sum};
 use crate::wire::{crc32c, ethernet, header_at, ipv4, ipv6, protocol, sctp, tcp, udp};
 
@@ -118,6 +118,8 @@ struct IpHeader {
     protocol: u8,
     /// Where the IP packet ends by its own length.
     end: usize,
+    /// Where the address lies that the packet reaches in the end.
+    destination: usize,
 }
 
 impl Plan {
@@ -164,10 +166,12 @@ impl Plan {
         if segment_count > SEGMENT_COUNT_MAX {
             return None;
         }
-        let addresses = match v6 {
-            true => &head[l3 + ipv6::SOURCE..l3 + ipv6::HEADER_BYTES],
-            false => &head[l3 + ipv4::SOURCE..l3 + ipv4::HEADER_BYTES],
+        let (source, address_bytes) = match v6 {
+            true => (l3 + ipv6::SOURCE, 16),
+            false => (l3 + ipv4::SOURCE, 4),
         };
+        let source = head.get(source..source + address_bytes)?;
+        let destination = head.get(ip.destination..ip.destination + address_bytes)?;
         let tcp = is_tcp.then(|| read_tcp(transport));
         Some(Plan {
             v6,
@@ -179,7 +183,8 @@ impl Plan {
             segment_count,
             ip_sum: if v6 { 0 } else { ip_sum(&head[l3..l4]) },
             identification: read_u16(head, l3 + ipv4::IDENTIFICATION),
-            transport_sum: pseudo_header(addresses, ip.protocol, 0)
+            transport_sum: pseudo_header(source, ip.protocol, 0)
+                + sum(destination)
                 + if is_tcp { tcp_sum(transport) } else { sum(&transport[..udp::LENGTH]) },
             tcp,
         })
@@ -191,7 +196,8 @@ impl Plan {
         frames: &mut FramePool,
         emit: &mut dyn FnMut(Packet, &mut FramePool),
     ) -> Result<usize, DropReason> {
-        let (headers, first) = packet.head().split_at(self.header_bytes);
+        let (bytes, first) = packet.head().split_at(self.header_bytes);
+        let headers = Headers { bytes, window: Some(packet.window()) };
         let mut payload = Payload::new(first, packet.tail(), frames.copier());
         for index in 0..self.segment_count {
             let offset = index * self.segment_bytes;
@@ -242,18 +248,39 @@ impl Plan {
     }
 }
 
+/// What a segment begins with.
+#[derive(Clone, Copy)]
+pub(crate) struct Headers<'a> {
+    pub(crate) bytes: &'a [u8],
+    /// These bytes and what follows them, if that is there: a copy of a known length takes a few
+    /// instructions, where one of any length takes a call.
+    pub(crate) window: Option<&'a [u8; WINDOW_BYTES]>,
+}
+
 /// Takes frames for a segment and copies headers and the next payload into them; returns the sum
 /// of the payload. `None` when the pool has run dry.
+#[inline]
 pub(crate) fn copy(
-    headers: &[u8],
+    headers: Headers<'_>,
     payload: &mut Payload<'_>,
     bytes: usize,
     frames: &mut FramePool,
 ) -> Option<(Packet, u64)> {
-    let in_head = bytes.min(HEAD_BYTES_MAX - headers.len());
-    let mut segment = Packet::new(frames.take_chunk()?, HEADROOM_BYTES, headers.len() + in_head);
-    let (to_headers, to_payload) = segment.head_mut().split_at_mut(headers.len());
-    to_headers.copy_from_slice(headers);
+    let header_bytes = headers.bytes.len();
+    let in_head = bytes.min(HEAD_BYTES_MAX - header_bytes);
+    let mut segment = Packet::new(frames.take_chunk()?, HEADROOM_BYTES, header_bytes + in_head);
+    let (to_headers, to_payload) = match headers.window.filter(|_| header_bytes <= WINDOW_BYTES) {
+        Some(window) => {
+            *segment.window_mut() = *window;
+            segment.head_mut().split_at_mut(header_bytes)
+        }
+        None => {
+            let (to_headers, to_payload) = segment.head_mut().split_at_mut(header_bytes);
+            to_headers.copy_from_slice(headers.bytes);
+            (to_headers, to_payload)
+        }
+    };
+    debug_assert_eq!(to_headers, headers.bytes);
     let mut total = payload.copy_to(to_payload);
     let in_tail = bytes - in_head;
     if in_tail > 0 {
@@ -333,6 +360,7 @@ fn read_v4(head: &[u8], l3: usize, l4: usize) -> Option<IpHeader> {
     fits.then(|| IpHeader {
         protocol: header[ipv4::PROTOCOL],
         end: l3 + usize::from(read_u16(header, ipv4::TOTAL_LENGTH)),
+        destination: l3 + ipv4::DESTINATION,
     })
 }
 
@@ -342,20 +370,34 @@ fn read_v6(head: &[u8], l3: usize, l4: usize) -> Option<IpHeader> {
     let header: &[u8; ipv6::HEADER_BYTES] = header_at(head, l3)?;
     let mut next = header[ipv6::NEXT_HEADER];
     let mut at = l3 + ipv6::HEADER_BYTES;
+    let mut destination = l3 + ipv6::DESTINATION;
     while at < l4 {
-        let [following, length, _, segments_left] = *header_at(head, at)?;
+        let [following, length, kind, segments_left] = *header_at(head, at)?;
         match next {
             ipv6::HOP_BY_HOP | ipv6::DESTINATION_OPTIONS => {}
-            // LIMIT: while segments are left, the checksum covers the last address of the routing
-            // header and not the destination. Read it from there once anybody sends such packets.
             ipv6::ROUTING if segments_left == 0 => {}
+            // RFC 8200 section 8.1: the checksum covers the address that is reached in the end.
+            ipv6::ROUTING => destination = at + last_address(kind, length)?,
             _ => return None,
         }
         next = following;
         at += (usize::from(length) + 1) * 8;
     }
     let end = l3 + ipv6::HEADER_BYTES + usize::from(read_u16(header, ipv6::PAYLOAD_LENGTH));
-    (header[0] >> 4 == 6 && at == l4).then_some(IpHeader { protocol: next, end })
+    let fits = header[0] >> 4 == 6 && at == l4 && destination + 16 <= l4;
+    fits.then_some(IpHeader { protocol: next, end, destination })
+}
+
+/// Where in a routing header the final destination lies; `length`: in units of eight bytes, without
+/// the first. `None`: of a kind that is not known, or too short.
+fn last_address(kind: u8, length: u8) -> Option<usize> {
+    match (kind, length) {
+        // RFC 2460 section 4.4: the last of the list.
+        (0, 2..) if length.is_multiple_of(2) => Some(8 + 8 * (usize::from(length) - 2)),
+        // RFC 6275 section 6.4: the home address. RFC 8754 section 2: the list is backwards.
+        (2, 2) | (4, 2..) => Some(8),
+        _ => None,
+    }
 }
 
 fn read_tcp(header: &[u8]) -> TcpStart {

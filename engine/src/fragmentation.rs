@@ -185,7 +185,12 @@ impl Pieces {
         for at in (0..self.payload_bytes).step_by(self.step) {
             let bytes = self.step.min(self.payload_bytes - at);
             let headers = if at == 0 { first } else { &self.later };
-            let copied = cut::copy(headers, &mut payload, bytes, frames);
+            let copied = cut::copy(
+                cut::Headers { bytes: headers, window: None },
+                &mut payload,
+                bytes,
+                frames,
+            );
             let (mut piece, _) = copied.ok_or(DropReason::NoFrame)?;
             piece.meta = packet.meta;
             let more = self.more || at + bytes < self.payload_bytes;

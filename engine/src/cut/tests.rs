@@ -240,6 +240,56 @@ fn segments_larger_than_a_chunk_have_a_tail() {
     }
 }
 
+/// TCP behind a routing header of this kind with these addresses, one of which is still ahead.
+fn routed_super_frame(kind: u8, list: &[[u8; 16]], payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![4; 12];
+    bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+    let ip_payload = 8 + 16 * list.len() + 20 + payload.len();
+    bytes.extend((ip_payload as u16).to_be_bytes());
+    bytes.extend([43, 64]);
+    bytes.extend([[1; 16], [2; 16]].as_flattened());
+    bytes.extend([6, 2 * list.len() as u8, kind, 1, (list.len() as u8).wrapping_sub(1), 0, 0, 0]);
+    bytes.extend(list.as_flattened());
+    bytes.extend([0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x10, 4, 0, 0, 0, 0, 0]);
+    bytes.extend(payload);
+    bytes
+}
+
+#[test]
+fn behind_a_routing_header_the_checksum_covers_the_last_address() {
+    let (ends, first) = ([9; 16], [7; 16]);
+    let lists: [(u8, &[[u8; 16]]); 4] =
+        [(0, &[first, ends]), (2, &[ends]), (4, &[ends, first]), (4, &[ends])];
+    let payload: Vec<u8> = (0..5_000).map(|index| (index % 251) as u8).collect();
+    for (kind, list) in lists {
+        let mut frames = pool(16);
+        let bytes = routed_super_frame(kind, list, &payload);
+        let l4 = 14 + 40 + 8 + 16 * list.len();
+        let mut packet = Packet::copy_of(&bytes, &mut frames).unwrap();
+        set_gso(&mut packet, GsoKind::TcpV6, 1_000, l4 as u16);
+        let mut joined = Vec::new();
+        let count = cut(packet, &mut frames, &mut |segment, frames| {
+            let bytes = segment.to_vec();
+            let transport = &bytes[l4..];
+            let addresses = [[1; 16], ends];
+            let pseudo = pseudo_header(addresses.as_flattened(), protocol::TCP, transport.len());
+            assert_eq!(fold(pseudo + sum(transport)), 0xffff, "type {kind}");
+            joined.extend_from_slice(&transport[20..]);
+            segment.recycle(frames);
+        });
+        assert_eq!((count, &joined), (Ok(5), &payload));
+    }
+    for (kind, list) in [(3, &[ends][..]), (2, &[first, ends]), (0, &[])] {
+        let mut frames = pool(16);
+        let bytes = routed_super_frame(kind, list, &payload);
+        let l4 = (14 + 40 + 8 + 16 * list.len()) as u16;
+        let mut packet = Packet::copy_of(&bytes, &mut frames).unwrap();
+        set_gso(&mut packet, GsoKind::TcpV6, 1_000, l4);
+        let refused = cut(packet, &mut frames, &mut |segment, frames| segment.recycle(frames));
+        assert_eq!(refused, Err(DropReason::CutFailed));
+    }
+}
+
 #[test]
 fn a_lie_about_a_super_frame_is_a_drop() {
     let lies: [&dyn Fn(&mut Packet); 12] = [
