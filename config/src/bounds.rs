@@ -62,4 +62,5 @@ pub(crate) mod limits {
     pub(crate) const FRAGMENTS_MAX: i64 = 1 << 20;
     pub(crate) const RATE_MAX: i64 = 1 << 30;
     pub(crate) const HAND_OVER_MAX: i64 = 1 << 16;
+    pub(crate) const GLUED_MAX: i64 = engine::packet::BATCH_LEN as i64;
 }

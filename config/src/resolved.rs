@@ -332,6 +332,7 @@ impl Text {
             ("answers_per_second", limits.answers_per_second),
             ("icmp_errors_per_second", limits.icmp_errors_per_second),
             ("hand_over", limits.hand_over),
+            ("glued", limits.glued),
         ] {
             self.set(key, i64::from(limit));
         }

@@ -26,11 +26,13 @@ struct Slot {
     bytes: u64,
     /// Listed in `Egress::pending`.
     pending: bool,
+    /// Packets that are glued to one at most.
+    glued_max: usize,
 }
 
 /// All ports of a worker, seen from the sending side.
-#[derive(Default)]
 pub(crate) struct Egress {
+    glued_max: usize,
     slots: Vec<Option<Box<Slot>>>,
     /// Ports with something in `out`, or to be flushed.
     pending: Vec<PortId>,
@@ -64,7 +66,7 @@ impl Slot {
     fn transmit(&mut self, id: PortId, frames: &mut FramePool, counters: &Counters) {
         let mut bytes = std::mem::take(&mut self.bytes);
         if self.out.len() > 1 && (self.caps.tso || self.caps.uso) {
-            let glued = glue::glue(&mut self.out, self.caps, frames);
+            let glued = glue::glue(&mut self.out, (self.caps, self.glued_max), frames);
             counters.worker.glued.add(glued.packets);
             bytes -= glued.header_bytes;
         }
@@ -90,6 +92,11 @@ impl Slot {
 }
 
 impl Egress {
+    /// Without ports yet. So many packets are glued to one at most.
+    pub(crate) fn new(glued_max: usize) -> Egress {
+        Egress { glued_max, slots: Vec::new(), pending: Vec::new() }
+    }
+
     /// Adds a port; returns the one that had its place.
     pub(crate) fn attach(&mut self, id: PortId, port: Box<dyn Port>) -> Option<Box<dyn Port>> {
         if self.slots.len() <= id.index() {
@@ -97,7 +104,8 @@ impl Egress {
         }
         self.pending.reserve(self.slots.len());
         let caps = port.caps();
-        let slot = Slot { port, caps, out: Box::new(Batch::new()), bytes: 0, pending: false };
+        let (out, glued_max) = (Box::new(Batch::new()), self.glued_max);
+        let slot = Slot { port, caps, out, bytes: 0, pending: false, glued_max };
         let old = self.slots[id.index()].replace(Box::new(slot));
         old.map(|slot| slot.port)
     }

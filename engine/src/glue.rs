@@ -43,8 +43,16 @@ pub(crate) struct Glued {
     pub(crate) header_bytes: u64,
 }
 
-/// Glues what can be glued for a port with these abilities; the order of the rest is kept.
-pub(crate) fn glue(batch: &mut Batch, caps: Caps, frames: &mut FramePool) -> Glued {
+/// Glues what can be glued for a port with these abilities, so many packets to one at most; the
+/// order of the rest is kept.
+pub(crate) fn glue(
+    batch: &mut Batch,
+    (caps, count_max): (Caps, usize),
+    frames: &mut FramePool,
+) -> Glued {
+    if count_max <= 1 {
+        return Glued::default();
+    }
     let mut open: ArrayVec<Open, OPEN_MAX> = ArrayVec::new();
     let (mut gone, mut glued) = (0u64, Glued::default());
     for index in 0..batch.len() {
@@ -69,7 +77,7 @@ pub(crate) fn glue(batch: &mut Batch, caps: Caps, frames: &mut FramePool) -> Glu
                 gone |= 1 << index;
                 glued.packets += 1;
                 glued.header_bytes += piece.header_bytes as u64;
-                if open[place].is_complete {
+                if open[place].is_complete || open[place].count >= count_max {
                     open.swap_remove(place).close(before, frames);
                 }
                 continue;

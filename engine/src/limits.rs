@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::id::{NetworkId, PortId, UplinkId};
+use crate::packet::BATCH_LEN;
 
 /// Destinations whose path MTU a worker remembers: 64 KiB of memory. Every worker has room for all,
 /// because they are told to all. When full: the one that was learnt first is forgotten. Fewer would
@@ -60,6 +61,9 @@ pub struct Limits {
     pub icmp_errors_per_second: u32,
     /// Packets in one hand-over ring. When full: dropped (`hand_over_full`).
     pub hand_over: u32,
+    /// Packets that are glued to one super-frame, for ports that take those; no more than a batch
+    /// has. 1: none is glued.
+    pub glued: u32,
 }
 
 impl Default for Limits {
@@ -79,6 +83,7 @@ impl Default for Limits {
             answers_per_second: 1_000,
             icmp_errors_per_second: 1_000,
             hand_over: 1_024,
+            glued: BATCH_LEN as u32,
         }
     }
 }

@@ -153,6 +153,7 @@ fn limits() -> Limits {
         answers_per_second: 40,
         icmp_errors_per_second: 40,
         hand_over: 16,
+        glued: 8,
     }
 }
 

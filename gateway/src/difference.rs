@@ -372,6 +372,7 @@ fn limit_facts(limits: &Limits) -> Vec<Fact> {
         ("answers_per_second", limits.answers_per_second),
         ("icmp_errors_per_second", limits.icmp_errors_per_second),
         ("hand_over", limits.hand_over),
+        ("glued", limits.glued),
     ];
     all.map(|(name, limit)| (name, limit.to_string())).into()
 }

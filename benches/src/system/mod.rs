@@ -28,7 +28,8 @@ use signal_hook::{SigId, flag, low_level};
 
 pub use error::Error;
 pub use report::{
-    Leg, Ratio, Report, Sample, Setting, TCP_OF_COPIER_LEAST, UDP_BY_XDP_OF_KERNEL_LEAST,
+    Gate, Leg, Ratio, Report, Sample, Setting, TCP_OF_BRIDGE_LEAST, TCP_OF_COPIER_LEAST,
+    TCP_OF_MASQUERADE_LEAST, TCP_OF_UNGLUED_LEAST, UDP_BY_XDP_OF_KERNEL_LEAST,
 };
 pub use traffic::Traffic;
 
@@ -73,7 +74,7 @@ impl BenchOptions {
 ///
 /// # Errors
 /// No root, missing programs, a leg that does not come up or passes nothing, a signal. Figures
-/// that are too low are not an error: see [`Report::tcp_gate`].
+/// that are too low are not an error: see [`Report::gates`].
 pub fn run(options: &BenchOptions) -> Result<Report, Error> {
     let report = measure(options)?;
     if options.json {
@@ -111,7 +112,7 @@ pub fn measure(options: &BenchOptions) -> Result<Report, Error> {
                 0 => Box::new(built.iter()),
                 _ => Box::new(built.iter().rev()),
             };
-            for built in order {
+            for built in order.filter(|built| built.leg.carries(traffic)) {
                 let sample = sample(round, built, traffic, &setting, &signals.received)?;
                 samples.push(sample);
             }
@@ -131,6 +132,8 @@ pub fn legs(with_portolan: bool) -> Vec<Leg> {
         Leg::MasqueradeKernel,
         Leg::MasqueradeXdp,
         Leg::MasqueradeKernelBeside,
+        Leg::InboundGlued,
+        Leg::InboundUnglued,
     ];
     all.into_iter().filter(|leg| with_portolan || !leg.is_portolan()).collect()
 }

@@ -14,6 +14,15 @@ use super::traffic::Traffic;
 /// TCP through Portolan is at least this much of the bare copier.
 pub const TCP_OF_COPIER_LEAST: f64 = 0.9;
 
+/// TCP inside a network is at least this much of the kernel's bridge.
+pub const TCP_OF_BRIDGE_LEAST: f64 = 0.7;
+
+/// Masqueraded TCP is at least this much of the kernel's nftables.
+pub const TCP_OF_MASQUERADE_LEAST: f64 = 0.85;
+
+/// TCP from AF_XDP to a TAP is at least so many times what it is without gluing.
+pub const TCP_OF_UNGLUED_LEAST: f64 = 2.0;
+
 /// Masqueraded UDP between veths by AF_XDP is at least so many times the kernel's.
 pub const UDP_BY_XDP_OF_KERNEL_LEAST: f64 = 1.8;
 
@@ -34,6 +43,10 @@ pub enum Leg {
     MasqueradeXdp,
     /// As `MasqueradeKernel`, with the two ends on the CPUs that a worker leaves them.
     MasqueradeKernelBeside,
+    /// From outside, by AF_XDP, to an endpoint behind a TAP: frames are glued.
+    InboundGlued,
+    /// The same with `glued = 1`.
+    InboundUnglued,
 }
 
 impl Leg {
@@ -47,12 +60,25 @@ impl Leg {
             Leg::MasqueradeKernel => "masquerade/kernel",
             Leg::MasqueradeXdp => "masquerade/xdp",
             Leg::MasqueradeKernelBeside => "masquerade/kernel-beside",
+            Leg::InboundGlued => "inbound/glued",
+            Leg::InboundUnglued => "inbound/unglued",
         }
     }
 
     /// True if Portolan is in the middle.
     pub(super) fn is_portolan(self) -> bool {
-        matches!(self, Leg::BridgePortolan | Leg::MasqueradePortolan | Leg::MasqueradeXdp)
+        !matches!(
+            self,
+            Leg::BridgeKernel
+                | Leg::BridgeCopier
+                | Leg::MasqueradeKernel
+                | Leg::MasqueradeKernelBeside
+        )
+    }
+
+    /// True if this traffic is measured on it.
+    pub fn carries(self, traffic: Traffic) -> bool {
+        traffic == Traffic::Tcp || !matches!(self, Leg::InboundGlued | Leg::InboundUnglued)
     }
 }
 
@@ -115,6 +141,29 @@ pub struct Ratio {
     pub most: f64,
 }
 
+/// A ratio and the least that is wanted of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gate {
+    /// The traffic, the case and the peer.
+    pub what: &'static str,
+    /// What was measured.
+    pub median: f64,
+    /// What is wanted.
+    pub least: f64,
+}
+
+impl Gate {
+    /// True if it is reached.
+    pub fn is_met(&self) -> bool {
+        self.median >= self.least
+    }
+
+    fn json(&self) -> Value {
+        let Gate { what, median, least } = self;
+        json!({ "what": what, "median": median, "least": least, "met": self.is_met() })
+    }
+}
+
 /// One line of the table: a case and a traffic.
 struct Row {
     case: &'static str,
@@ -123,13 +172,15 @@ struct Row {
     traffic: Traffic,
 }
 
-const ROWS: [Row; 6] = [
+const ROWS: [Row; 7] = [
     row("bridge", Leg::BridgePortolan, Leg::BridgeKernel, Traffic::Tcp),
     row("bridge", Leg::BridgePortolan, Leg::BridgeKernel, Traffic::Udp64),
     row("masquerade", Leg::MasqueradePortolan, Leg::MasqueradeKernel, Traffic::Tcp),
     row("masquerade", Leg::MasqueradePortolan, Leg::MasqueradeKernel, Traffic::Udp64),
     row("masquerade, af_xdp", Leg::MasqueradeXdp, Leg::MasqueradeKernelBeside, Traffic::Tcp),
     row("masquerade, af_xdp", Leg::MasqueradeXdp, Leg::MasqueradeKernelBeside, Traffic::Udp64),
+    // Here the peer is Portolan as well, without gluing.
+    row("af_xdp to a tap, peer unglued", Leg::InboundGlued, Leg::InboundUnglued, Traffic::Tcp),
 ];
 
 const fn row(case: &'static str, portolan: Leg, kernel: Leg, traffic: Traffic) -> Row {
@@ -161,21 +212,47 @@ impl Report {
         })
     }
 
-    /// Whether TCP reaches [`TCP_OF_COPIER_LEAST`] on the bridge and through masquerade; none if
-    /// Portolan did not run.
-    pub fn tcp_gate(&self) -> Option<bool> {
-        let reaches = |leg| {
-            let ratio = self.ratio(leg, Leg::BridgeCopier, Traffic::Tcp)?;
-            Some(ratio.median >= TCP_OF_COPIER_LEAST)
+    /// What is wanted of the ratios, and whether it was met, of all that ran.
+    pub fn gates(&self) -> Vec<Gate> {
+        use Leg::*;
+        let (tcp, udp) = (Traffic::Tcp, Traffic::Udp64);
+        let all = [
+            ("tcp, bridge, of the copier", BridgePortolan, BridgeCopier, tcp, TCP_OF_COPIER_LEAST),
+            (
+                "tcp, masquerade, of the copier",
+                MasqueradePortolan,
+                BridgeCopier,
+                tcp,
+                TCP_OF_COPIER_LEAST,
+            ),
+            ("tcp, bridge, of the kernel", BridgePortolan, BridgeKernel, tcp, TCP_OF_BRIDGE_LEAST),
+            (
+                "tcp, masquerade, of the kernel",
+                MasqueradePortolan,
+                MasqueradeKernel,
+                tcp,
+                TCP_OF_MASQUERADE_LEAST,
+            ),
+            (
+                "tcp, af_xdp to a tap, of not gluing",
+                InboundGlued,
+                InboundUnglued,
+                tcp,
+                TCP_OF_UNGLUED_LEAST,
+            ),
+            (
+                "udp-64, masquerade by af_xdp, of the kernel",
+                MasqueradeXdp,
+                MasqueradeKernelBeside,
+                udp,
+                UDP_BY_XDP_OF_KERNEL_LEAST,
+            ),
+        ];
+        let gate = |(what, leg, peer, traffic, least)| {
+            let median = self.ratio(leg, peer, traffic)?.median;
+            Some(Gate { what, median, least })
         };
-        Some(reaches(Leg::BridgePortolan)? && reaches(Leg::MasqueradePortolan)?)
-    }
-
-    /// Whether masqueraded UDP by AF_XDP reaches [`UDP_BY_XDP_OF_KERNEL_LEAST`]; none if it did not
-    /// run.
-    pub fn xdp_gate(&self) -> Option<bool> {
-        let ratio = self.ratio(Leg::MasqueradeXdp, Leg::MasqueradeKernelBeside, Traffic::Udp64)?;
-        Some(ratio.median >= UDP_BY_XDP_OF_KERNEL_LEAST)
+        all.into_iter().filter_map(gate).collect()
     }
 
     /// The table, in Markdown.
@@ -208,18 +285,11 @@ impl Report {
             ];
             let _ = writeln!(text, "| {} |", line.join(" | "));
         }
-        if let Some(met) = self.tcp_gate() {
-            let verdict = if met { "met" } else { "not met" };
-            let _ =
-                writeln!(text, "\nTCP at least {TCP_OF_COPIER_LEAST} of the copier: {verdict}.");
-        }
-        if let Some(met) = self.xdp_gate() {
-            let verdict = if met { "met" } else { "not met" };
-            let least = UDP_BY_XDP_OF_KERNEL_LEAST;
-            let _ = writeln!(
-                text,
-                "Masqueraded UDP by AF_XDP at least {least} of the kernel: {verdict}."
-            );
+        text.push('\n');
+        for gate in self.gates() {
+            let Gate { what, median, least, .. } = gate;
+            let verdict = if gate.is_met() { "met" } else { "not met" };
+            let _ = writeln!(text, "{what}: {median:.2}, at least {least}: {verdict}.");
         }
         text
     }
@@ -255,10 +325,7 @@ impl Report {
         json!({
             "setting": self.setting.json(),
             "rows": rows.collect::<Vec<_>>(),
-            "tcp_of_copier_least": TCP_OF_COPIER_LEAST,
-            "tcp_gate_met": self.tcp_gate(),
-            "udp_by_xdp_of_kernel_least": UDP_BY_XDP_OF_KERNEL_LEAST,
-            "xdp_gate_met": self.xdp_gate(),
+            "gates": self.gates().iter().map(Gate::json).collect::<Vec<_>>(),
             "samples": samples.collect::<Vec<_>>(),
         })
     }
@@ -360,22 +427,36 @@ mod tests {
     #[test]
     fn legs_that_did_not_run_are_shown_as_missing() {
         let report = report(&[(0, Leg::BridgeKernel, 1e9), (0, Leg::BridgeCopier, 2e9)]);
-        assert_eq!(report.tcp_gate(), None);
+        assert_eq!(report.gates(), []);
         let text = report.markdown();
         assert!(text.contains("| bridge | tcp | Gbit/s | – | 1.00 | 2.00 | – | – |"), "{text}");
         assert_eq!(report.json()["rows"][0]["of_copier"], Value::Null);
     }
 
     #[test]
-    fn both_cases_must_reach_the_gate() {
+    fn a_gate_is_met_by_the_median_of_its_ratio() {
         let rates = |masquerade| {
-            report(&[
+            let rates = [
                 (0, Leg::BridgePortolan, 95.0),
                 (0, Leg::BridgeCopier, 100.0),
                 (0, Leg::MasqueradePortolan, masquerade),
-            ])
+            ];
+            let gates = report(&rates).gates();
+            gates.iter().map(Gate::is_met).collect::<Vec<_>>()
         };
-        assert_eq!(rates(90.0).tcp_gate(), Some(true));
-        assert_eq!(rates(89.0).tcp_gate(), Some(false));
+        assert_eq!(rates(90.0), [true, true]);
+        assert_eq!(rates(89.0), [true, false]);
+    }
+
+    #[test]
+    fn every_gate_is_stated_once_its_legs_ran() {
+        let legs = super::super::legs(true).into_iter();
+        let rates: Vec<_> = legs.map(|leg| (0, leg, 1.0)).collect();
+        let mut report = report(&rates);
+        let udp = |sample: &Sample| Sample { traffic: Traffic::Udp64, ..*sample };
+        report.samples.extend(report.samples.clone().iter().map(udp));
+        assert_eq!(report.gates().len(), 6);
+        let text = report.markdown();
+        assert!(text.contains("of not gluing: 1.00, at least 2: not met."), "{text}");
     }
 }

@@ -6,6 +6,8 @@
 //! bridge/copier        client [tap] thread [tap] server
 //! masquerade/portolan  client [tap] Portolan, NAT [tap] outside
 //! masquerade/kernel    client [veth] routing, nftables NAT [veth] outside
+//! masquerade/xdp       client [veth] Portolan by AF_XDP, NAT [veth] outside
+//! inbound/…            outside [veth] Portolan by AF_XDP [tap] server, frames glued or not
 //! ```
 //!
 //! The hard constraint: the legs differ in the middle only. The ends have the same addresses, MTU
@@ -31,8 +33,8 @@ use super::traffic::{Ends, Rates, Traffic, Window, measure};
 use super::xdp;
 
 pub(super) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 2);
-const SERVER: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 3);
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 1);
+pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 3);
+pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 1);
 /// The masquerading gateway's address outside (TEST-NET-1, RFC 5737).
 pub(super) const OUTSIDE_GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 /// The outside server's address.
@@ -107,6 +109,15 @@ impl Built {
                 let portolan = xdp::masquerade(ends, placement, folder.path())?;
                 Middle::Xdp { portolan, _folder: folder, _namespace: namespace }
             }
+            Leg::InboundGlued | Leg::InboundUnglued => {
+                let folder = tempfile::Builder::new().prefix("portolan-bench-").tempdir();
+                let folder = folder.map_err(Error::system("make a folder for Portolan"))?;
+                let namespace = end("middle")?;
+                let ends = (&client, &namespace, &server);
+                let glues = leg == Leg::InboundGlued;
+                let portolan = xdp::inbound(ends, placement, folder.path(), glues)?;
+                Middle::Xdp { portolan, _folder: folder, _namespace: namespace }
+            }
             Leg::BridgeKernel => {
                 let namespace = end("middle")?;
                 kernel_bridge(&client, &namespace, &server)?;
@@ -135,6 +146,7 @@ impl Built {
         let (client, server) = (&self.client, &self.server);
         let (server_address, source_seen) = match self.leg {
             Leg::BridgePortolan | Leg::BridgeKernel | Leg::BridgeCopier => (SERVER, CLIENT),
+            Leg::InboundGlued | Leg::InboundUnglued => (SERVER, OUTSIDE_SERVER),
             _ => (OUTSIDE_SERVER, OUTSIDE_GATEWAY),
         };
         let cpus = match &self.middle {
@@ -258,7 +270,7 @@ pub(super) fn network_config(more: &str) -> String {
     )
 }
 
-fn endpoint_config(name: &str, namespace: &Namespace, address: Ipv4Addr) -> String {
+pub(super) fn endpoint_config(name: &str, namespace: &Namespace, address: Ipv4Addr) -> String {
     format!(
         "[endpoint.{name}]\n\
          attach = {{ netns = \"{}\", interface = \"eth0\", create = true }}\n\

@@ -177,6 +177,7 @@ pub(super) fn limits(given: Option<&schema::Limits>, report: &mut Report) -> Lim
             default.icmp_errors_per_second,
         ),
         hand_over: limit(&given.hand_over, most::HAND_OVER_MAX, default.hand_over),
+        glued: limit(&given.glued, most::GLUED_MAX, default.glued),
     };
     share_within(&given.flows_per_port, limits.flows_per_port, "flows", flows, report);
     let half_open = limits.half_open_per_port;

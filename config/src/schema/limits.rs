@@ -85,6 +85,11 @@ pub(crate) struct Limits {
     #[schemars(extend("minimum" = 1, "maximum" = limits::HAND_OVER_MAX,
                       "default" = defaults().hand_over))]
     pub(crate) hand_over: Field<Number>,
+    /// Packets of one TCP or UDP flow that are glued to one super-frame, towards devices that take
+    /// those; at most a batch. 1: none is glued, as with `ethtool -K DEVICE gro off`.
+    #[schemars(extend("minimum" = 1, "maximum" = limits::GLUED_MAX,
+                      "default" = defaults().glued))]
+    pub(crate) glued: Field<Number>,
 }
 
 fn defaults() -> LimitDefaults {

@@ -20,7 +20,7 @@ fn glue_and_cut(packets: &[Vec<u8>], caps: Caps) -> (usize, Vec<Vec<u8>>) {
     let mut frames = pool(POOL.0);
     let mut batch = batch_of(&mut frames, packets);
     let before: usize = batch.iter().map(Packet::len).sum();
-    let glued = glue(&mut batch, caps, &mut frames);
+    let glued = glue(&mut batch, (caps, BATCH_LEN), &mut frames);
     let after: usize = batch.iter().map(Packet::len).sum();
     assert_eq!(before - after, glued.header_bytes as usize);
     assert_eq!(packets.len() - batch.len(), glued.packets as usize);
@@ -86,7 +86,7 @@ fn cut_frames_glue_to_the_super_frame_that_they_come_from() {
             assert_eq!(packets.len(), 7);
             let mut frames = pool(POOL.0);
             let mut batch = batch_of(&mut frames, &packets);
-            assert_eq!(glue(&mut batch, ALL, &mut frames).packets, 6);
+            assert_eq!(glue(&mut batch, (ALL, BATCH_LEN), &mut frames).packets, 6);
             let [packet] = &batch[..] else { panic!("{} packets", batch.len()) };
             let Offload::Gso { segment_bytes, start, .. } = packet.offload() else { panic!() };
             assert_eq!((segment_bytes, usize::from(start)), (1_448, shape.l4()));
@@ -220,12 +220,23 @@ fn equal_identifications_are_glued_where_fragmenting_is_forbidden() {
 }
 
 #[test]
+fn a_super_frame_has_no_more_packets_than_it_may() {
+    for (most, packets) in [(1, 0), (2, 3), (3, 4), (7, 6), (64, 6)] {
+        let (mut frames, segments) = (pool(POOL.0), segments(&PLAIN));
+        assert_eq!(segments.len(), 7);
+        let mut batch = batch_of(&mut frames, &segments);
+        let glued = glue(&mut batch, (ALL, most), &mut frames);
+        assert_eq!(glued.packets, packets, "at most {most}");
+    }
+}
+
+#[test]
 fn without_a_tail_packets_pass_as_they_are() {
     let packets = segments(&PLAIN);
     let mut frames = pool(POOL.0);
     let mut batch = batch_of(&mut frames, &packets);
     let tails: Vec<_> = std::iter::from_fn(|| frames.take_tail()).collect();
-    assert_eq!(glue(&mut batch, ALL, &mut frames), Glued::default());
+    assert_eq!(glue(&mut batch, (ALL, BATCH_LEN), &mut frames), Glued::default());
     let bytes: Vec<_> = batch.iter().map(Packet::to_vec).collect();
     assert_eq!(bytes, packets);
     tails.into_iter().for_each(|tail| frames.give_tail(tail));

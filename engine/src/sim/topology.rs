@@ -111,6 +111,7 @@ fn limits(tight: bool) -> Limits {
         answers_per_second: 10,
         icmp_errors_per_second: 10,
         hand_over: 4,
+        glued: 3,
     };
     if tight { narrow } else { wide }
 }

@@ -187,7 +187,7 @@ impl Worker {
             frames,
             rings,
             rules: adoption.rules.clone(),
-            egress: Egress::default(),
+            egress: Egress::new(limits.glued as usize),
             tunnels: adoption.tunnels.clone(),
             underlay: vec![None; counted],
             stages: Stages::new(fdb, Nat::new(2 * flows, seed), Paths::new(PATHS_MAX, seed)),
