@@ -7,7 +7,7 @@ use crate::common::cover::{self, Places, place};
 /// From where to where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Way {
-    /// Inside one network, which has one MTU.
+    /// Inside one network, between members of both MTUs.
     Bridge,
     /// From an endpoint to the outside, with its own address.
     Routed,

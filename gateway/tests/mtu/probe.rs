@@ -44,7 +44,7 @@ impl World {
     }
 
     /// Tries a cell. The error says what is wrong.
-    pub(crate) fn probe(&self, cell: &Cell) -> Result<(), String> {
+    pub(crate) fn probe(&mut self, cell: &Cell) -> Result<(), String> {
         self.set_up(cell);
         let ends = self.ends(cell);
         match cell.traffic {
@@ -101,7 +101,7 @@ impl Ends {
     /// may cut it; else the sender is told what the path takes.
     fn ping(&self, cell: &Cell, may_fragment: &str) -> Result<(), String> {
         let (own_mtu, path_mtu) = match cell.way {
-            Way::Bridge => (cell.endpoint_mtu, cell.endpoint_mtu),
+            Way::Bridge => (cell.egress_mtu, cell.endpoint_mtu.min(cell.egress_mtu)),
             Way::Routed | Way::Nat => (cell.endpoint_mtu, cell.endpoint_mtu.min(cell.egress_mtu)),
             // Of a published port only TCP and UDP go on: the gateway answers.
             Way::Published => (cell.egress_mtu, cell.egress_mtu),

@@ -1,18 +1,22 @@
 //! A gateway whose links have the MTUs of a cell.
 //!
 //! ```text
-//! host ---(egress MTU)--- wan0 [gateway] ---(endpoint MTU)--- front: web, mate
+//! host ---(egress MTU)--- wan0 [gateway] ---(endpoint MTU)--- front: web
+//!                                        ---(egress MTU)----- front: mate
 //! ```
 //!
 //! The host is a namespace, so nothing of this machine is touched.
 
 use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use gateway::netns::{self, Namespace};
 
 use super::cell::{Cell, Way};
 use crate::common::host::{TAP, XDP, lay_link, run, start_on, trust_link_locals};
-use crate::common::{Daemon, Scratch};
+use crate::common::{Daemon, PROGRAM, Scratch};
 
 const CONFIG: &str = r#"
 [gateway]
@@ -55,11 +59,14 @@ pub(crate) struct World {
     daemon: Daemon,
     /// Host, and where an uplink by AF_XDP is.
     _namespaces: [Namespace; 2],
+    /// What senders leave to their devices now, if it was set.
+    offload: Option<bool>,
 }
 
 impl World {
     pub(crate) fn start(cell: &Cell) -> World {
-        let scratch = Scratch::new("mtu");
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let scratch = Scratch::new(&format!("mtu{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         let mode = if cell.way == Way::Routed { "routed" } else { "nat" };
         let text = CONFIG
             .replace("UPLINK", if cell.xdp { XDP } else { TAP })
@@ -85,7 +92,29 @@ impl World {
             })
             .unwrap();
         }
-        World { scratch, daemon, _namespaces: namespaces }
+        let world = World { scratch, daemon, _namespaces: namespaces, offload: None };
+        world.set_mate_mtu(cell.egress_mtu);
+        world
+    }
+
+    /// Gives the network's other member an MTU of its own, and waits until the gateway knows.
+    fn set_mate_mtu(&self, mtu: u16) {
+        netns::within(&self.path("mate"), || run(&format!("ip link set eth0 mtu {mtu}"))).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let mut command = Command::new(PROGRAM);
+            command.args(["show", "mtu", "--socket"]).arg(self.scratch.socket());
+            let output = command.output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let line =
+                text.lines().find(|line| line.starts_with("web") && line.contains("own net"));
+            let shown = line.and_then(|line| line.split_whitespace().nth(4)?.parse().ok());
+            if shown.is_some_and(|shown: u16| shown <= mtu) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{text}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     pub(crate) fn path(&self, namespace: &str) -> PathBuf {
@@ -94,7 +123,17 @@ impl World {
 
     /// Has what senders leave to their devices on or off, and their kernels forget what they have
     /// learnt of paths.
-    pub(crate) fn set_up(&self, cell: &Cell) {
+    pub(crate) fn set_up(&mut self, cell: &Cell) {
+        if self.offload.replace(cell.offload) != Some(cell.offload) {
+            self.set_offloads(cell);
+        }
+        let flush = if cell.v6 { "ip -6 route flush cache" } else { "ip route flush cache" };
+        for namespace in ["web", "mate", "host"] {
+            netns::within(&self.path(namespace), || run(flush)).unwrap();
+        }
+    }
+
+    fn set_offloads(&self, cell: &Cell) {
         let names = OFFLOADS.map(str::to_owned);
         let mut devices = vec![("web", "eth0"), ("mate", "eth0")];
         if !cell.xdp {
@@ -103,13 +142,6 @@ impl World {
         for (namespace, device) in devices {
             netns::within(&self.path(namespace), || {
                 drivers::set_offloads(device, &names, cell.offload).unwrap();
-            })
-            .unwrap();
-        }
-        for namespace in ["web", "mate", "host"] {
-            netns::within(&self.path(namespace), || {
-                run("ip route flush cache");
-                run("ip -6 route flush cache");
             })
             .unwrap();
         }
