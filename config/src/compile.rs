@@ -19,6 +19,7 @@ use engine::tables::{
 use engine::{NetworkId, PortId, Tables, UplinkId};
 use ipnet::IpNet;
 
+use crate::check::tunnel_overhead;
 use crate::host::HostSide;
 use crate::ids;
 use crate::model::{self, Config};
@@ -230,7 +231,9 @@ impl<'c> Compiler<'c> {
 
     fn tunnel_ports(&self, network: &model::Network) -> Vec<PortTable> {
         let Some(overlay) = &network.overlay else { return Vec::new() };
-        overlay_ports(network, overlay, self.uplink_ids[&*overlay.uplink], self.epoch)
+        let uplink = self.config.uplink(&overlay.uplink).map(|uplink| uplink.mtu);
+        let link = (self.uplink_ids[&*overlay.uplink], uplink.unwrap_or(u16::MAX));
+        overlay_ports(network, overlay, link, self.epoch)
     }
 
     fn networks(&self) -> Vec<Network> {
@@ -275,13 +278,19 @@ impl<'c> Compiler<'c> {
     }
 }
 
-/// The ports of an overlay, the trunk first.
+/// The ports of an overlay, the trunk first. `link`: the uplink, and the MTU that it has now: when
+/// that falls, what goes into the tunnels is to be smaller than the network's own MTU.
 fn overlay_ports(
     network: &model::Network,
     overlay: &model::Overlay,
-    uplink: UplinkId,
+    (uplink, link_mtu): (UplinkId, u16),
     epoch: Epoch,
 ) -> Vec<PortTable> {
+    let all_v6 = overlay.tunnels.iter().any(|(vtep, _)| vtep.is_ipv6());
+    let inside = |vtep: Option<IpAddr>| {
+        let is_v6 = vtep.map_or(all_v6, |vtep| vtep.is_ipv6());
+        network.mtu.min(link_mtu.saturating_sub(tunnel_overhead(is_v6)))
+    };
     let port = |id, vtep: Option<IpAddr>, end| PortTable {
         epoch,
         id,
@@ -294,7 +303,7 @@ fn overlay_ports(
             local: local_of(overlay, vtep),
             end,
         }),
-        mtu: network.mtu,
+        mtu: inside(vtep),
     };
     let everybody = match overlay.group {
         Some(group) => overlay.port_to(group).into_iter().collect(),

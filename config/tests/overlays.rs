@@ -66,6 +66,20 @@ fn peers_become_tunnels_that_the_trunk_floods_to() {
 }
 
 #[test]
+fn when_the_uplinks_mtu_falls_what_goes_into_tunnels_falls_with_it() {
+    let mut config = parse("peers = [\"192.0.2.11\", \"2001:db8::11\"]\nmtu = 1420\n");
+    let mtus = |config: &Config| {
+        let tables = compile(config, None);
+        let tunnels = tables.ports.iter().flatten();
+        let tunnels = tunnels.filter(|port| matches!(port.kind, PortKind::Tunnel(_)));
+        tunnels.map(|port| port.mtu).collect::<Vec<_>>()
+    };
+    assert_eq!(mtus(&config), [1_420, 1_420, 1_420]);
+    config.uplinks[0].mtu = 1_400;
+    assert_eq!(mtus(&config), [1_330, 1_350, 1_330], "the trunk's is what all take");
+}
+
+#[test]
 fn an_end_of_ipv6_takes_twenty_bytes_more() {
     assert_eq!(parse("peers = [\"2001:db8::11\"]\n").networks[0].mtu, 1_430);
     let most = refusals("peers = [\"2001:db8::11\"]\nmtu = 1450\n");

@@ -224,6 +224,38 @@ fn a_burst_beyond_the_ring_is_refused_in_order_and_nothing_is_lost() {
 }
 
 #[test]
+fn what_finds_the_ring_empty_is_counted_and_the_next_burst_finds_more_room() {
+    let mut world = World::new(1500);
+    let mut queues = world.open(&world.options(XdpPlace::Generic));
+    let socket = world.socket();
+    let to = SocketAddr::from((OUR_IP, 9));
+    let mut batch = Batch::new();
+    let mut take = |queue: &mut XdpQueue, frames: &mut FramePool| {
+        queue.rx(frames, &mut batch);
+        let count = batch.len();
+        batch.drain(..).for_each(|packet| packet.recycle(frames));
+        count
+    };
+    take(&mut queues[0], &mut world.frames);
+    (0..3_000).for_each(|_| drop(socket.send_to(b"x", to)));
+    wait_for("what was missed", || {
+        while take(&mut queues[0], &mut world.frames) > 0 {}
+        (queues[0].take_missed() > 0).then_some(())
+    });
+    (0..1_600).for_each(|_| drop(socket.send_to(b"x", to)));
+    let mut received = 0;
+    wait_for("more than the ring had room for at first", || {
+        received += take(&mut queues[0], &mut world.frames);
+        (received > 1_200).then_some(())
+    });
+    while take(&mut queues[0], &mut world.frames) > 0 {}
+    world.assert_conserved(&queues);
+    queues[0].release(&mut world.frames);
+    drop(queues);
+    world.assert_conserved(&[]);
+}
+
+#[test]
 fn a_device_that_is_deleted_is_noticed_and_its_frames_come_back() {
     let mut world = World::new(1500);
     let mut queues = world.open(&world.options(XdpPlace::Generic));

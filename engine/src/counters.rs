@@ -165,6 +165,8 @@ drop_reasons! {
     OverlaySplitHorizon = "overlay_split_horizon",
     /// From an endpoint to a VTEP: what it sends would be taken for ours.
     OverlayForged = "overlay_forged",
+    /// Came while the ingress port's ring was full: the kernel dropped it.
+    IngressFull = "ingress_full",
     /// The egress port took no more.
     EgressFull = "egress_full",
     /// The egress port's device is gone.

@@ -56,6 +56,12 @@ pub trait Port: Send {
         0
     }
 
+    /// Packets that the kernel dropped since the last call because the driver's ring had no room
+    /// for them. The worker counts them as `ingress_full`.
+    fn take_missed(&mut self) -> u64 {
+        0
+    }
+
     /// Gives every held frame back, before the port is dropped.
     fn release(&mut self, _frames: &mut FramePool) {}
 

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use engine::tables::MssClamp;
 
 pub(crate) use network::explained;
+pub(crate) use overlay::overhead as tunnel_overhead;
 
 use crate::bounds::{MSS_MAX, MSS_MIN, MTU_MAX, MTU_MIN, MTU_V6_MIN};
 use crate::ids;

@@ -25,7 +25,7 @@ use crate::values::{Address, Prefix};
 pub(crate) const PORT_DEFAULT: u16 = 4_789;
 
 /// Bytes that a tunnel takes of each packet, by the outer header's family.
-fn overhead(v6: bool) -> u16 {
+pub(crate) fn overhead(v6: bool) -> u16 {
     if v6 { 70 } else { 50 }
 }
 

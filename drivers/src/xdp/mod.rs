@@ -63,9 +63,9 @@ const RX_ENTRIES: u32 = 4_096;
 const XDP_FILL_FRAMES: usize = 1_024;
 
 /// Chunks that lie there when bursts have emptied it. A TCP sender has its whole window under way
-/// when the worker is late: that of Linux ends at 3 MB (half of `tcp_rmem`), 2,100 packets. Measured
-/// on a veth, `iperf3` for 4 s on busy CPUs: with 1,024 chunks the kernel dropped 24,860 of 413,386
-/// packets here, and only here, and TCP sent as many again.
+/// when the worker is late: that of Linux ends at 3 MB (half of `tcp_rmem`), 2,100 packets.
+/// Measured on a veth, `iperf3` for 4 s on busy CPUs: with 1,024 chunks the kernel dropped 24,860
+/// of 413,386 packets here, and only here, and TCP sent as many again.
 const XDP_FILL_FRAMES_MAX: usize = RX_ENTRIES as usize;
 
 /// Chunks that stay in a worker's pool, for other queues, before a fill ring takes more than

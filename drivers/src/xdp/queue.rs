@@ -18,6 +18,7 @@ use engine::frame::{CHUNK_BYTES, Frame, FrameBalancer, FramePool, TAIL_BYTES, Ta
 use engine::packet::{BATCH_BYTES_MAX, BATCH_LEN, START_MAX};
 use engine::{Batch, Caps, Offload, Packet, Port};
 use rustix::io::Errno;
+use rustix::net::sockopt::xdp_statistics;
 use rustix::net::xdp::{XdpDesc, XdpDescOptions};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
@@ -89,13 +90,14 @@ impl Depth {
         Depth { wanted: XDP_FILL_FRAMES, calm_count: 0, is_filled: false }
     }
 
-    /// Takes in how many are left of those that lay there.
-    fn note(&mut self, left: usize) {
+    /// Takes in how many are left of those that lay there. True: a burst has nearly emptied it.
+    fn note(&mut self, left: usize) -> bool {
         if !self.is_filled {
             self.is_filled = true;
         } else if left < self.wanted / 8 {
             self.wanted = (self.wanted * 2).min(XDP_FILL_FRAMES_MAX);
             self.calm_count = 0;
+            return true;
         } else if left < self.wanted / 2 {
             self.calm_count = 0;
         } else {
@@ -105,6 +107,7 @@ impl Depth {
                 self.calm_count = 0;
             }
         }
+        false
     }
 }
 
@@ -120,6 +123,9 @@ pub struct XdpQueue {
     /// The last `rx` ended for the bytes' sake.
     has_more: bool,
     rejected: u64,
+    /// What the kernel dropped for want of room: by its count, and not yet told.
+    missed_total: u64,
+    missed: u64,
     shared: Arc<Shared>,
 }
 
@@ -213,6 +219,10 @@ impl Port for XdpQueue {
         mem::take(&mut self.rejected)
     }
 
+    fn take_missed(&mut self) -> u64 {
+        mem::take(&mut self.missed)
+    }
+
     fn release(&mut self, frames: &mut FramePool) {
         self.kick();
         self.reap(frames);
@@ -247,8 +257,18 @@ impl XdpQueue {
         shared: Arc<Shared>,
         caps: Caps,
     ) -> XdpQueue {
-        let (alive, has_more, rejected) = (true, false, 0);
-        XdpQueue { socket, rx, tx, caps, alive, has_more, rejected, shared }
+        XdpQueue {
+            socket,
+            rx,
+            tx,
+            caps,
+            alive: true,
+            has_more: false,
+            rejected: 0,
+            missed_total: 0,
+            missed: 0,
+            shared,
+        }
     }
 
     pub(super) fn queue(&self) -> usize {
@@ -273,7 +293,13 @@ impl XdpQueue {
         if missing < BATCH_LEN / 2 {
             return;
         }
-        side.depth.note(left);
+        if side.depth.note(left)
+            && let Ok(counts) = xdp_statistics(&self.socket)
+        {
+            let total = counts.rx_dropped + counts.rx_ring_full.unwrap_or(0);
+            self.missed += total.saturating_sub(self.missed_total);
+            self.missed_total = total;
+        }
         let room = side.fill.acquire(missing as u32) as usize;
         let mut lent = 0;
         while lent < missing.min(room) {

@@ -52,11 +52,14 @@ impl Worker {
         let mut has_more = false;
         if let Some(port) = self.core.egress.port(id) {
             port.rx(&mut self.core.frames, batch);
-            let rejected = port.take_rejected();
+            let (rejected, missed) = (port.take_rejected(), port.take_missed());
             has_more = port.has_more();
             let alive = port.alive();
             if rejected > 0 {
                 self.core.counters.dropped(DropReason::MalformedOffload).add(rejected);
+            }
+            if missed > 0 {
+                self.core.counters.dropped(DropReason::IngressFull).add(missed);
             }
             if !alive {
                 self.core.event(Event::PortDown(id));
