@@ -278,7 +278,7 @@ pub(crate) struct Network {
     /// stations behind them are learnt; packets of other senders are dropped.
     pub(crate) peers: Field<Vec<Field<Address>>>,
     /// Overlay: a multicast address; what is for everybody goes there, once, instead of to each
-    /// peer. Nothing joins the group on the uplink's link yet: its network must flood it.
+    /// peer. The group is joined on the uplink's link (IGMP, MLD).
     pub(crate) group: Field<Address>,
     /// Overlay: members elsewhere, whom nothing is learnt about. ARP and ND for them are answered
     /// here; without `peers` nothing is flooded.

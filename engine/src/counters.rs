@@ -284,6 +284,12 @@ counters! {
         fdb_full,
         /// Stations not learnt: the port's share is full.
         fdb_share_full,
+        /// Multicast memberships, queriers and routers known now (gauge).
+        groups,
+        /// Multicast memberships not noted: no room, or the port's share is full.
+        groups_full,
+        /// Frames to groups that went only to those who want them.
+        floods_narrowed,
         /// Frames and questions for stations that a static overlay does not know.
         overlay_misses,
         /// Free chunks of packet memory in the worker's pool (gauge).

@@ -9,6 +9,7 @@
 //! comes before the worker waits.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use arrayvec::ArrayVec;
 
@@ -37,6 +38,17 @@ pub enum Message {
         destination: IpAddr,
         /// In bytes, IP header included.
         mtu: u16,
+    },
+    /// A port is in a multicast group, or leaves it.
+    Group {
+        /// In this network.
+        network: NetworkId,
+        /// The group's MAC address, or what stands for a querier or a router.
+        group: MacAddress,
+        /// The port.
+        port: PortId,
+        /// For how long, if nothing more is heard.
+        lifetime: Duration,
     },
     /// A neighbour's MAC address was confirmed.
     Neighbour {

@@ -20,6 +20,7 @@ pub mod flow;
 mod fragmentation;
 pub mod frame;
 mod glue;
+mod groups;
 pub mod hand_over;
 pub mod id;
 mod ingress;

@@ -60,6 +60,16 @@ pub(crate) enum Way {
     Outer(Box<Outer>),
 }
 
+/// A multicast group that tunnels listen to, on an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Joined {
+    pub(crate) group: IpAddr,
+    /// The uplink's port, with our own addresses there.
+    pub(crate) uplink: PortId,
+    pub(crate) mac: MacAddress,
+    pub(crate) local: IpAddr,
+}
+
 /// All tunnels.
 #[derive(Debug, Default)]
 pub(crate) struct Tunnels {
@@ -67,6 +77,7 @@ pub(crate) struct Tunnels {
     /// All networks of a sender that has several, by the tunnel of the first.
     sharers: TableMap<PortId, Vec<Origin>>,
     vnis: TableMap<(Vni, u16), ()>,
+    groups: Vec<Joined>,
     udp_ports: Vec<u16>,
     locals_v4: Vec<u32>,
     locals_v6: Vec<u128>,
@@ -96,6 +107,7 @@ impl Tunnels {
                 self.listen(tunnel.local, tunnel.udp_port);
                 if vtep.is_multicast() {
                     self.listen(*vtep, tunnel.udp_port);
+                    self.join(*vtep, tunnel, tables);
                 } else {
                     self.add_sender(sender, origin);
                 }
@@ -107,6 +119,19 @@ impl Tunnels {
             self.ways.resize_with(id.index() + 1, || None);
         }
         self.ways[id.index()] = way;
+    }
+
+    fn join(&mut self, group: IpAddr, tunnel: &Tunnel, tables: &Tables) {
+        let Some(own) = tables.uplink(tunnel.uplink) else { return };
+        let joined = Joined { group, uplink: own.port, mac: own.mac, local: tunnel.local };
+        if !self.groups.contains(&joined) {
+            self.groups.push(joined);
+        }
+    }
+
+    /// The groups that tunnels listen to.
+    pub(crate) fn groups(&self) -> &[Joined] {
+        &self.groups
     }
 
     fn add_sender(&mut self, sender: Sender, origin: Origin) {
@@ -244,7 +269,7 @@ impl Outer {
 }
 
 /// The MAC address of an IP group (RFC 1112 section 6.4, RFC 2464 section 7).
-fn group_mac(group: IpAddr) -> MacAddress {
+pub(crate) fn group_mac(group: IpAddr) -> MacAddress {
     match group {
         IpAddr::V4(group) => {
             MacAddress(0x0100_5e00_0000 | u64::from(group.to_bits() & 0x007f_ffff))

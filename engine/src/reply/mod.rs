@@ -11,6 +11,7 @@
 
 mod across;
 mod icmp;
+mod membership;
 mod neighbour;
 mod reset;
 
@@ -24,6 +25,7 @@ use crate::wire::{ethernet, header_at, icmp as icmp_wire, ipv4, ipv6, protocol, 
 
 pub(crate) use across::Across;
 pub(crate) use icmp::{ErrorKind, echo_reply_in_place, icmp_error};
+pub(crate) use membership::{igmp_report, mld_report};
 pub(crate) use neighbour::{
     arp_reply, arp_request, gratuitous_arp, neighbour_advertisement, neighbour_solicitation,
     unsolicited_advertisement,

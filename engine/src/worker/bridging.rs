@@ -59,6 +59,9 @@ impl Core {
         self.counters.worker.misses.add(1);
         let (ingress, network) = (packet.meta.ingress, packet.meta.network);
         if network == NetworkId::NONE {
+            if MacAddress(destination).is_group() {
+                self.hear_query(&packet);
+            }
             return self.drop(packet, DropReason::NotForUs);
         }
         let mac = MacAddress(destination);
@@ -76,9 +79,10 @@ impl Core {
                 self.send_bridged(port, packet, Receivers::One);
             }
             (Verdict::Flood, _) => {
-                if !mac.is_group() {
-                    self.note_miss(network);
+                if mac.is_group() {
+                    return self.flood_group(packet, mac);
                 }
+                self.note_miss(network);
                 self.flood(packet);
             }
             (Verdict::Drop(reason), _) => self.drop(packet, reason),
@@ -86,11 +90,15 @@ impl Core {
         }
     }
 
+    /// Takes of what a port may flood.
+    pub(super) fn may_flood(&mut self, ingress: PortId) -> bool {
+        self.floods.get_mut(ingress.index()).is_some_and(|rate| rate.take(self.now))
+    }
+
     /// Sends a copy to every other member of the packet's network.
     pub(super) fn flood(&mut self, packet: Packet) {
         let (ingress, network) = (packet.meta.ingress, packet.meta.network);
-        let allowed = self.floods.get_mut(ingress.index()).is_some_and(|rate| rate.take(self.now));
-        if !allowed {
+        if !self.may_flood(ingress) {
             return self.drop(packet, DropReason::FloodLimited);
         }
         self.counters.worker.floods.add(1);

@@ -7,11 +7,13 @@ use arrayvec::ArrayVec;
 
 use super::Event;
 use super::eviction::Sources;
+use super::membership::Reports;
 use super::translated::Crossing;
 use crate::counters::{Counters, DropReason};
 use crate::egress::Egress;
 use crate::flow::AdjacencyId;
 use crate::frame::FramePool;
+use crate::groups::Groups;
 use crate::hand_over::{HandOverRings, Message};
 use crate::id::{MacAddress, PortId, WorkerId};
 use crate::ingress::IngressRule;
@@ -80,6 +82,10 @@ pub(super) struct Core {
     pub(super) stages: Stages,
     pub(super) neighbours: Neighbours,
     pub(super) floods: Vec<TokenBucket>,
+    /// When to say which groups our tunnels are in.
+    pub(super) reports: Reports,
+    /// Who is in which multicast group.
+    pub(super) groups: Groups,
     pub(super) moves: TokenBucket,
     pub(super) answers: TokenBucket,
     /// Bounds the ICMP errors that are carried through.

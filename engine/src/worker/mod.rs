@@ -20,7 +20,9 @@ mod eviction;
 mod explain;
 mod flows;
 mod fragments;
+mod groups;
 mod lookup;
+mod membership;
 mod oversize;
 mod paths;
 mod trace;
@@ -52,6 +54,7 @@ use crate::execute::Edit;
 use crate::fdb::Fdb;
 use crate::flow::{FlowTable, Fragments, V4, V6};
 use crate::frame::FramePool;
+use crate::groups::{GROUPS_MAX, Groups};
 use crate::hand_over::{Chunk, HandOverRings, Message};
 use crate::id::{PortId, WorkerId};
 use crate::limits::{Limits, PATHS_MAX, PATHS_PER_SECOND};
@@ -150,14 +153,23 @@ fn share_of(total: u32, worker_count: usize) -> usize {
     (total as usize).div_ceil(worker_count)
 }
 
-/// Memory for a worker's flows of a family. `place`: its index, and how many workers there are.
-fn flows_of<F: Edit>(limits: &Limits, place: (usize, usize), seed: u64, tick: Tick) -> Flows<F> {
-    let share = |total| share_of(total, place.1);
+/// Memory for a worker's flows of a family. `place`: its index, how many workers there are, and how
+/// many ports.
+fn flows_of<F: Edit>(
+    limits: &Limits,
+    place: (usize, usize, usize),
+    seed: u64,
+    tick: Tick,
+) -> Flows<F> {
+    let (worker, worker_count, port_count) = place;
+    let share = |total| share_of(total, worker_count);
     let fragments = (share(limits.fragments), share(limits.fragments_held));
-    Flows::new(
+    let mut flows = Flows::new(
         FlowTable::new(share(limits.flows), seed, tick),
-        Fragments::new(fragments.0, fragments.1, place, seed),
-    )
+        Fragments::new(fragments.0, fragments.1, (worker, worker_count), seed),
+    );
+    flows.table.order.grow_ports(port_count);
+    flows
 }
 
 impl std::fmt::Debug for Worker {
@@ -193,6 +205,8 @@ impl Worker {
             stages: Stages::new(fdb, Nat::new(2 * flows, seed), Paths::new(PATHS_MAX, seed)),
             neighbours: Neighbours::new(neighbours, limits.held_per_neighbour, seed, tick),
             floods: vec![TokenBucket::new(limits.floods_per_second); counted],
+            reports: membership::Reports::begin(now),
+            groups: Groups::new(GROUPS_MAX, counted, seed),
             moves: TokenBucket::new(limits.floods_per_second / 10),
             answers: TokenBucket::new((limits.answers_per_second / worker_count as u32).max(1)),
             errors: TokenBucket::new((limits.icmp_errors_per_second / worker_count as u32).max(1)),
@@ -213,11 +227,10 @@ impl Worker {
             path_changes: TokenBucket::new(PATHS_PER_SECOND),
             tables,
         };
-        let place = (id.index(), worker_count);
         let mut worker = Worker {
             core,
-            v4: flows_of(&limits, place, seed, tick),
-            v6: flows_of(&limits, place, seed, tick),
+            v4: flows_of(&limits, (id.index(), worker_count, counted), seed, tick),
+            v6: flows_of(&limits, (id.index(), worker_count, counted), seed, tick),
             announcements: Announcements::default(),
             adoption: adoption.clone(),
             batch: Some(Box::new(Batch::new())),
@@ -229,8 +242,6 @@ impl Worker {
             upkeep_at: now,
             rounds_at: now,
         };
-        worker.v4.table.order.grow_ports(counted);
-        worker.v6.table.order.grow_ports(counted);
         worker.core.stages.nat.adopt(&worker.core.tables.nat, false);
         if id == WorkerId(0) {
             // Nothing was announced before, so nothing is done.
@@ -326,6 +337,9 @@ impl Worker {
                 Message::PathMtu { network, destination, mtu } => {
                     self.core.note_path(End { network, address: destination }, mtu);
                 }
+                Message::Group { network, group, port, lifetime } => {
+                    self.core.hear_group((network, group, port), lifetime);
+                }
                 Message::Neighbour { port, address, mac } => {
                     self.core.confirm_neighbour(port, address, mac);
                     // What waited goes before what comes behind the news: order is kept, and a
@@ -345,6 +359,7 @@ impl Worker {
             || self.v4.fragments.waiting()
             || self.v6.fragments.waiting()
             || self.announcements.pending()
+            || self.has_reports()
             || !self.core.stages.mtu.paths.is_empty()
             || self.core.stages.bridge.fdb.count() > 0;
         busy.then_some(self.upkeep_at)

@@ -208,18 +208,24 @@ impl Core {
             self.stages.bridge.fdb.keep_member(network, mac, tunnel, generation);
             return self.send_in_tunnel(tunnel, packet);
         }
-        let count = self.tunnels.of_trunk(trunk).len();
+        let (count, mut last) = (self.tunnels.of_trunk(trunk).len(), None);
         for index in 0..count {
             let Some(&tunnel) = self.tunnels.of_trunk(trunk).get(index) else { break };
-            if index + 1 == count {
-                return self.send_in_tunnel(tunnel, packet);
+            // A single one is everybody's: peers, or a group of them.
+            if count > 1 && !self.goes_into(&packet, network, (trunk, tunnel)) {
+                continue;
             }
-            match packet.copy(&mut self.frames) {
-                Some(copy) => self.send_in_tunnel(tunnel, copy),
-                None => self.counters.dropped(DropReason::NoFrame).add(1),
+            if let Some(receiver) = last.replace(tunnel) {
+                match packet.copy(&mut self.frames) {
+                    Some(copy) => self.send_in_tunnel(receiver, copy),
+                    None => self.counters.dropped(DropReason::NoFrame).add(1),
+                }
             }
         }
-        self.drop(packet, DropReason::NoReceiver);
+        match last {
+            Some(receiver) => self.send_in_tunnel(receiver, packet),
+            None => self.drop(packet, DropReason::NoReceiver),
+        }
     }
 
     fn send_in_tunnel(&mut self, tunnel: PortId, packet: Packet) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::TokenBucket;
+use super::membership::Reports;
 use super::{Adoption, Event, Retired, Worker};
 use crate::id::WorkerId;
 use crate::limits::Filtering;
@@ -47,6 +48,7 @@ impl Worker {
         // All that is shared stays alive in the step that is given back.
         (core.tables, core.rules) = (adoption.tables.clone(), adoption.rules.clone());
         core.tunnels = adoption.tunnels.clone();
+        core.reports = Reports::begin(core.now);
         core.generation = core.tables.generation as u32;
         core.stamp = core.stamp.wrapping_add(1);
         let announced = match core.id {
@@ -68,6 +70,7 @@ impl Worker {
         core.forget_underlay(counted);
         self.v4.table.order.grow_ports(counted);
         self.v6.table.order.grow_ports(counted);
+        core.groups.grow_ports(counted);
         let fdb = &mut core.stages.bridge.fdb;
         fdb.grow_ports(counted);
         // What was learnt of a station that is a member now is no longer true.
@@ -107,12 +110,15 @@ impl Worker {
         self.v6.sweep_fragments(&mut self.core);
         self.ask_neighbours();
         self.announce(now);
+        self.report_groups(now);
         let core = &mut self.core;
         core.stages.bridge.fdb.sweep(core.generation, core.tick);
+        core.groups.sweep(core.tick);
         core.forget_paths();
         let flows = self.v4.table.count() + self.v6.table.count();
         core.counters.worker.flows.set(flows as u64);
         core.counters.worker.stations.set(core.stages.bridge.fdb.count() as u64);
+        core.counters.worker.groups.set(core.groups.count() as u64);
         core.counters.worker.paths.set(core.stages.mtu.paths.count() as u64);
         core.counters.worker.mappings.set(core.stages.nat.count() as u64);
         core.counters.worker.ports_shared.set(core.stages.nat.shared_total());

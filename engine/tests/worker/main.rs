@@ -26,6 +26,7 @@ mod gateway;
 mod lifetimes;
 mod masquerade;
 mod mtu;
+mod multicast;
 mod neighbours;
 mod outside;
 mod overlay;

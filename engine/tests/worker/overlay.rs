@@ -19,10 +19,10 @@ const TRUNK: PortId = PortId(7);
 const TO_CLIENT: PortId = PortId(8);
 const TO_ROUTER: PortId = PortId(9);
 const VNI: u32 = 4_097;
-const UDP_PORT: u16 = 4_789;
+pub(crate) const UDP_PORT: u16 = 4_789;
 
 /// A station of network front behind the client's tunnel end, and one behind the router's.
-const AWAY: Host = beyond(100);
+pub(crate) const AWAY: Host = beyond(100);
 const BEYOND: Host = beyond(101);
 
 const fn beyond(number: u8) -> Host {
@@ -54,7 +54,7 @@ fn change(tables: &mut Tables, change: impl FnOnce(&mut Network)) {
 
 /// Network front as an overlay with both tunnel ends. `v6`: of the outer header. Without `learns`
 /// both stations are static, and 9.0.0.0/8 is routed to the client's.
-fn overlay(v6: bool, learns: bool) -> Tables {
+pub(crate) fn overlay(v6: bool, learns: bool) -> Tables {
     let mut tables = tables();
     Arc::make_mut(&mut tables.nat).reserved = vec![UDP_PORT];
     let all = if learns { vec![TO_CLIENT, TO_ROUTER] } else { Vec::new() };
@@ -107,7 +107,7 @@ fn vxlan(vni: u32) -> [u8; 8] {
     [8, 0, 0, 0, a, b, c, 0]
 }
 
-fn tunnelled(from: &Host, v6: bool, inner: &[u8]) -> Vec<u8> {
+pub(crate) fn tunnelled(from: &Host, v6: bool, inner: &[u8]) -> Vec<u8> {
     wrapped(from, v6, vxlan(VNI), inner)
 }
 
@@ -124,7 +124,7 @@ fn opened(seen: &Seen, to: &Host, v6: bool) -> Vec<u8> {
     rest[8..].to_vec()
 }
 
-fn is_tunnelled(seen: &Seen) -> bool {
+pub(crate) fn is_tunnelled(seen: &Seen) -> bool {
     let is_ip = seen.frame.bytes[12..14] != [8, 6];
     seen.port == WAN && is_ip && seen.ip().protocol == UDP
 }
@@ -134,7 +134,7 @@ fn inner(bytes: &[u8]) -> Datagram<'_> {
 }
 
 /// Lets the gateway know where a station is.
-fn introduce(gateway: &mut Gateway, outer: bool) {
+pub(crate) fn introduce(gateway: &mut Gateway, outer: bool) {
     let hello = strange(AWAY.mac, MacAddress::BROADCAST);
     gateway.send_any(&CLIENT, WireFrame::whole(tunnelled(&CLIENT, outer, &hello)));
 }

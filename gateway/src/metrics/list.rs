@@ -433,6 +433,31 @@ pub const METRICS: &[Metric] = &[
         },
     ),
     metric(
+        "portolan_worker_groups",
+        Gauge,
+        &["worker"],
+        "Memberships of multicast groups, queriers and routers that the worker knows now.",
+        |state, out| workers(state, |id, link| out.count([id], link.counters.worker.groups.get())),
+    ),
+    metric(
+        "portolan_worker_groups_full",
+        Counter,
+        &["worker"],
+        "Multicast memberships not noted: no room, or the port's share was used up.",
+        |state, out| {
+            workers(state, |id, link| out.count([id], link.counters.worker.groups_full.get()));
+        },
+    ),
+    metric(
+        "portolan_worker_floods_narrowed",
+        Counter,
+        &["worker"],
+        "Frames to multicast groups that went only to those who are in them, and to routers.",
+        |state, out| {
+            workers(state, |id, link| out.count([id], link.counters.worker.floods_narrowed.get()));
+        },
+    ),
+    metric(
         "portolan_worker_overlay_misses",
         Counter,
         &["worker"],
