@@ -330,7 +330,7 @@ impl<'a> Payload<'a> {
 
 /// Adds the sum of bytes that follow `first_bytes` others. After an odd number of them every byte
 /// lies in the other half of its word.
-fn join(first: u64, first_bytes: usize, second: u64) -> u64 {
+pub(crate) fn join(first: u64, first_bytes: usize, second: u64) -> u64 {
     let odd = first_bytes % 2 == 1;
     first + u64::from(if odd { fold(second).swap_bytes() } else { fold(second) })
 }

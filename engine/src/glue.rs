@@ -10,13 +10,14 @@
 //! that cutting gives the same bytes again. The checksum of a super-frame is partial, so the
 //! receiver checks no segment: each is summed here, and one with a wrong sum passes alone.
 //!
-//! Nothing waits for more: what is glued lies in one batch. LIMIT: headers at fixed places only (no
-//! tags, no IP options), packets of one chunk only (no jumbo frames); tunnels' inner packets once
-//! they are sent by their port's own batch.
+//! Nothing waits for more: what is glued lies in one batch. Jumbo frames, which lie in a chunk and
+//! a tail, are glued as well. LIMIT: headers at fixed places only (no tags, no IP options);
+//! tunnels' inner packets once they are sent by their port's own batch.
 
 use arrayvec::ArrayVec;
 
-use crate::cut::{read_u16, write_u16};
+use crate::copier::Copier;
+use crate::cut::{join, read_u16, write_u16};
 use crate::frame::{FramePool, Tail};
 use crate::packet::{BATCH_LEN, Batch, GsoKind, Offload, Packet};
 use crate::parse::PLAIN_L3;
@@ -183,7 +184,7 @@ impl Shape {
             }
             Offload::Gso { .. } => return None,
         };
-        if !takes || !packet.tail().is_empty() {
+        if !takes {
             return None;
         }
         let (head, transport) = (packet.head(), packet.head().get(self.l4..)?);
@@ -203,14 +204,17 @@ impl Shape {
             false => {
                 let length = usize::from(read_u16(transport, udp::LENGTH));
                 // RFC 768: without a checksum it cannot be one of several.
-                if length != transport.len() || read_u16(transport, udp::CHECKSUM) == 0 {
+                if length != packet.len() - self.l4 || read_u16(transport, udp::CHECKSUM) == 0 {
                     return None;
                 }
                 (udp::HEADER_BYTES, false, false)
             }
         };
         let header_bytes = self.l4 + header_bytes;
-        let payload_bytes = head.len().checked_sub(header_bytes).filter(|&bytes| bytes > 0)?;
+        if header_bytes > head.len() {
+            return None;
+        }
+        let payload_bytes = Some(packet.len() - header_bytes).filter(|&bytes| bytes > 0)?;
         Some(Piece { header_bytes, payload_bytes, ends, begins, is_partial })
     }
 
@@ -279,9 +283,11 @@ struct Open {
     at: usize,
     shape: Shape,
     first: Piece,
-    /// Payload behind the first packet's.
+    /// Payload behind what lies in the first packet's head.
     tail: Option<Tail>,
     tail_bytes: usize,
+    /// Payload of all so far.
+    payload_bytes: usize,
     /// Packets so far.
     count: usize,
     numbers: Numbers,
@@ -300,6 +306,7 @@ impl Open {
             first,
             tail: None,
             tail_bytes: 0,
+            payload_bytes: first.payload_bytes,
             count: 1,
             numbers: Numbers::Any,
             sequence: sequence(head, shape).wrapping_add(first.payload_bytes as u32),
@@ -319,7 +326,7 @@ impl Open {
     ) -> bool {
         let (shape, first, own) = (self.shape, self.first, &batch[self.at]);
         let head = packet.head();
-        let bytes = first.payload_bytes + self.tail_bytes + piece.payload_bytes;
+        let bytes = self.payload_bytes + piece.payload_bytes;
         let Some(numbers) = self.numbers_with(own.head(), head) else { return false };
         let fits = piece.header_bytes == first.header_bytes
             && piece.payload_bytes <= first.payload_bytes
@@ -333,12 +340,12 @@ impl Open {
         let Some(tail) = &mut self.tail else { return false };
         let end = self.tail_bytes + piece.payload_bytes;
         let Some(room) = tail.bytes_mut().get_mut(self.tail_bytes..end) else { return false };
-        let payload_sum = (frames.copier())(room, &head[piece.header_bytes..]);
+        let payload_sum = append(frames.copier(), room, packet, piece.header_bytes);
         let total = payload_sum + shape.sum(head, piece.header_bytes, piece.payload_bytes);
         if !piece.is_partial && fold(total) != 0xffff {
             return false;
         }
-        (self.tail_bytes, self.numbers) = (end, numbers);
+        (self.tail_bytes, self.payload_bytes, self.numbers) = (end, bytes, numbers);
         self.count += 1;
         self.sequence = self.sequence.wrapping_add(piece.payload_bytes as u32);
         if shape.is_tcp {
@@ -352,11 +359,14 @@ impl Open {
     fn begin(&mut self, own: &Packet, frames: &mut FramePool) -> bool {
         let (head, first) = (own.head(), self.first);
         let total = self.shape.sum(head, first.header_bytes, first.payload_bytes);
-        if !first.is_partial && fold(total + sum_behind(head, first.header_bytes)) != 0xffff {
+        if !first.is_partial && fold(total + sum_behind(own, first.header_bytes)) != 0xffff {
             return false;
         }
-        self.tail = frames.take_tail();
-        self.tail.is_some()
+        let Some(mut tail) = frames.take_tail() else { return false };
+        let own = own.tail();
+        tail.bytes_mut()[..own.len()].copy_from_slice(own);
+        (self.tail, self.tail_bytes) = (Some(tail), own.len());
+        true
     }
 
     /// How identifications run with one more packet; `None`: as none do.
@@ -377,11 +387,11 @@ impl Open {
     /// Makes it a super-frame, if anything was glued to it.
     fn close(self, batch: &mut [Packet], frames: &mut FramePool) {
         let Some(tail) = self.tail else { return };
-        if self.tail_bytes == 0 {
+        if self.count == 1 {
             return frames.give_tail(tail);
         }
         let (shape, packet) = (self.shape, &mut batch[self.at]);
-        let payload_bytes = self.first.payload_bytes + self.tail_bytes;
+        let payload_bytes = self.payload_bytes;
         let l3_bytes = (self.first.header_bytes - PLAIN_L3 + payload_bytes) as u16;
         let transport_bytes = (self.first.header_bytes - shape.l4 + payload_bytes) as u16;
         let head = packet.head_mut();
@@ -411,7 +421,9 @@ impl Open {
             write_u16(transport, udp::CHECKSUM, partial);
         }
         packet.meta.l3_bytes = u32::from(l3_bytes);
-        packet.set_tail(tail, self.tail_bytes);
+        if let Some(old) = packet.swap_tail(tail, self.tail_bytes) {
+            frames.give_tail(old);
+        }
         packet.set_offload(Offload::Gso {
             kind: match (shape.is_tcp, shape.v6) {
                 (true, false) => GsoKind::TcpV4,
@@ -427,9 +439,21 @@ impl Open {
 
 /// The sum of what follows headers. An odd number of header bytes there is not: all are multiples
 /// of two.
-fn sum_behind(head: &[u8], header_bytes: usize) -> u64 {
+fn sum_behind(packet: &Packet, header_bytes: usize) -> u64 {
     debug_assert!(header_bytes.is_multiple_of(2), "every header has an even length");
-    sum(&head[header_bytes..])
+    let in_head = &packet.head()[header_bytes..];
+    join(sum(in_head), in_head.len(), sum(packet.tail()))
+}
+
+/// Copies what follows a packet's headers into `room`, which has its length; returns the sum.
+#[inline]
+fn append(copier: Copier, room: &mut [u8], packet: &Packet, header_bytes: usize) -> u64 {
+    let in_head = &packet.head()[header_bytes..];
+    if packet.tail().is_empty() {
+        return copier(room, in_head);
+    }
+    let (first, second) = room.split_at_mut(in_head.len());
+    join(copier(first, in_head), in_head.len(), copier(second, packet.tail()))
 }
 
 /// Sequence number of TCP; 0 of UDP.

@@ -295,6 +295,13 @@ impl Packet {
         self.shape.set_special(true);
     }
 
+    /// Puts another tail in the place of the one that is there, which is returned.
+    pub(crate) fn swap_tail(&mut self, tail: Tail, len: usize) -> Option<Tail> {
+        let old = self.tail.take();
+        self.set_tail(tail, len);
+        old
+    }
+
     /// Work on the packet that its sender left to us.
     #[inline(always)]
     pub fn offload(&self) -> Offload {

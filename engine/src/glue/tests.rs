@@ -220,6 +220,36 @@ fn equal_identifications_are_glued_where_fragmenting_is_forbidden() {
 }
 
 #[test]
+fn jumbo_frames_are_glued_as_well() {
+    for (v6, is_tcp, payload_bytes) in
+        [(false, true, 40_001), (true, true, 60_000), (false, false, 30_000)]
+    {
+        let shape = Super { v6, is_tcp, payload_bytes, segment_bytes: 8_900, ..PLAIN };
+        let balancer = crate::frame::FrameBalancer::new(16, 16);
+        let (chunks, tails) = (crate::frame::heap_frames(16), crate::frame::heap_tails(16));
+        let mut frames = FramePool::new(chunks, tails, balancer);
+        let (result, segments) = cut_all(shape.packet(true, &mut frames), &mut frames);
+        assert_eq!(result, Ok(segments.len()));
+        let mut batch = batch_of(&mut frames, &segments);
+        let glued = glue(&mut batch, (ALL, BATCH_LEN), &mut frames);
+        assert_eq!((glued.packets as usize, batch.len()), (segments.len() - 1, 1));
+        let packet = batch.pop().expect("it is one");
+        let (result, again) = cut_all(packet, &mut frames);
+        assert!(result.is_ok() && again == segments, "cut again it is the same");
+        // A wrong sum, in head or tail, passes alone.
+        for at in [100, 5_000] {
+            let mut wrong = segments.clone();
+            wrong[1][at] ^= 1;
+            let mut batch = batch_of(&mut frames, &wrong);
+            let glued = glue(&mut batch, (ALL, BATCH_LEN), &mut frames);
+            assert_eq!(glued.packets as usize, segments.len() - 3, "neither behind nor before it");
+            batch.drain(..).for_each(|packet| packet.recycle(&mut frames));
+        }
+        assert_eq!(frames.count(), (16, 16), "every frame is back");
+    }
+}
+
+#[test]
 fn a_super_frame_has_no_more_packets_than_it_may() {
     for (most, packets) in [(1, 0), (2, 3), (3, 4), (7, 6), (64, 6)] {
         let (mut frames, segments) = (pool(POOL.0), segments(&PLAIN));
