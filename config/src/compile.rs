@@ -183,7 +183,10 @@ fn share_publish(entries: Vec<PublishEntry>, epoch: Epoch, running: &Arc<Publish
 }
 
 pub(crate) fn share_policy(rules: Vec<Rule>, epoch: Epoch, running: &Arc<Policy>) -> Arc<Policy> {
-    if rules == running.rules() { running.clone() } else { Arc::new(Policy::new(epoch, rules)) }
+    match rules == running.rules() {
+        true => running.clone(),
+        false => Arc::new(running.changed_to(epoch, rules)),
+    }
 }
 
 fn share_routes(new: Routes, running: &Arc<Routes>) -> Arc<Routes> {

@@ -87,6 +87,15 @@ pub(crate) fn parse(spec: &str) -> Result<Mapping, String> {
     Ok(Mapping { host, host_ports, port_count, target_port: target_first, protocol })
 }
 
+/// Reads one exposed port or range of ports: Docker's `--expose`. The error says why it is refused.
+pub(crate) fn parse_exposed(spec: &str) -> Result<Mapping, String> {
+    if spec.contains(':') {
+        return Err(format!("invalid port format for --expose: {spec}"));
+    }
+    parse(spec)
+        .map_err(|error| format!("invalid range format for --expose: {spec}, error: {error}"))
+}
+
 /// Splits at the last two colons, so that an IPv6 address keeps its own.
 fn split(spec: &str) -> (Option<&str>, &str, &str) {
     let Some((front, target)) = spec.rsplit_once(':') else { return (None, "", spec) };
@@ -200,6 +209,15 @@ mod tests {
         for (spec, message) in cases {
             assert_eq!(parse(spec).unwrap_err(), message, "{spec}");
         }
+    }
+
+    #[test]
+    fn what_is_exposed_is_a_port_of_the_endpoint_and_none_of_the_host() {
+        assert_eq!(parse_exposed("80-90/udp"), parse("80-90/udp"));
+        let refused = |spec| parse_exposed(spec).unwrap_err();
+        assert_eq!(refused("8080:80"), "invalid port format for --expose: 8080:80");
+        let expected = "invalid range format for --expose: 0, error: invalid containerPort: 0";
+        assert_eq!(refused("0"), expected);
     }
 
     #[test]

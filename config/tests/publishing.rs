@@ -42,6 +42,33 @@ fn what_is_open_is_given_behind_what_is_fixed_with_one_number_for_both_families(
 }
 
 #[test]
+fn what_is_exposed_and_not_published_is_published_where_all_is_to_be() {
+    let with = |more: &str| {
+        let text = text("\"8080:80\"").replace("network = [", &format!("{more}\nnetwork = ["));
+        Config::parse("x.toml", &text).unwrap_or_else(|found| panic!("{found:#?}"))
+    };
+    let led_to = |config: &Config| -> Vec<(u16, u16, String)> {
+        let entries = config.endpoint("web").unwrap().publish.iter();
+        let v4 = entries.filter(|entry| entry.target.is_ipv4());
+        v4.map(|entry| (entry.host_port, entry.target_port, entry.protocol.to_string())).collect()
+    };
+    let expose = "expose = [\"71/udp\", \"70\", \"80-81\", \"70/tcp\"]";
+    let tcp = "tcp".to_owned();
+    assert_eq!(led_to(&with(expose)), [(8080, 80, tcp.clone())]);
+    let all = led_to(&with(&format!("{expose}\npublish_all = true")));
+    let expected = [
+        (8080, 80, tcp.clone()),
+        (32_768, 70, tcp.clone()),
+        (32_769, 71, "udp".to_owned()),
+        (32_770, 81, tcp),
+    ];
+    assert_eq!(all, expected);
+    let refused = text("").replace("publish = []", "expose = [\"8080:80\"]");
+    let report = Config::parse("x.toml", &refused).unwrap_err();
+    assert!(format!("{report:?}").contains("invalid port format for --expose: 8080:80"));
+}
+
+#[test]
 fn a_number_is_kept_while_it_is_free_and_the_next_is_behind_the_last() {
     let mut leases = Leases::default();
     let config = parse("\"80\", \"80\"", &leases);

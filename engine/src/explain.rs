@@ -172,6 +172,21 @@ pub struct Leaving {
     pub neighbour: Option<NeighbourState>,
 }
 
+/// Whether the flow table has room for the flow that a packet would begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is some.
+    Free,
+    /// A note about another worker's flow goes.
+    NoteGoes,
+    /// The oldest flow goes that nobody has answered.
+    HalfOpenGoes,
+    /// A flow goes that is over or idle.
+    IdleGoes,
+    /// There is none, and no flow is worth less: the packet dies under this reason.
+    None(DropReason),
+}
+
 /// What becomes of a packet.
 #[derive(Clone, Debug)]
 pub struct Explanation {
@@ -190,6 +205,8 @@ pub struct Explanation {
     pub steps: ArrayVec<Step, { STAGE_NAMES.len() }>,
     /// What becomes of it.
     pub outcome: Outcome,
+    /// The room for its flow, if it would begin one.
+    pub room: Option<Room>,
     /// How it leaves, if it does.
     pub leaving: Option<Leaving>,
     /// What it comes in again as, if it turns round inside the gateway: ask about that too.

@@ -28,6 +28,7 @@ mod ingress;
 mod judge;
 pub mod limits;
 mod mss;
+mod multihoming;
 mod neighbour;
 pub mod packet;
 mod parse;

@@ -58,6 +58,29 @@ pub enum Error {
         /// Why it went wrong.
         source: io::Error,
     },
+    /// Another gateway has the host's side.
+    #[error(
+        "the host's side (the table `inet portolan`, addresses and routes of the link) is taken by \
+         {owner}: one gateway of a host may have it; give this one `host_side = false` in each \
+         uplink without `netns`"
+    )]
+    HostTaken {
+        /// Who has it.
+        owner: String,
+    },
+    /// An address of the link between host and gateway is somebody else's.
+    #[error(
+        "{address}, which the host is to have on its link to the gateway, is on its interface \
+         {holder} already: give [uplink.{uplink}] another `link`, or `host_side = false`"
+    )]
+    LinkTaken {
+        /// The address.
+        address: std::net::IpAddr,
+        /// The interface that has it.
+        holder: String,
+        /// The uplink.
+        uplink: String,
+    },
     /// A namespace that the config names does not exist.
     #[error(
         "{} cannot be opened: {source}; create it first, or set `create = true`", path.display()

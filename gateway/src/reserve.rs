@@ -4,7 +4,7 @@
 //! alone nothing else can listen. Up to `SOCKETS_PER_RULE_MAX` ports of a rule are held by real
 //! sockets, as Docker holds them: TCP bound and listening, behind a filter that lets no packet in,
 //! so that nobody is answered by a socket that serves nothing. Longer ranges are looked through
-//! once for other programs' sockets and kept out of the kernel's own choice by
+//! once for other programs' sockets, by `sock_diag`, and kept out of the kernel's own choice by
 //! `net.ipv4.ip_local_reserved_ports`; who binds one of them later by its number is found by
 //! [`conflicts`].
 //!
@@ -13,6 +13,7 @@
 //! kill takes it out again.
 
 mod bound;
+mod diag;
 mod sysctl;
 
 use std::collections::HashSet;

@@ -388,3 +388,101 @@ fn replies_leave_by_the_uplink_that_the_question_came_by() {
     let (lan, at) = (world.scratch.path("lan"), SocketAddr::new(ip("203.0.113.1"), 90));
     assert_eq!(echo_tcp((&lan, at), (&web, at), 100).unwrap(), ip("198.51.100.10"));
 }
+
+/// A gateway of another config on the same host, which does not start; what it says.
+fn refused(world: &World, other: &Scratch, uplink: &str) -> String {
+    let text = format!(
+        "[uplink.host]\ndriver = \"tap\"\ninterface = \"portolan9\"\naddresses = \"host\"\n\
+         {uplink}\n[network.other]\nsubnet = \"10.99.0.0/24\"\n[endpoint.one]\n\
+         attach = {{ netns = \"PREFIXone\", create = true }}\nnetwork = [{{ name = \"other\" }}]\n"
+    );
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", world.scratch.path("host").display()));
+    command.arg(PROGRAM).args(["run", "-c"]).arg(other.config(&text));
+    let mut daemon = Daemon::spawn(command);
+    assert!(!daemon.wait_end().success(), "{:?}", daemon.log);
+    daemon.log.join("\n")
+}
+
+#[test]
+fn a_second_gateway_of_a_host_is_told_who_has_its_side_and_how_to_live_with_that() {
+    let (world, other) = (World::new("two"), Scratch::new("second"));
+    let mut daemon = world.start();
+    let said = refused(&world, &other, "");
+    let owner = format!("portolan (pid {})", daemon.child.id());
+    assert!(said.contains(&owner) && said.contains("host_side = false"), "{said}");
+    world.wait_seen("outside", HOST[0], 8080);
+    assert!(daemon.terminate().success(), "{:?}", daemon.log);
+}
+
+#[test]
+fn an_interface_that_has_an_address_of_the_link_is_named_with_what_to_change() {
+    let (world, other) = (World::new("taken"), Scratch::new("taken"));
+    let host = world.scratch.name("host");
+    run("ip", &["-n", &host, "addr", "add", "169.254.86.1/32", "dev", "eth0"]);
+    let said = refused(&world, &other, "");
+    let expected = "169.254.86.1, which the host is to have on its link to the gateway, is on its \
+                    interface eth0 already: give [uplink.host] another `link`, or `host_side = false`";
+    assert!(said.contains(expected), "{said}");
+}
+
+/// What others' programs leave in the forward path, as `nft list ruleset` shows it after `ufw
+/// enable`, a start of dockerd and one of firewalld: their table, and what is said of it.
+const OTHERS: [(&str, &str, &str, &str); 3] = [
+    (
+        "ip filter",
+        "chain ufw-before-forward { ct state related,established counter accept; }
+         chain ufw-after-forward { }
+         chain ufw-reject-forward { }
+         chain FORWARD {
+             type filter hook forward priority filter; policy drop;
+             counter jump ufw-before-forward; counter jump ufw-after-forward;
+             counter jump ufw-reject-forward;
+         }",
+        "table ip filter, chain FORWARD (its policy)",
+        "ufw route allow in on portolan0 && ufw route allow out on portolan0",
+    ),
+    (
+        "ip filter",
+        "chain DOCKER-USER { counter return; }
+         chain DOCKER-ISOLATION-STAGE-1 { counter return; }
+         chain DOCKER { }
+         chain FORWARD {
+             type filter hook forward priority filter; policy drop;
+             counter jump DOCKER-USER; counter jump DOCKER-ISOLATION-STAGE-1;
+             oifname docker0 ct state related,established counter accept;
+             oifname docker0 counter jump DOCKER;
+             iifname docker0 oifname != docker0 counter accept;
+         }",
+        "table ip filter, chain FORWARD (its policy)",
+        "iptables -I DOCKER-USER -i portolan0 -j ACCEPT",
+    ),
+    (
+        "inet firewalld",
+        "chain filter_FWD_public { jump filter_FWD_public_allow; reject with icmpx admin-prohibited; }
+         chain filter_FWD_public_allow { }
+         chain filter_FORWARD_ZONES { goto filter_FWD_public; }
+         chain filter_FORWARD {
+             type filter hook forward priority filter + 10; policy accept;
+             ct state { established, related } accept;
+             iifname lo accept;
+             jump filter_FORWARD_ZONES;
+             reject with icmpx admin-prohibited;
+         }",
+        "table inet firewalld, chain filter_FWD_public, rule",
+        "firewall-cmd --permanent --zone=trusted --add-interface=portolan0",
+    ),
+];
+
+#[test]
+fn the_tables_of_ufw_docker_and_firewalld_are_named_with_the_command_that_each_understands() {
+    let world = World::new("others");
+    let mut daemon = world.start();
+    for (table, chains, culprit, fix) in OTHERS {
+        world.on_host(&["nft", &format!("table {table} {{ {chains}; }}")]);
+        daemon.wait_for(culprit, |line| line.contains(culprit) && line.contains(fix));
+        world.on_host(&["nft", &format!("delete table {table}")]);
+        daemon.wait_for("passing", |line| line.contains("the host forwards"));
+    }
+    assert!(daemon.terminate().success(), "{:?}", daemon.log);
+}

@@ -121,6 +121,9 @@ fn rules_come_and_go_with_reloads_and_end_what_they_forbid() {
     assert!(speaks(&mut client, &mut server).is_err());
     speaks(&mut kept, &mut kept_server).unwrap();
     assert_eq!(refused(&outside, "192.0.2.10:8080"), ErrorKind::TimedOut);
+    let hits: serde_json::Value =
+        serde_json::from_str(&world.ask(&["show", "policy", "--json"])).unwrap();
+    assert!(hits[0]["hits"].as_u64().unwrap() >= 1, "{hits}");
     let drops = world.ask(&["show", "drops"]);
     assert!(drops.contains("policy_denied"), "{drops}");
 

@@ -4,7 +4,7 @@
 //! Docker's port mappings follow the gateway endpoint. Without a host address it is two entries,
 //! one per family; that of IPv6 leads to the IPv4 address of an endpoint that has no other.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Range;
 
@@ -37,6 +37,18 @@ pub(super) struct Checker<'u> {
     open: Vec<Open>,
 }
 
+/// The endpoint whose mappings are checked.
+struct Own<'a> {
+    index: usize,
+    name: &'a str,
+    attachments: &'a [Attachment],
+    /// None of its networks was left out for an error.
+    is_whole: bool,
+}
+
+/// A port of an endpoint.
+type Target = (u16, Protocol);
+
 /// A mapping whose port is not known yet.
 struct Open {
     /// Index of the endpoint, and of its entries.
@@ -62,48 +74,67 @@ impl<'u> Checker<'u> {
         attachments: &[Attachment],
         report: &mut Report,
     ) -> Vec<Publish> {
-        let mut entries = Vec::new();
         // Where a network was left out for an error, a missing target means nothing.
         let is_whole =
             table.network.value().is_some_and(|networks| networks.len() == attachments.len());
+        let own = Own { index, name: endpoint, attachments, is_whole };
+        let (mut entries, mut led_to) = (Vec::new(), BTreeSet::new());
         for field in table.publish.value().into_iter().flatten() {
             let Some((at, spec)) = field.given() else { continue };
             let Some(mapping) = parse(at, spec, report) else { continue };
-            let before = entries.len();
-            for v6 in families(&mapping) {
-                let own = entry(&mapping, v6, attachments);
-                let across = || entry_across(&mapping, attachments);
-                let has_clients = mapping.host.is_some() || self.uplinks.have_v6();
-                entries.extend(own.or_else(|| across().filter(|_| v6 && has_clients)));
-            }
-            if entries[before..].iter().any(|entry| self.is_routed(&entry.network)) {
-                entries[before..].iter_mut().for_each(only_open);
-                continue;
-            }
-            if self.check_host(&mapping, at, report).is_none() {
-                entries.truncate(before);
-                continue;
-            }
-            match mapping.host_ports {
-                HostPorts::From(first) => self.claim(&mapping, first, at),
-                HostPorts::OneOf(..) | HostPorts::Any => self.open.push(Open {
-                    endpoint: index,
-                    entries: before..entries.len(),
-                    name: endpoint.to_owned(),
-                    spec: mapping.to_string(),
-                    mapping,
-                    at,
-                }),
-            }
-            if entries.len() == before && is_whole {
-                let family = mapping.host.map_or("", |host| family_name(host.is_ipv6()));
-                let message = format!(
-                    "endpoint {endpoint} has no {family}address in a network with a way out"
-                );
-                report.error(at, message);
+            led_to.extend(targets(&mapping));
+            self.add(&own, &mapping, at, &mut entries, report);
+        }
+        for (target, at) in exposed(table, report) {
+            if led_to.insert(target) {
+                self.add(&own, &published_anywhere(target), at, &mut entries, report);
             }
         }
         entries
+    }
+
+    /// Adds what one mapping of an endpoint means.
+    fn add(
+        &mut self,
+        own: &Own<'_>,
+        mapping: &Mapping,
+        at: PlaceId,
+        entries: &mut Vec<Publish>,
+        report: &mut Report,
+    ) {
+        let before = entries.len();
+        for v6 in families(mapping) {
+            let straight = entry(mapping, v6, own.attachments);
+            let across = || entry_across(mapping, own.attachments);
+            let has_clients = mapping.host.is_some() || self.uplinks.have_v6();
+            entries.extend(straight.or_else(|| across().filter(|_| v6 && has_clients)));
+        }
+        if entries[before..].iter().any(|entry| self.is_routed(&entry.network)) {
+            entries[before..].iter_mut().for_each(only_open);
+            return;
+        }
+        if self.check_host(mapping, at, report).is_none() {
+            entries.truncate(before);
+            return;
+        }
+        match mapping.host_ports {
+            HostPorts::From(first) => self.claim(mapping, first, at),
+            HostPorts::OneOf(..) | HostPorts::Any => self.open.push(Open {
+                endpoint: own.index,
+                entries: before..entries.len(),
+                name: own.name.to_owned(),
+                spec: mapping.to_string(),
+                mapping: *mapping,
+                at,
+            }),
+        }
+        if entries.len() == before && own.is_whole {
+            let family = mapping.host.map_or("", |host| family_name(host.is_ipv6()));
+            let name = own.name;
+            let message =
+                format!("endpoint {name} has no {family}address in a network with a way out");
+            report.error(at, message);
+        }
     }
 
     fn is_routed(&self, network: &str) -> bool {
@@ -261,6 +292,32 @@ fn parse(at: PlaceId, spec: &str, report: &mut Report) -> Option<Mapping> {
     }
 }
 
+/// The endpoint's ports that a mapping leads to.
+fn targets(mapping: &Mapping) -> impl Iterator<Item = Target> {
+    let (first, protocol) = (mapping.target_port, mapping.protocol);
+    (first..=first + (mapping.port_count - 1)).map(move |port| (port, protocol))
+}
+
+/// The ports that are to be published because they are exposed, in Docker's order: by number.
+fn exposed(table: &schema::Endpoint, report: &mut Report) -> BTreeMap<Target, PlaceId> {
+    let is_wanted = table.publish_all.value().copied().unwrap_or(false);
+    let mut all = BTreeMap::new();
+    for field in table.expose.value().into_iter().flatten() {
+        let Some((at, spec)) = field.given() else { continue };
+        match publish::parse_exposed(spec) {
+            Ok(mapping) if is_wanted => all.extend(targets(&mapping).map(|target| (target, at))),
+            Ok(_) => {}
+            Err(message) => drop(report.error(at, message)),
+        }
+    }
+    all
+}
+
+/// A port of an endpoint at any port of the host.
+fn published_anywhere((target_port, protocol): Target) -> Mapping {
+    Mapping { host: None, host_ports: HostPorts::Any, port_count: 1, target_port, protocol }
+}
+
 /// In a routed network nothing is published on the gateway: the endpoint's port is opened, and what
 /// is said about the gateway's side is ignored, as Docker does.
 fn only_open(entry: &mut Publish) {
@@ -273,11 +330,15 @@ pub(super) fn discard(
     network: &Network,
     report: &mut Report,
 ) -> Vec<Publish> {
+    let mut places: Vec<PlaceId> = exposed(table, report).into_values().collect();
+    places.dedup();
     for field in table.publish.value().into_iter().flatten() {
         let Some((at, spec)) = field.given() else { continue };
-        if parse(at, spec, report).is_none() {
-            continue;
+        if parse(at, spec, report).is_some() {
+            places.push(at);
         }
+    }
+    for at in places {
         let (word, meaning) = network::explained(network.driver);
         let message = format!("discarded: network {} is of driver {word}", network.name);
         report.warning(at, message).hint(meaning);

@@ -116,6 +116,12 @@ impl Index {
         self.buckets[self.second(first, tag)].find(tag, &mut equal)
     }
 
+    /// Loads the line that an entry with this hash is looked for in first.
+    #[inline(always)]
+    pub(crate) fn fetch(&self, hash: u64) -> u64 {
+        self.buckets[hash as usize & self.mask].tags
+    }
+
     /// Adds a slot. False when both of its buckets are full and nobody there can move.
     pub(crate) fn insert(&mut self, hash: u64, slot: u32) -> bool {
         let tag = Index::tag(hash);

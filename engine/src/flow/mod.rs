@@ -20,6 +20,6 @@ pub(crate) use parts::Part;
 pub(crate) use table::{
     ActionKind, AdjacencyId, Cold, FlowAction, FlowId, FlowTable, Hasher, NewSide, SideId,
 };
+pub(crate) use track::Segment;
 pub use track::TcpState;
-pub(crate) use track::{Expected, Segment};
 pub(crate) use wheel::Wheel;

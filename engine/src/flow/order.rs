@@ -138,6 +138,14 @@ impl Order {
         self.add(flow, port, class);
     }
 
+    /// The flows of a list, from the first on.
+    pub(crate) fn iter(&self, whose: Whose, class: Class) -> impl Iterator<Item = u32> {
+        let lists = if whose == Whose::Everybody { &self.all } else { &self.by_port };
+        std::iter::successors(self.first(whose, class), move |&flow| {
+            Some(lists.links[flow as usize].next).filter(|&next| next != NONE)
+        })
+    }
+
     /// The flow that is first in its list.
     pub(crate) fn first(&self, whose: Whose, class: Class) -> Option<u32> {
         let first = match whose {

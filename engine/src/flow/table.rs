@@ -184,6 +184,14 @@ pub(crate) struct Cold {
     pub(crate) mss_max: Option<u16>,
 }
 
+/// What is left of a flow that has ended, to be given back: see [`Cold`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    pub(crate) input: FlowInput,
+    pub(crate) mapping: Option<u32>,
+    pub(crate) two_sided: bool,
+}
+
 /// A direction of a flow, to be installed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewSide<A> {
@@ -284,6 +292,12 @@ impl<F: Family> FlowTable<F> {
         found.map(SideId)
     }
 
+    /// Loads the line that a side with this key is looked for in first.
+    #[inline(always)]
+    pub(crate) fn fetch(&self, key: &FlowKey<F::Addresses>) -> u64 {
+        self.index.fetch(self.hash(key))
+    }
+
     pub(crate) fn side(&self, id: SideId) -> &Side<F::Addresses> {
         &self.sides[id.0 as usize]
     }
@@ -316,10 +330,12 @@ impl<F: Family> FlowTable<F> {
         for (side, new) in sides {
             let Some(new) = new else { continue };
             self.mtus[side.0 as usize] = new.action.mtu;
+            // A header of the other family is never built on the short way.
+            let mtu = if new.action.kind == ActionKind::Forward { new.action.mtu } else { 0 };
             *self.side_mut(side) = Side {
                 addresses: new.key.addresses,
                 transport: new.key.transport,
-                action: new.action,
+                action: FlowAction { mtu, ..new.action },
                 last_seen: now,
                 stamp,
                 ..Side::default()
@@ -347,13 +363,15 @@ impl<F: Family> FlowTable<F> {
     }
 
     /// Ends a flow and returns what it held.
-    pub(crate) fn remove(&mut self, id: FlowId) -> Option<Cold> {
-        let cold = self.cold.get_mut(id.0 as usize)?.take()?;
+    pub(crate) fn remove(&mut self, id: FlowId) -> Option<Ended> {
+        let cold = self.cold.get_mut(id.0 as usize)?;
+        let Cold { input, mapping, two_sided, .. } = *cold.as_ref()?;
+        *cold = None;
         self.forget_sides(id);
         self.wheel.cancel(id.0);
         self.order.remove(id.0);
         self.free.push(id.0);
-        Some(cold)
+        Some(Ended { input, mapping, two_sided })
     }
 
     /// When the flow was last used, in either direction.

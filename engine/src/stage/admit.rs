@@ -19,6 +19,7 @@ pub(crate) struct Admit;
 impl Stage for Admit {
     const NAME: &'static str = "admit";
 
+    #[inline(always)]
     fn decide(&mut self, input: &FlowInput, _: &mut Decision, cx: &Cx) -> Verdict {
         if matches!(input.path, Path::Bridged(_)) {
             return Verdict::Continue;

@@ -18,6 +18,7 @@ pub(crate) struct Bridge {
 impl Stage for Bridge {
     const NAME: &'static str = "bridge";
 
+    #[inline(always)]
     fn decide(&mut self, input: &FlowInput, decision: &mut Decision, cx: &Cx) -> Verdict {
         let Path::Bridged(mac) = input.path else {
             return Verdict::Continue;

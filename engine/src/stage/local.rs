@@ -19,6 +19,7 @@ pub(crate) struct Local;
 impl Stage for Local {
     const NAME: &'static str = "local";
 
+    #[inline(always)]
     fn decide(&mut self, input: &FlowInput, decision: &mut Decision, cx: &Cx) -> Verdict {
         if input.path != Path::Routed || decision.destination.is_some() {
             return Verdict::Continue;

@@ -132,6 +132,8 @@ pub(crate) struct Decision {
     pub(crate) forward: Option<NextHop>,
     /// Next hop of its replies.
     pub(crate) back: Option<NextHop>,
+    /// The rule of the operator's that decided, by its index.
+    pub(crate) rule: Option<u16>,
     /// The NAT mapping in use.
     pub(crate) mapping: Option<u32>,
     /// Largest packet that goes this way, in bytes, as it leaves.

@@ -32,6 +32,7 @@ pub(crate) struct Mtu {
 impl Stage for Mtu {
     const NAME: &'static str = "mtu";
 
+    #[inline(always)]
     fn decide(&mut self, input: &FlowInput, decision: &mut Decision, cx: &Cx) -> Verdict {
         let port = |hop: Option<NextHop>| hop.map(NextHop::port);
         let destination = decision.destination_of(input).address;

@@ -31,6 +31,7 @@ pub(crate) struct Policy;
 impl Stage for Policy {
     const NAME: &'static str = "policy";
 
+    #[inline(always)]
     fn decide(&mut self, input: &FlowInput, decision: &mut Decision, cx: &Cx) -> Verdict {
         let from = cx.tables.network(input.network);
         let to = decision.target.and_then(|target| cx.tables.network(target));
@@ -38,6 +39,7 @@ impl Stage for Policy {
             return Verdict::Drop(reason);
         }
         let rule = question(input, decision).and_then(|asked| cx.tables.policy.verdict(&asked));
+        decision.rule = rule.and_then(|(index, _)| u16::try_from(index).ok());
         match rule {
             Some((_, RuleAction::Allow)) => return Verdict::Continue,
             Some((_, RuleAction::Deny)) => return Verdict::Drop(DropReason::PolicyDenied),

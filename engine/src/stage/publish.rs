@@ -15,6 +15,7 @@ pub(crate) struct Publish;
 impl Stage for Publish {
     const NAME: &'static str = "publish";
 
+    #[inline(always)]
     fn decide(&mut self, input: &FlowInput, decision: &mut Decision, cx: &Cx) -> Verdict {
         let Some(asked) = cx.tables.published_address(input) else { return Verdict::Continue };
         if matches!(input.source, IpAddr::V6(source) if source.is_unicast_link_local()) {

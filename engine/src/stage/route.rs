@@ -19,6 +19,7 @@ pub(crate) struct Route;
 impl Stage for Route {
     const NAME: &'static str = "route";
 
+    #[inline(always)]
     fn decide(&mut self, input: &FlowInput, decision: &mut Decision, cx: &Cx) -> Verdict {
         let from_outside = input.network == NetworkId::NONE;
         let unreachable = |kind, reason| match from_outside {

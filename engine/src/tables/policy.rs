@@ -10,12 +10,15 @@
 //! one AND of bit sets, whose first bit is the answer. The one hard constraint: it finds what the
 //! walk of the list finds, which is a property test.
 
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::Epoch;
-use crate::id::{NetworkId, PortId};
+use crate::counters::Counter;
+use crate::id::{NetworkId, PortId, WORKER_COUNT_MAX, WorkerId};
 
 /// How a network's members are reached from outside of it: Docker's gateway modes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -54,7 +57,7 @@ pub struct RulePorts {
 }
 
 /// One side of a rule. What is left open fits everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RuleSide {
     /// Ports of the gateway: an uplink's, or those of an endpoint.
     pub behind: Option<Vec<PortId>>,
@@ -65,7 +68,7 @@ pub struct RuleSide {
 }
 
 /// One rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// What happens.
     pub action: RuleAction,
@@ -130,12 +133,25 @@ impl Rule {
     }
 }
 
+/// How often a rule has decided. Each worker has a place that nobody else writes; an unchanged rule
+/// takes its count along into the next tables.
+#[derive(Debug)]
+struct Hits([Counter; WORKER_COUNT_MAX]);
+
+impl Hits {
+    fn none() -> Arc<Hits> {
+        Arc::new(Hits(std::array::from_fn(|_| Counter::default())))
+    }
+}
+
 /// All rules, in their order.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     /// Moves when any rule does.
     pub epoch: Epoch,
     rules: Vec<Rule>,
+    /// One per rule.
+    hits: Vec<Arc<Hits>>,
     /// One per dimension, in the order of [`dimensions_of`].
     dimensions: Vec<Segments>,
 }
@@ -152,7 +168,36 @@ impl Policy {
                 })
                 .collect(),
         };
-        Policy { epoch, rules, dimensions }
+        let hits = rules.iter().map(|_| Hits::none()).collect();
+        Policy { epoch, rules, hits, dimensions }
+    }
+
+    /// Compiles rules that take the place of these; those that were there before count on.
+    pub fn changed_to(&self, epoch: Epoch, rules: Vec<Rule>) -> Policy {
+        let mut next = Policy::new(epoch, rules);
+        let mut before: HashMap<&Rule, VecDeque<&Arc<Hits>>> = HashMap::new();
+        for (rule, hits) in self.rules.iter().zip(&self.hits) {
+            before.entry(rule).or_default().push_back(hits);
+        }
+        for (rule, hits) in next.rules.iter().zip(&mut next.hits) {
+            if let Some(own) = before.get_mut(rule).and_then(VecDeque::pop_front) {
+                *hits = own.clone();
+            }
+        }
+        next
+    }
+
+    /// The rule with this index has decided about the first packet of a connection. Only the worker
+    /// itself may call it.
+    pub(crate) fn count(&self, index: usize, worker: WorkerId) {
+        if let Some(own) = self.hits.get(index).and_then(|hits| hits.0.get(worker.index())) {
+            own.add(1);
+        }
+    }
+
+    /// How often the rule with this index has decided.
+    pub fn hits(&self, index: usize) -> u64 {
+        self.hits.get(index).map_or(0, |hits| hits.0.iter().map(Counter::get).sum())
     }
 
     /// The rules.
@@ -324,6 +369,28 @@ mod tests {
             source_port: 40_000,
             destination_port: port,
         }
+    }
+
+    #[test]
+    fn a_rule_that_stays_counts_on_and_a_new_one_from_zero() {
+        let of = |port| Rule {
+            action: RuleAction::Deny,
+            from: RuleSide::default(),
+            to: RuleSide::default(),
+            from_ports: None,
+            to_ports: Some(vec![RulePorts { protocol: 6, first: port, last: port }]),
+        };
+        let policy = Policy::new(1, vec![of(80), of(81), of(80)]);
+        for (index, worker) in [(0, 0), (0, 1), (1, 63), (2, 0), (9, 0), (0, 200)] {
+            policy.count(index, WorkerId(worker));
+        }
+        let counts = |policy: &Policy| [0, 1, 2].map(|index| policy.hits(index));
+        assert_eq!(counts(&policy), [2, 1, 1]);
+        // Of equal rules the first keeps the count of the first.
+        let next = policy.changed_to(2, vec![of(81), of(82), of(80)]);
+        assert_eq!(counts(&next), [1, 0, 2]);
+        next.count(0, WorkerId(0));
+        assert_eq!(policy.hits(1), 2);
     }
 
     #[test]

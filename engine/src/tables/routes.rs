@@ -184,9 +184,14 @@ impl Routes {
         address: IpAddr,
         choose: impl Fn(&'r Ways, u8) -> Option<&'r Route>,
     ) -> Option<&'r Route> {
+        let (bits, family_bits) = match address {
+            IpAddr::V4(v4) => (v4.to_ipv6_mapped().to_bits(), 32),
+            IpAddr::V6(v6) => (v6.to_bits(), 128),
+        };
         self.levels.iter().find_map(|level| {
-            let prefix = IpNet::new(address, level.length).ok()?;
-            choose(level.get(key_of(&prefix))?, level.length)
+            let host_bits = u32::from(u8::checked_sub(family_bits, level.length)?);
+            let network = bits.checked_shr(host_bits).and_then(|bits| bits.checked_shl(host_bits));
+            choose(level.get(network.unwrap_or(0))?, level.length)
         })
     }
 

@@ -7,8 +7,8 @@ use super::core::Core;
 use crate::counters::DropReason;
 use crate::execute::Edit;
 use crate::flow::{Family, V4, V6};
-use crate::id::{NetworkId, PortId};
-use crate::packet::{Notes, Packet};
+use crate::id::{MacAddress, NetworkId, PortId};
+use crate::packet::{Meta, Notes, Packet};
 use crate::parse;
 use crate::reply::{self, ErrorKind};
 use crate::stage::Answer;
@@ -61,6 +61,23 @@ impl Core {
             (None, reason) => reason,
         };
         self.drop(packet, reason);
+    }
+
+    /// Tells the sender of a packet, which was dropped and counted before and of which a copy is
+    /// left, that nobody serves the port.
+    pub(super) fn answer_copy(&mut self, bytes: &[u8], meta: Meta) {
+        let Some(rule) = self.rule(meta.ingress) else { return };
+        let own_mac = MacAddress(rule.gateway_mac);
+        let Some(mut packet) = Packet::copy_of(bytes, &mut self.frames) else { return };
+        packet.meta = meta;
+        let (own, kind) = (destination_of(&packet), ErrorKind::PortUnreachable);
+        let frames = &mut self.frames;
+        let error = own.and_then(|own| reply::icmp_error(&packet, kind, own, own_mac, frames));
+        packet.recycle(frames);
+        if let Some(error) = error {
+            self.counters.worker.answers.add(1);
+            self.send(meta.ingress, error);
+        }
     }
 
     /// An answer to what turned round goes back by the flow that it came by.

@@ -282,7 +282,7 @@ impl Worker {
             _ => {}
         }
         if packet.meta.tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
-            lookup.way = Way::Long;
+            lookup.way = lookup.way.without_flow();
         }
     }
 
@@ -353,7 +353,7 @@ impl Worker {
             };
             match side {
                 Some(side) => lookup.side = side,
-                None => lookup.way = Way::Long,
+                None => lookup.way = lookup.way.without_flow(),
             }
         }
     }
@@ -370,7 +370,7 @@ impl Worker {
                 Way::Bridged => Some(lookup.egress),
                 Way::V4 | Way::SpecialV4 => repeat::<V4, false>(core, v4, lookup.side, packet),
                 Way::V6 => repeat::<V6, false>(core, v6, lookup.side, packet),
-                Way::Long => None,
+                Way::NewV4 | Way::NewV6 | Way::Long => None,
             };
             let Some(egress) = egress else { break };
             ports.add(egress);
@@ -429,6 +429,7 @@ impl Worker {
     /// one in their order.
     #[inline(never)]
     fn dispose(&mut self, rule: &IngressRule, batch: &mut Batch, lookups: &Lookups, hits: usize) {
+        self.fetch_begins(rule.network, lookups, hits..batch.len());
         for (index, (mut packet, lookup)) in batch.drain(..).zip(&lookups.all).enumerate() {
             if index < hits {
                 self.core.send(lookup.egress, packet);

@@ -6,8 +6,9 @@
 use super::core::Core;
 use super::flows::Flows;
 use crate::execute::Edit;
-use crate::flow::{Chunks, Expected, FlowId, FlowTable, Segment, SideId, TcpState};
-use crate::packet::Packet;
+use crate::flow::{Chunks, FlowId, FlowTable, Segment, SideId, TcpState};
+use crate::multihoming;
+use crate::packet::{Notes, Packet};
 use crate::time::Tick;
 use crate::wire::protocol;
 
@@ -18,10 +19,21 @@ impl<F: Edit> Flows<F> {
         let (state, expected) = match packet.meta.protocol {
             protocol::TCP => TcpState::first(&Segment::read(head, l4, packet.meta.tcp_flags, true)),
             protocol::SCTP => Chunks::read(head, l4, true).first(),
-            _ => (TcpState::None, Expected::default()),
+            // As it was installed.
+            _ => return TcpState::None,
         };
         self.table.set_tcp(flow, state, expected);
         state
+    }
+}
+
+/// Hides the further addresses of an SCTP endpoint whose own one changes to these.
+pub(super) fn conceal<F: Edit>(packet: &mut Packet, to: F::Addresses) {
+    let came = F::read(packet.head(), usize::from(packet.meta.l3));
+    let source = |addresses| F::unpack(F::loaded(addresses)).0;
+    let is_whole = !packet.meta.notes.any(Notes::FIRST_FRAGMENT | Notes::LATER_FRAGMENT);
+    if is_whole && came.is_some_and(|came| source(came) != source(to)) {
+        multihoming::conceal(packet);
     }
 }
 

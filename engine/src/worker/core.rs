@@ -196,20 +196,14 @@ impl Core {
         if hop.port() == PortId::TURN {
             return Ok(AdjacencyId::TURN);
         }
-        let own = self.own_mac(hop.port());
+        let rule = self.rule(hop.port()).ok_or(DropReason::PortGone)?;
+        let (mac, own) = (MacAddress(rule.mac), MacAddress(rule.gateway_mac));
         let found = match hop {
-            NextHop::Endpoint(port) => {
-                let rule = self.rule(port).ok_or(DropReason::PortGone)?;
-                let mac = MacAddress(rule.mac);
-                self.neighbours.endpoint(port, mac, own)
-            }
-            NextHop::Neighbour(port, address) => {
-                self.rule(port).ok_or(DropReason::PortGone)?;
-                match self.tables.static_mac(port, address) {
-                    Some(mac) => self.neighbours.known(port, address, mac, own),
-                    None => self.neighbours.neighbour(port, address, own, self.tick),
-                }
-            }
+            NextHop::Endpoint(port) => self.neighbours.endpoint(port, mac, own),
+            NextHop::Neighbour(port, address) => match self.tables.static_mac(port, address) {
+                Some(mac) => self.neighbours.known(port, address, mac, own),
+                None => self.neighbours.neighbour(port, address, own, self.tick),
+            },
         };
         found.ok_or(DropReason::NeighbourTableFull)
     }

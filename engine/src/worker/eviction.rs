@@ -16,6 +16,7 @@ use super::core::Core;
 use super::flows::Flows;
 use crate::counters::DropReason;
 use crate::execute::Edit;
+use crate::explain::Room;
 use crate::flow::{Class, FlowId, FlowInput, TcpState, Whose, mix, seed_for};
 use crate::id::{NetworkId, PortId};
 use crate::time::Tick;
@@ -132,6 +133,43 @@ impl<F: Edit> Flows<F> {
         if has_room { Ok(()) } else { Err(DropReason::FlowTableFull) }
     }
 
+    /// What [`make_room`](Self::make_room) would do for a flow with this input. Ends none.
+    pub(super) fn room(&self, core: &Core, input: &FlowInput) -> Room {
+        if is_from_outside(input) && core.sources.is_full(input.source) {
+            return Room::None(DropReason::SourceShareFull);
+        }
+        let (port, order) = (input.ingress, &self.table.order);
+        let started = core.started.get(port.index()).copied();
+        if started.is_some_and(|started| started >= core.flows_per_port_max) {
+            let own = self.who_goes(core, Whose::Port(port));
+            return own.unwrap_or(Room::None(DropReason::FlowShareFull));
+        }
+        let is_share_full = order.count(port, Class::HalfOpen) >= core.half_open_per_port_max;
+        match self.table.has_room() {
+            true if is_share_full && self.has_half_open(Whose::Port(port)) => Room::HalfOpenGoes,
+            true => Room::Free,
+            false if order.first(Whose::Everybody, Class::Stub).is_some() => Room::NoteGoes,
+            false if self.has_half_open(Whose::Port(port)) => Room::HalfOpenGoes,
+            false => {
+                let any = self.who_goes(core, Whose::Everybody);
+                any.unwrap_or(Room::None(DropReason::FlowTableFull))
+            }
+        }
+    }
+
+    fn who_goes(&self, core: &Core, whose: Whose) -> Option<Room> {
+        let mut open = self.table.order.iter(whose, Class::Open).take(LOOKS_MAX);
+        match self.has_half_open(whose) {
+            true => Some(Room::HalfOpenGoes),
+            false => open.any(|flow| self.may_go(core, FlowId(flow))).then_some(Room::IdleGoes),
+        }
+    }
+
+    fn has_half_open(&self, whose: Whose) -> bool {
+        let mut flows = self.table.order.iter(whose, Class::HalfOpen).take(LOOKS_MAX);
+        flows.any(|flow| self.is_half_open(FlowId(flow)))
+    }
+
     /// Makes room for a note about another worker's flow, among such notes only.
     pub(super) fn make_room_for_stub(&mut self, core: &mut Core) {
         if !self.table.has_room() {
@@ -173,13 +211,7 @@ impl<F: Edit> Flows<F> {
         for _ in 0..LOOKS_MAX {
             let Some(id) = self.table.order.first(whose, Class::Open) else { return false };
             let flow = FlowId(id);
-            let idle = core.tick.since(self.table.last_seen(flow, core.tick));
-            let least = match self.table.side(flow.original()).tcp() {
-                state if state.is_over() || state.is_opening() => Duration::ZERO,
-                TcpState::Established => IDLE_ESTABLISHED,
-                _ => IDLE_OTHER,
-            };
-            if idle >= Tick::count(least) {
+            if self.may_go(core, flow) {
                 core.counters.worker.flows_evicted.add(1);
                 self.end(core, flow);
                 return true;
@@ -194,6 +226,17 @@ impl<F: Edit> Flows<F> {
             let port = cold.input.ingress;
             self.table.order.defer(flow.0, port, Class::Open);
         }
+    }
+
+    /// True for a flow that is over, or idle for so long that it may go before its time.
+    fn may_go(&self, core: &Core, flow: FlowId) -> bool {
+        let idle = core.tick.since(self.table.last_seen(flow, core.tick));
+        let least = match self.table.side(flow.original()).tcp() {
+            state if state.is_over() || state.is_opening() => Duration::ZERO,
+            TcpState::Established => IDLE_ESTABLISHED,
+            _ => IDLE_OTHER,
+        };
+        idle >= Tick::count(least)
     }
 
     /// True for a flow that nobody has answered.

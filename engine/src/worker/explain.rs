@@ -41,6 +41,7 @@ impl Worker {
             is_reply: false,
             steps: ArrayVec::new(),
             outcome: Outcome::Continue,
+            room: None,
             leaving: None,
             turned: None,
         };
@@ -56,6 +57,12 @@ impl Worker {
         }
         let verdict = self.ask_stages(held, &mut explanation);
         let is_routed = input.path == Path::Routed;
+        if verdict == Verdict::Forward && is_routed && explanation.known.is_none() {
+            explanation.room = Some(match input.is_v6() {
+                true => self.v6.room(&self.core, input),
+                false => self.v4.room(&self.core, input),
+            });
+        }
         if verdict == Verdict::Forward
             && let Some((source, destination, hop)) = explanation.way()
         {

@@ -3,31 +3,37 @@
 //!
 //! Every way through here ends in exactly one of: sent, held, handed over, answered, dropped.
 
+use super::actions::pair;
 use super::connection;
 use super::core::Core;
+use super::syns::UnaskedSyns;
 use crate::counters::DropReason;
-use crate::execute::{Edit, TTL_DELTA, can_change_ports, execute, fits};
+use crate::execute::{Edit, can_change_ports, execute, fits};
 use crate::flow::{
     ActionKind, AdjacencyId, Cold, FlowAction, FlowId, FlowInput, FlowKey, FlowTable, Fragments,
-    NewSide, SideId, echo_answer, pack_ingress, pack_transport,
+    NewSide, SideId, pack_ingress, pack_transport,
 };
 use crate::fragmentation::may_split;
-use crate::id::{NetworkId, PortId, WorkerId};
+use crate::id::{PortId, WorkerId};
 use crate::ingress::IngressRule;
 use crate::neighbour::NoHold;
 use crate::packet::{Notes, Packet, WINDOW_BYTES};
 use crate::paths::UNKNOWN;
 use crate::reply::ErrorKind;
-use crate::stage::{Answer, Decision, NextHop, Parts, Verdict};
+use crate::stage::{Answer, Decision, Parts, Verdict};
 use crate::steer;
 use crate::time::Tick;
-use crate::translate::HEADER_GROWTH;
 use crate::wire::{header_at, icmp, protocol, raw_u32_at, tcp, u16_at, u32_at};
+
+/// Flows whose memory is fetched at once before they end: as many as a processor has fetches under
+/// way, or a little more. More would push each other out of the fastest cache.
+const DUE_AT_ONCE: usize = 16;
 
 /// The flows of one address family.
 pub(super) struct Flows<F: Edit> {
     pub(super) table: FlowTable<F>,
     pub(super) fragments: Fragments<F>,
+    pub(super) syns: UnaskedSyns<F>,
 }
 
 /// What became of a flow when it was looked at again.
@@ -38,12 +44,6 @@ pub(super) enum Revalidated {
     Ended,
     /// It has ended and its TCP peer is told.
     Reset,
-}
-
-/// Both directions of a decision, ready to install.
-struct Pair<A> {
-    original: NewSide<A>,
-    reply: NewSide<A>,
 }
 
 /// The key of a plain packet, whose headers are at fixed places.
@@ -94,7 +94,7 @@ pub(super) fn ports_of(head: &[u8], l4: usize, protocol: u8) -> Option<u32> {
 
 impl<F: Edit> Flows<F> {
     pub(super) fn new(table: FlowTable<F>, fragments: Fragments<F>) -> Flows<F> {
-        Flows { table, fragments }
+        Flows { table, fragments, syns: UnaskedSyns::new() }
     }
 
     /// A routed packet that the short way did not take. `hops`: how often it was handed over.
@@ -159,20 +159,27 @@ impl<F: Edit> Flows<F> {
             let (stages, cx) = core.stages_and_cx();
             stages.decide(&input, &cx)
         };
-        let (mut decision, mut verdict, mut stage) = decide(core);
-        if verdict == Verdict::Drop(DropReason::OutsidePortsUsedUp)
+        let mut decided = decide(core);
+        if decided.1 == Verdict::Drop(DropReason::OutsidePortsUsedUp)
             && self.evict_for_its_port(core, &input)
         {
-            (decision, verdict, stage) = decide(core);
+            decided = decide(core);
         }
-        core.counters.settled_by(stage, verdict.refused());
-        match verdict {
-            Verdict::Forward => match self.install(core, &input, key, &decision, &packet) {
+        let (decision, verdict, stage) = &decided;
+        core.counters.settled_by(*stage, verdict.refused());
+        if let Some(rule) = decision.rule {
+            core.tables.policy.count(rule.into(), core.id);
+        }
+        match *verdict {
+            Verdict::Forward => match self.install(core, &input, key, decision, &packet) {
                 Ok(flow) => self.carry(core, packet, flow.original(), hops),
                 Err(reason) => core.drop(packet, reason),
             },
             Verdict::Answer(answer) => core.answer(packet, answer),
-            Verdict::Drop(reason) => core.drop(packet, reason),
+            Verdict::Drop(reason) => {
+                self.syns.keep(&packet, key, reason, core.now);
+                core.drop(packet, reason);
+            }
             Verdict::Continue | Verdict::Flood => core.drop(packet, DropReason::NotRoutable),
         }
     }
@@ -417,6 +424,9 @@ impl<F: Edit> Flows<F> {
         }
         self.note_passage(core, &packet, side);
         self.clamp(core, &mut packet, side.flow());
+        if packet.meta.protocol == protocol::SCTP {
+            connection::conceal::<F>(&mut packet, action.addresses);
+        }
         execute::<F>(&mut packet, &action, &adjacency, !later);
         match (adjacency.port, is_cut) {
             (PortId::TURN, _) => self.turn_round(core, packet),
@@ -435,105 +445,43 @@ impl<F: Edit> Flows<F> {
 
     /// Ends idle flows, at most `budget` looks. Returns true if there may be more.
     pub(super) fn expire(&mut self, core: &mut Core, budget: usize) -> bool {
-        for _ in 0..budget {
-            let Some(id) = self.table.wheel.due(core.tick) else { return false };
-            let flow = FlowId(id);
-            let Some(cold) = self.table.cold(flow).copied() else { continue };
-            let timeouts = &core.tables.nat.timeouts;
-            let state = self.table.side(flow.original()).tcp();
-            let timeout = Tick::count(match cold.two_sided {
-                true => state.timeout(cold.input.protocol, timeouts),
-                false => timeouts.udp,
-            });
-            let idle = core.tick.since(self.table.last_seen(flow, core.tick));
-            if idle >= timeout {
-                core.counters.worker.flows_expired.add(u64::from(cold.two_sided));
-                self.end(core, flow);
-            } else {
-                self.table.wheel.set(id, core.tick, timeout - idle);
+        let (mut left, mut due) = (budget, [FlowId(0); DUE_AT_ONCE]);
+        while left > 0 {
+            let wanted = left.min(DUE_AT_ONCE);
+            let mut count = 0;
+            while count < wanted
+                && let Some(id) = self.table.wheel.due(core.tick)
+            {
+                due[count] = FlowId(id);
+                count += 1;
             }
+            self.fetch_ends(core, &due[..count]);
+            due[..count].iter().for_each(|&flow| self.end_if_idle(core, flow));
+            if count < wanted {
+                return false;
+            }
+            left -= count;
         }
         true
     }
-}
 
-/// Compiles a decision to both directions.
-fn pair<F: Edit>(
-    core: &mut Core,
-    input: &FlowInput,
-    key: FlowKey<F::Addresses>,
-    decision: &Decision,
-) -> Result<Pair<F::Addresses>, DropReason> {
-    let (forward, back) = decision.forward.zip(decision.back).ok_or(DropReason::NoRoute)?;
-    let (source, destination) = (decision.source_of(input), decision.destination_of(input));
-    let network = decision.target.unwrap_or(NetworkId::NONE);
-    let answer = echo_answer(input.protocol, destination.port);
-    let reply = FlowInput {
-        ingress: forward.port(),
-        network,
-        source: destination.address,
-        destination: source.address,
-        source_port: answer.unwrap_or(destination.port),
-        destination_port: source.port,
-        ..*input
-    };
-    let out = FlowInput {
-        source: source.address,
-        destination: destination.address,
-        source_port: source.port,
-        destination_port: destination.port,
-        ..*input
-    };
-    let back_out = FlowInput {
-        source: input.destination,
-        destination: input.source,
-        source_port: answer.unwrap_or(input.destination_port),
-        destination_port: input.source_port,
-        ..*input
-    };
-    let reply_key = FlowKey::of::<F>(&reply);
-    let original = action::<F>(core, input, &out, (forward, decision.mtu))?;
-    let back = action::<F>(core, &reply, &back_out, (back, decision.mtu_back))?;
-    Ok(Pair {
-        original: NewSide { key, action: original },
-        reply: NewSide { key: reply_key, action: back },
-    })
-}
-
-/// The action that turns a packet of one input into one of another, sent to a next hop in packets
-/// of so many bytes.
-fn action<F: Edit>(
-    core: &mut Core,
-    from: &FlowInput,
-    to: &FlowInput,
-    (hop, mtu): (NextHop, u16),
-) -> Result<FlowAction<F::Addresses>, DropReason> {
-    use crate::wire::checksum;
-    let adjacency: AdjacencyId = core.adjacency(hop)?;
-    let kind = match from.source.is_ipv6() == to.source.is_ipv6() {
-        true => ActionKind::Forward,
-        false => ActionKind::Translate,
-    };
-    let mtu = match (kind, to.source.is_ipv6()) {
-        (ActionKind::Translate, true) => mtu.saturating_sub(HEADER_GROWTH),
-        (ActionKind::Translate, false) => mtu.saturating_add(HEADER_GROWTH),
-        _ => mtu,
-    };
-    let addresses = |input: &FlowInput| F::pack(input.source, input.destination);
-    let ports =
-        |input: &FlowInput| u32::from(input.source_port) << 16 | u32::from(input.destination_port);
-    let address_delta = F::delta(addresses(from), addresses(to));
-    let port_delta = checksum::delta_of_words(&ports(from).to_be_bytes(), &ports(to).to_be_bytes());
-    Ok(FlowAction {
-        addresses: F::loaded(addresses(to)),
-        ports: ports(to).to_be(),
-        adjacency,
-        header_delta: checksum::add(address_delta, TTL_DELTA).to_be(),
-        transport_inverse: !checksum::add(address_delta, port_delta).to_be(),
-        mtu,
-        kind,
-        worker: 0,
-    })
+    /// Ends a flow that has been idle for long enough, else looks again when it may be.
+    fn end_if_idle(&mut self, core: &mut Core, flow: FlowId) {
+        let Some(&Cold { two_sided, ref input, .. }) = self.table.cold(flow) else { return };
+        let timeouts = &core.tables.nat.timeouts;
+        let state = self.table.side(flow.original()).tcp();
+        let timeout = Tick::count(match two_sided {
+            true => state.timeout(input.protocol, timeouts),
+            false => timeouts.udp,
+        });
+        let idle = core.tick.since(self.table.last_seen(flow, core.tick));
+        if idle >= timeout {
+            core.counters.worker.flows_expired.add(u64::from(two_sided));
+            self.end(core, flow);
+        } else {
+            self.table.wheel.set(flow.0, core.tick, timeout - idle);
+        }
+    }
 }
 
 impl Core {

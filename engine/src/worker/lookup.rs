@@ -22,8 +22,23 @@ pub(super) enum Way {
     SpecialV4,
     /// A plain packet of IPv6; its key lies in [`Lookups::keys_v6`].
     V6,
+    /// A plain packet that no flow is for, or that may change a flow's state: its key is known.
+    NewV4,
+    /// The same of IPv6.
+    NewV6,
     /// Anything else.
     Long,
+}
+
+impl Way {
+    /// The way of a packet that no flow is for.
+    pub(super) fn without_flow(self) -> Way {
+        match self {
+            Way::V4 | Way::SpecialV4 | Way::NewV4 => Way::NewV4,
+            Way::V6 | Way::NewV6 => Way::NewV6,
+            Way::Bridged | Way::Long => Way::Long,
+        }
+    }
 }
 
 /// What the passes hand on to each other about one packet. Plain fields, each written where it is

@@ -6,6 +6,7 @@
 //! exactly as the runner does. Hard constraint: after [`Worker::new`] nothing on the packet path
 //! allocates, locks, logs, reads a clock or panics on input.
 
+mod actions;
 mod adoption;
 mod alike;
 mod announce;
@@ -25,12 +26,14 @@ mod lookup;
 mod membership;
 mod oversize;
 mod paths;
+mod syns;
 mod trace;
 mod translated;
 mod tunnels;
 mod turn;
 mod upkeep;
 mod view;
+mod warm;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -358,6 +361,8 @@ impl Worker {
             || self.core.neighbours.has_timers()
             || self.v4.fragments.waiting()
             || self.v6.fragments.waiting()
+            || !self.v4.syns.is_empty()
+            || !self.v6.syns.is_empty()
             || self.announcements.pending()
             || self.has_reports()
             || !self.core.stages.mtu.paths.is_empty()

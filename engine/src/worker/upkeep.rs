@@ -108,6 +108,8 @@ impl Worker {
     fn make_rounds(&mut self, now: Instant) {
         self.v4.sweep_fragments(&mut self.core);
         self.v6.sweep_fragments(&mut self.core);
+        self.v4.answer_syns(&mut self.core);
+        self.v6.answer_syns(&mut self.core);
         self.ask_neighbours();
         self.announce(now);
         self.report_groups(now);

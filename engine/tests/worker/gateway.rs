@@ -122,7 +122,7 @@ pub(crate) struct Gateway {
     ready: Vec<PortSet>,
     wires: Vec<MemoryWire>,
     balancer: Arc<FrameBalancer>,
-    tables: Arc<Tables>,
+    pub(crate) tables: Arc<Tables>,
     now: Instant,
     next_queue: usize,
     /// Who answers on the uplink.

@@ -194,6 +194,27 @@ fn a_rejected_packet_is_answered_and_an_allowed_one_passes_the_list() {
 }
 
 #[test]
+fn a_rule_counts_the_connections_that_it_lets_in_and_the_packets_that_it_refuses() {
+    each_of(tables, |mut gateway, v6| {
+        let hits = |gateway: &Gateway| [0, 1].map(|rule| gateway.tables.policy.hits(rule));
+        let any = Rule { to_ports: None, ..client_to_tcp_8080(RuleAction::Deny) };
+        let both = vec![client_to_tcp_8080(RuleAction::Allow), any];
+        gateway.change(|tables| rules(tables, both));
+        let data = |flags| tcp(&CLIENT, 50_001, (own(v6), 8_080), flags);
+        gateway.forward(&CLIENT, data(flags::SYN));
+        for _ in 0..5 {
+            gateway.forward(&CLIENT, data(flags::ACK));
+        }
+        assert_eq!(hits(&gateway), [1, 0]);
+        for _ in 0..3 {
+            let other = udp(&CLIENT, 50_001, (own(v6), 5_300));
+            gateway.refuse(&CLIENT, other, DropReason::PolicyDenied);
+        }
+        assert_eq!(hits(&gateway), [1, 3]);
+    });
+}
+
+#[test]
 fn a_packet_of_a_known_flow_asks_no_rule() {
     each_of(tables, |mut gateway, v6| {
         gateway.change(|tables| rules(tables, vec![client_to_tcp_8080(RuleAction::Allow)]));

@@ -214,3 +214,42 @@ fn a_fragment_whose_port_would_change_is_refused_and_counted() {
         gateway.refuse(&CLIENT, bytes, DropReason::ProtocolNotTranslated);
     });
 }
+
+/// The value of an INIT or INIT ACK with further addresses, and a parameter that is none.
+fn with_addresses(tag: u32) -> Vec<u8> {
+    let mut value = tag.to_be_bytes().to_vec();
+    value.extend([0, 1, 0, 0, 0, 2, 0, 2, 0, 0, 0, 9]);
+    value.extend([0, 5, 0, 8, 10, 1, 0, 99]);
+    value.extend([0, 12, 0, 6, 0, 5, 0, 0]);
+    value.extend([0, 6, 0, 20, 0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 99]);
+    value.extend([0, 11, 0, 7, b'w', b'e', b'b', 0]);
+    value
+}
+
+/// Kinds of the parameters that a packet's first chunk has.
+fn parameters(seen: &Seen) -> Vec<u16> {
+    let (payload, mut kinds) = (seen.ip().payload, Vec::new());
+    let mut at = 12 + 20;
+    while at + 4 <= payload.len() {
+        let word = |at: usize| u16::from_be_bytes([payload[at], payload[at + 1]]);
+        kinds.push(word(at));
+        at += usize::from(word(at + 2)).next_multiple_of(4);
+    }
+    kinds
+}
+
+#[test]
+fn further_addresses_of_inside_are_hidden_where_the_source_is_translated_and_only_there() {
+    const HIDDEN: [u16; 4] = [0x8005, 12, 0x8005, 0x8005];
+    const SHOWN: [u16; 4] = [5, 12, 6, 11];
+    each_of(with_sctp, |mut gateway, v6| {
+        let value = with_addresses(7);
+        let init = frame(&WEB, 40_001, (FAR.ip(v6), 99), (0, INIT, &value));
+        assert_eq!(parameters(&send(&mut gateway, &WEB, init)), HIDDEN);
+        // A client outside keeps its own; what a published server lists is of inside.
+        let init = frame(&CLIENT, 5_000, (own(v6), 3_868), (0, INIT, &value));
+        assert_eq!(parameters(&send(&mut gateway, &CLIENT, init)), SHOWN);
+        let answer = frame(&WEB, 2_905, (CLIENT.ip(v6), 5_000), (7, INIT_ACK, &value));
+        assert_eq!(parameters(&send(&mut gateway, &WEB, answer)), HIDDEN);
+    });
+}

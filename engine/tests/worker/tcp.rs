@@ -65,12 +65,38 @@ fn rfc_5382_req_4_a_syn_that_nobody_asked_for_is_not_answered() {
         // To a port that nobody has yet, and to one that is mapped.
         let syn = tcp(&FAR, 80, mapped(v6), flags::SYN);
         gateway.refuse(&FAR, syn.clone(), DropReason::Filtered);
-        assert!(gateway.pass(Duration::from_secs(6)).is_empty());
+        assert!(gateway.pass(Duration::from_millis(5_750)).is_empty());
         gateway.forward(&WEB, tcp(&WEB, 40_000, (CLIENT.ip(v6), 9), flags::SYN));
         gateway.refuse(&FAR, syn.clone(), DropReason::Filtered);
         // When the inside has asked, too, it is the other half of an opening.
         gateway.forward(&WEB, tcp(&WEB, 40_000, there(v6), flags::SYN));
         assert_eq!(gateway.forward(&FAR, syn).destination(), (WEB.ip(v6), 40_000));
+        // So nothing is ever said about the first one.
+        assert!(gateway.pass(Duration::from_secs(8)).is_empty());
+    });
+}
+
+#[test]
+fn rfc_5382_req_4_after_six_seconds_its_sender_is_told_once_that_the_port_is_closed() {
+    each(|mut gateway, v6| {
+        let syn = tcp(&FAR, 80, mapped(v6), flags::SYN);
+        gateway.refuse(&FAR, syn.clone(), DropReason::Filtered);
+        assert!(gateway.pass(Duration::from_secs(3)).is_empty());
+        // It comes again, as clients do.
+        gateway.refuse(&FAR, syn, DropReason::Filtered);
+        assert!(gateway.pass(Duration::from_millis(2_750)).is_empty());
+        let told = gateway.pass(Duration::from_secs(20));
+        let [told] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((told.port, told.icmp()), (WAN, if v6 { (1, 4) } else { (3, 3) }));
+        assert_eq!((told.ip().source, told.ip().destination), (own(v6), FAR.ip(v6)));
+        // No other segment is worth an answer, nor is one in whose place many come.
+        gateway.refuse(&FAR, tcp(&FAR, 81, mapped(v6), flags::ACK), DropReason::Filtered);
+        assert!(gateway.pass(Duration::from_secs(8)).is_empty());
+        for port in 1..400 {
+            gateway.refuse(&FAR, tcp(&FAR, port, mapped(v6), flags::SYN), DropReason::Filtered);
+        }
+        let told = gateway.pass(Duration::from_secs(8));
+        assert!((128..400).contains(&told.len()), "{}", told.len());
     });
 }
 

@@ -16,7 +16,7 @@ use crate::explain::way;
 use crate::explain::words::Names;
 
 /// Keys that are needed or known.
-const KEYS: [&str; 7] = ["from", "uplink", "to", "network", "size", "ttl", "no_df"];
+const KEYS: [&str; 8] = ["from", "uplink", "to", "network", "size", "ttl", "no_df", "no_syn"];
 
 /// Answers `GET /v1/explain`.
 pub(super) async fn explain(
@@ -42,11 +42,12 @@ pub(super) async fn explain(
         Some(Ok(ttl)) => Some(ttl),
         Some(Err(_)) => return Err(Refusal::bad("`ttl`").hint("a number from 0 to 255")),
     };
-    let no_df = match text("no_df").as_deref() {
-        None | Some("false") => false,
-        Some("true") => true,
-        Some(_) => return Err(Refusal::bad("`no_df`").hint("`true` or `false`")),
+    let flag = |key: &str| match text(key).as_deref() {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(Refusal::bad(format!("`{key}`")).hint("`true` or `false`")),
     };
+    let (no_df, no_syn) = (flag("no_df")?, flag("no_syn")?);
     let question = Question {
         from: needed("from")?,
         uplink: text("uplink"),
@@ -55,6 +56,7 @@ pub(super) async fn explain(
         size,
         ttl,
         no_df,
+        no_syn,
     };
     let state = shared.state().await?;
     let asked = ask::asked(&question, &state.config, &state.tables)

@@ -277,7 +277,12 @@ pub(super) fn policy(state: &StateView, query: &Query) -> Result<Page<model::Rul
     query.page(state.tables.generation, &rules, |&(index, rule)| {
         let text = rule.to_string();
         let (action, about) = text.split_once(' ').expect("a rule begins with its action");
-        model::Rule { order: index as u64 + 1, action: action.to_owned(), about: about.to_owned() }
+        model::Rule {
+            order: index as u64 + 1,
+            action: action.to_owned(),
+            about: about.to_owned(),
+            hits: state.tables.policy.hits(index),
+        }
     })
 }
 

@@ -376,6 +376,8 @@ pub struct Rule {
     pub action: String,
     /// What it is about.
     pub about: String,
+    /// Connections that it has let in, or packets that it has refused: how often it decided.
+    pub hits: u64,
 }
 
 /// An uplink.

@@ -48,6 +48,9 @@ pub struct Question {
     /// It is IPv4 without DF ("don't fragment"), which kernels set otherwise
     #[arg(long)]
     pub no_df: bool,
+    /// It is a TCP segment of a connection that is open, and no SYN
+    #[arg(long)]
+    pub no_syn: bool,
 }
 
 /// A packet that the gateway is asked about.
@@ -62,6 +65,8 @@ pub(crate) struct Asked {
     pub(crate) hops: u8,
     /// True for IPv4 without DF.
     pub(crate) may_fragment: bool,
+    /// True for a TCP segment without SYN.
+    pub(crate) is_midway: bool,
     /// Nobody answers the endpoint's question for this address, so it sends nothing.
     pub(crate) unanswered: bool,
 }
@@ -140,6 +145,7 @@ impl Question {
             bytes: self.size.unwrap_or(BYTES),
             hops: self.ttl.unwrap_or(HOPS),
             may_fragment: self.no_df && source.0.is_ipv4(),
+            is_midway: self.no_syn && input.protocol == protocol::TCP,
             unanswered,
         }
     }

@@ -91,7 +91,8 @@ pub fn explain(
 fn path(question: &Question) -> String {
     let size = question.size.map(|size| size.to_string());
     let ttl = question.ttl.map(|ttl| ttl.to_string());
-    let no_df = question.no_df.then(|| "true".to_owned());
+    let said = |flag: bool| flag.then(|| "true".to_owned());
+    let (no_df, no_syn) = (said(question.no_df), said(question.no_syn));
     let pairs = [
         ("from", Some(&*question.from)),
         ("uplink", question.uplink.as_deref()),
@@ -100,6 +101,7 @@ fn path(question: &Question) -> String {
         ("size", size.as_deref()),
         ("ttl", ttl.as_deref()),
         ("no_df", no_df.as_deref()),
+        ("no_syn", no_syn.as_deref()),
     ];
     let given = pairs.into_iter().filter_map(|(key, value)| Some((key, value?)));
     client::question("explain", given)

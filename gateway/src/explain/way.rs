@@ -5,8 +5,9 @@
 //! engine asks them, so the first that fails is the reason that is counted.
 
 use engine::DropReason;
-use engine::explain::{Explanation, Hop, Leaving, Outcome};
+use engine::explain::{Explanation, Hop, Leaving, Outcome, Room};
 use engine::flow::{FlowInput, Path};
+use engine::wire::protocol;
 use engine::worker::NeighbourState;
 
 use super::advice::advice;
@@ -14,6 +15,7 @@ use super::ask::{Asked, To};
 use super::model::{self, Explained, Leaves};
 use super::size;
 use super::words::{Names, protocol_name, socket, stages, step, verdict};
+use crate::reasons;
 
 /// What became of a packet after the stages.
 struct Way {
@@ -152,6 +154,12 @@ fn leave(names: Names<'_>, asked: &Asked, explanation: &Explanation, way: &mut W
         return;
     };
     let is_routed = explanation.input.path == Path::Routed;
+    if let Some(room) = explanation.room {
+        way.refused = begin(names, asked, room, &mut way.steps);
+        if way.refused.is_some() {
+            return;
+        }
+    }
     if is_routed && asked.hops <= 1 {
         way.steps.push(step("ttl", "drop", "its TTL or hop limit is used up here".to_owned()));
         way.refused = Some((DropReason::TtlExceeded, Some("icmp time exceeded".to_owned())));
@@ -189,6 +197,39 @@ fn leave(names: Names<'_>, asked: &Asked, explanation: &Explanation, way: &mut W
         fits: asked.bytes <= u32::from(leaving.bytes_max),
         fragments: (size.pieces > 1).then_some(size.pieces),
     });
+}
+
+/// Whether a flow may begin: whether the packet begins a connection, and whether there is room.
+fn begin(
+    names: Names<'_>,
+    asked: &Asked,
+    room: Room,
+    steps: &mut Vec<model::Step>,
+) -> Option<(DropReason, Option<String>)> {
+    let picks_up = names.tables.nat.tcp_pickup;
+    if asked.is_midway && !picks_up {
+        let why = "no SYN, its connection is not known, and `nat.tcp_pickup` is false".to_owned();
+        steps.push(step("flow", "drop", why));
+        return Some((DropReason::NoConnection, None));
+    }
+    let begins = match (asked.input.protocol, asked.is_midway) {
+        (protocol::TCP, true) => "its connection is not known: it is picked up where it is",
+        (protocol::TCP, false) if picks_up => "a flow begins; one without SYN would be picked up",
+        (protocol::TCP, false) => "a flow begins; one without SYN would die (no_connection)",
+        _ => "a flow begins",
+    };
+    let (word, which) = match room {
+        Room::Free => ("continue", "there is room for it"),
+        Room::NoteGoes => ("continue", "a note about another worker's flow makes room for it"),
+        Room::HalfOpenGoes => ("continue", "the oldest that nobody answered ends for it"),
+        Room::IdleGoes => ("continue", "one that is over or idle ends for it"),
+        Room::None(reason) => ("drop", reasons::of(reason).0),
+    };
+    steps.push(step("flow", word, format!("{begins}; {which}")));
+    match room {
+        Room::None(reason) => Some((reason, None)),
+        _ => None,
+    }
 }
 
 /// Whether the next hop is there.

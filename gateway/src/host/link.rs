@@ -35,6 +35,8 @@ pub(super) fn set(beside: &Beside, wanted: &Wanted) -> Result<(), Error> {
     sysctl::prepare_device(device, true);
     let netlink = Netlink::open_here(Place(None))?;
     let all = netlink.host_addresses()?;
+    let links = netlink.links()?;
+    let index = links.iter().find(|link| link.name == device).map(|link| link.index);
     let others = |v6: bool| {
         let links = beside.host.links();
         all.iter().any(|own| {
@@ -55,7 +57,14 @@ pub(super) fn set(beside: &Beside, wanted: &Wanted) -> Result<(), Error> {
             [(peer, link.prefix_len()), (loopback, if is_v6 { 128 } else { 32 })]
         {
             let net = IpNet::new(address, length).expect("a length of the family");
-            if !all.iter().any(|own| own.net == net) {
+            let mut same = all.iter().filter(|own| own.net.addr() == address);
+            if let Some(other) = same.clone().find(|own| Some(own.index) != index) {
+                let holder = links.iter().find(|link| link.index == other.index);
+                let holder = holder.map_or_else(|| "another interface", |link| &link.name);
+                let (uplink, holder) = (beside.name.clone(), holder.to_owned());
+                return Err(Error::LinkTaken { address, holder, uplink });
+            }
+            if !same.any(|own| own.net == net) {
                 netlink.add_last_resort(device, net)?;
             }
         }

@@ -11,6 +11,7 @@
 //! The one hard constraint: nothing of the host is changed but what is journaled or goes with our
 //! own device or table, and at the end all of it is as it was.
 
+mod claim;
 mod kernel;
 mod link;
 mod nft;
@@ -24,6 +25,7 @@ mod wanted;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -114,6 +116,7 @@ impl Host {
             text: String::new(),
             is_table_there: store.get(TABLE_KEY)?.unwrap_or(false),
             splice: splice::Splice::default(),
+            claim: None,
             test_at: None,
             restored: Vec::new(),
             live: live.clone(),
@@ -203,6 +206,8 @@ struct Keeper {
     text: String,
     is_table_there: bool,
     splice: splice::Splice,
+    /// The host's side is ours while this is here.
+    claim: Option<UnixListener>,
     test_at: Option<Instant>,
     /// When the table was put back lately.
     restored: Vec<Instant>,
@@ -248,6 +253,9 @@ impl Keeper {
     }
 
     fn apply(&mut self, wanted: Wanted) -> Result<(), Error> {
+        if self.claim.is_none() && !wanted.beside.is_empty() {
+            self.claim = Some(claim::take()?);
+        }
         for beside in &wanted.beside {
             link::set(beside, &wanted)?;
         }

@@ -246,6 +246,19 @@ pub const METRICS: &[Metric] = &[
         },
     ),
     metric(
+        "portolan_policy_rule_hits",
+        Counter,
+        &["order", "action", "rule"],
+        "How often the rule decided: connections let in, or packets refused.",
+        |state, out| {
+            for (index, rule) in state.config.policy.iter().enumerate() {
+                let (order, text) = ((index + 1).to_string(), rule.to_string());
+                let (action, about) = text.split_once(' ').expect("a rule begins with its action");
+                out.count([&order, action, about], state.tables.policy.hits(index));
+            }
+        },
+    ),
+    metric(
         "portolan_dropped_packets",
         Counter,
         &["reason", "worker"],

@@ -1,9 +1,11 @@
 //! Which ports have sockets in this network namespace, and whose they are.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use engine::tables::Protocol;
+
+use super::diag;
 
 /// A socket that is bound to a port and takes what comes there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,44 +16,26 @@ pub(super) struct Bound {
     pub(super) inode: u64,
 }
 
-/// All of them but our own: TCP that listens, and UDP and SCTP that are connected to nobody.
+/// All of them but our own: TCP that is bound and connected to nobody, and UDP and SCTP likewise.
 pub(super) fn scan() -> Vec<Bound> {
-    // The calling thread's namespace, which need not be that of the process.
-    const FILES: [(&str, Protocol); 4] = [
-        ("tcp", Protocol::Tcp),
-        ("tcp6", Protocol::Tcp),
-        ("udp", Protocol::Udp),
-        ("udp6", Protocol::Udp),
-    ];
     let own = own_inodes();
     let mut all = Vec::new();
-    for (name, protocol) in FILES {
-        let text = fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
-        all.extend(text.lines().skip(1).filter_map(|line| inet_line(line, protocol)));
+    for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+        match diag::sockets(protocol) {
+            Ok(found) => all.extend(found),
+            // A kernel without SCTP, or that has it without the part that tells of its sockets.
+            Err(_) if protocol == Protocol::Sctp => all.extend(sctp()),
+            Err(error) => tracing::warn!(%error, "cannot see which {protocol} ports are in use"),
+        }
     }
-    let text = fs::read_to_string("/proc/thread-self/net/sctp/eps").unwrap_or_default();
-    all.extend(text.lines().skip(1).flat_map(sctp_line));
     all.retain(|bound| !own.contains(&bound.inode));
     all
 }
 
-/// A line of `/proc/net/tcp` and its like:
-/// `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode`.
-fn inet_line(line: &str, protocol: Protocol) -> Option<Bound> {
-    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-    let [_, local, _, state, _, _, _, _, _, inode, ..] = fields[..] else { return None };
-    // TCP_LISTEN, and for UDP TCP_CLOSE: connected to nobody.
-    let wanted = if protocol == Protocol::Tcp { "0A" } else { "07" };
-    if state != wanted {
-        return None;
-    }
-    let (address, port) = local.split_once(':')?;
-    Some(Bound {
-        address: hex_address(address)?,
-        protocol,
-        port: u16::from_str_radix(port, 16).ok()?,
-        inode: inode.parse().ok()?,
-    })
+fn sctp() -> Vec<Bound> {
+    // The calling thread's namespace, which need not be that of the process.
+    let text = fs::read_to_string("/proc/thread-self/net/sctp/eps").unwrap_or_default();
+    text.lines().skip(1).flat_map(sctp_line).collect()
 }
 
 /// A line of `/proc/net/sctp/eps`: `ENDPT SOCK STY SST HBKT LPORT UID INODE LADDRS...`.
@@ -62,24 +46,6 @@ fn sctp_line(line: &str) -> Vec<Bound> {
     let protocol = Protocol::Sctp;
     let addresses = addresses.iter().filter_map(|address| address.parse().ok());
     addresses.map(|address| Bound { address, protocol, port, inode }).collect()
-}
-
-/// Words of four bytes as the machine holds them, each written as a number.
-fn hex_address(text: &str) -> Option<IpAddr> {
-    let word = |at: usize| {
-        let word = u32::from_str_radix(text.get(at..at + 8)?, 16).ok()?;
-        Some(word.to_ne_bytes())
-    };
-    match text.len() {
-        8 => Some(Ipv4Addr::from(word(0)?).into()),
-        32 => {
-            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
-            let mut bytes = [0; 16];
-            bytes.chunks_exact_mut(4).zip(words).for_each(|(to, from)| to.copy_from_slice(&from));
-            Some(Ipv6Addr::from(bytes).into())
-        }
-        _ => None,
-    }
 }
 
 fn own_inodes() -> Vec<u64> {
@@ -113,21 +79,10 @@ mod tests {
 
     #[test]
     fn lines_of_the_kernel_are_read() {
-        let tcp = "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 \
-                   0 31337 1 0000000000000000 100 0 0 10 0";
-        let found = inet_line(tcp, Protocol::Tcp).unwrap();
-        assert_eq!((found.port, found.inode), (8080, 31_337));
-        if cfg!(target_endian = "little") {
-            assert_eq!(found.address, IpAddr::from(Ipv4Addr::LOCALHOST));
-        }
-        assert_eq!(inet_line(&tcp.replace(" 0A ", " 01 "), Protocol::Tcp), None);
-        let v6 = tcp.replace("0100007F", "00000000000000000000000001000000");
-        let found = inet_line(&v6, Protocol::Tcp).unwrap();
-        assert!(found.address.is_ipv6());
         let sctp = "ffff0 ffff1 2   10  29     80    0 4242 10.0.0.1 fd00::1";
         let found: Vec<_> = sctp_line(sctp).iter().map(|bound| (bound.port, bound.inode)).collect();
         assert_eq!(found, [(80, 4_242), (80, 4_242)]);
-        assert!(sctp_line("").is_empty() && inet_line("", Protocol::Udp).is_none());
+        assert!(sctp_line("").is_empty());
     }
 
     #[test]

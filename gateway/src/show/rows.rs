@@ -338,10 +338,10 @@ fn publish(publish: Publish) -> Vec<String> {
     ]
 }
 
-const POLICY: &[&str] = &[">order", "action", "about"];
+const POLICY: &[&str] = &[">order", "action", "about", ">hits"];
 
 fn rule(rule: Rule) -> Vec<String> {
-    vec![rule.order.to_string(), rule.action, rule.about]
+    vec![rule.order.to_string(), rule.action, rule.about, rule.hits.to_string()]
 }
 
 const UPLINKS: &[&str] = &[

@@ -54,6 +54,7 @@ pub(super) struct Service {
     /// `None`: it names none.
     members: Option<Vec<Member>>,
     ports: Vec<(String, PlaceId)>,
+    exposed: Vec<(String, PlaceId)>,
     mac: Option<(engine::MacAddress, PlaceId)>,
 }
 
@@ -83,6 +84,7 @@ impl Service {
             check_mode(name, mode, node, report);
         }
         let ports = node.list_at("ports", report).unwrap_or_default();
+        let exposed = node.list_at("expose", report).unwrap_or_default();
         Some(Service {
             at: node.at,
             name: name.to_owned(),
@@ -91,6 +93,7 @@ impl Service {
             mode,
             members: node.get("networks").map(|networks| members(networks, report)),
             ports: ports.iter().filter_map(|port| Some((spec(port, report)?, port.at))).collect(),
+            exposed: exposed.iter().filter_map(|port| Some((plain(port)?, port.at))).collect(),
             mac: mac(node, report),
         })
     }
@@ -139,9 +142,11 @@ impl Service {
             );
             report.error(*at, message);
         }
-        for (spec, at) in &self.ports {
-            if let Err(message) = publish::parse(spec) {
-                report.error(*at, message);
+        let ports = self.ports.iter().map(|(spec, at)| (publish::parse(spec), *at));
+        let exposed = self.exposed.iter().map(|(spec, at)| (publish::parse_exposed(spec), *at));
+        for (parsed, at) in ports.chain(exposed) {
+            if let Err(message) = parsed {
+                report.error(at, message);
             }
         }
     }
@@ -227,7 +232,10 @@ impl Service {
         }
         table.attach = attaching.of(at, name);
         if mode.is_none_or(|(mode, _)| mode != "none") {
-            table.publish = list(self.ports.iter().map(|(spec, at)| text(*at, spec)).collect());
+            let texts = |specs: &[(String, PlaceId)]| {
+                list(specs.iter().map(|(spec, at)| text(*at, spec)).collect())
+            };
+            (table.publish, table.expose) = (texts(&self.ports), texts(&self.exposed));
         }
         table
     }
@@ -383,6 +391,14 @@ impl Member {
             interface: self.interface.as_ref().map_or(Field::Absent, |(name, at)| text(*at, name)),
             ..fragment::member(self.at, network)
         }
+    }
+}
+
+/// A port or range of ports.
+fn plain(port: &Node) -> Option<String> {
+    match &port.value {
+        Value::Text(text) | Value::Number(text) => Some(text.clone()),
+        _ => None,
     }
 }
 

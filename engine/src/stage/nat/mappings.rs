@@ -71,6 +71,14 @@ pub(super) struct Mapping {
     /// The port of the gateway behind which the inside socket is.
     pub(super) ingress: PortId,
     flows: u32,
+    /// By what it is found from inside and from outside: worked out once.
+    hashes: Hashes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Hashes {
+    inside: u64,
+    outside: u64,
 }
 
 /// TCP mappings of one outside address.
@@ -112,10 +120,14 @@ impl Mappings {
 
     /// The mapping of an inside socket, if there is one.
     pub(super) fn find(&self, inside: &Inside) -> Option<(u32, u16)> {
-        let found = self.by_inside.find(self.hash_inside(inside), |id| {
-            self.entries[id as usize].is_some_and(|mapping| mapping.inside == *inside)
-        });
-        found.and_then(|id| self.entries[id as usize].map(|mapping| (id, mapping.port)))
+        self.find_hashed(self.hash_inside(inside), inside)
+    }
+
+    fn find_hashed(&self, hash: u64, inside: &Inside) -> Option<(u32, u16)> {
+        let mapping = |id: u32| self.entries[id as usize].as_ref();
+        let is_its = |id| mapping(id).is_some_and(|mapping| mapping.inside == *inside);
+        let id = self.by_inside.find(hash, is_its)?;
+        mapping(id).map(|mapping| (id, mapping.port))
     }
 
     /// The mapping that has an outside port for whoever asks.
@@ -125,7 +137,8 @@ impl Mappings {
         protocol: u8,
         port: u16,
     ) -> Option<(u32, &Mapping)> {
-        let id = self.owner(outside, protocol, port, None)?;
+        let hash = self.hash_outside(outside, protocol, port, None);
+        let id = self.owner(hash, outside, protocol, port, None)?;
         let mapping = self.entries[id as usize].as_ref()?;
         mapping.inside.remote.is_none().then_some((id, mapping))
     }
@@ -140,19 +153,43 @@ impl Mappings {
         range: Range,
         acceptable: impl Fn(u16) -> bool,
     ) -> Option<(u32, u16)> {
-        if let Some(found) = self.find(inside) {
+        let hash = self.hash_inside(inside);
+        if let Some(found) = self.find_hashed(hash, inside) {
             return Some(found);
         }
-        let port = self.choose(inside, range, acceptable)?;
-        self.add(Mapping { inside: *inside, port, ingress, flows: 0 })
+        let (port, outside) = self.choose(inside, range, acceptable)?;
+        let hashes = Hashes { inside: hash, outside };
+        self.add(Mapping { inside: *inside, port, ingress, flows: 0, hashes })
     }
 
+    /// Loads a mapping; see [`worker::warm`](crate::worker).
+    pub(super) fn fetch(&self, id: u32) -> u64 {
+        self.entries.get(id as usize).and_then(Option::as_ref).map_or(0, |one| one.hashes.inside)
+    }
+
+    /// Loads where a mapping is found.
+    pub(super) fn fetch_places(&self, id: u32) -> u64 {
+        let mapping = self.entries.get(id as usize).and_then(Option::as_ref);
+        let places = |hashes: Hashes| {
+            self.by_inside.fetch(hashes.inside) ^ self.by_outside.fetch(hashes.outside)
+        };
+        mapping.map_or(0, |mapping| places(mapping.hashes))
+    }
+
+    /// Loads where a mapping of this socket would be found that keeps its port.
+    pub(super) fn fetch_new(&self, inside: &Inside) -> u64 {
+        let Inside { outside, protocol, socket, .. } = *inside;
+        let by_outside = self.hash_outside(outside, protocol, socket.port, None);
+        self.by_inside.fetch(self.hash_inside(inside)) ^ self.by_outside.fetch(by_outside)
+    }
+
+    /// A port that is free, and the hash by which its mapping is found from outside.
     fn choose(
         &mut self,
         inside: &Inside,
         range: Range,
         acceptable: impl Fn(u16) -> bool,
-    ) -> Option<u16> {
+    ) -> Option<(u16, u64)> {
         let Inside { outside, protocol, remote, .. } = *inside;
         let is_tcp = protocol == protocol::TCP;
         let counted = self.uses.iter().find(|counted| counted.address == outside && is_tcp);
@@ -164,37 +201,39 @@ impl Mappings {
             (true, false) if range.shared_min() > range.min => (range.min, range.shared_min() - 1),
             _ => (range.min, range.max),
         };
+        let shared_for = remote.filter(|_| inside.is_shared);
         let is_free = |port: u16, mappings: &Mappings| {
-            acceptable(port)
-                && mappings.owner(outside, protocol, port, None).is_none()
-                && (!inside.is_shared || mappings.owner(outside, protocol, port, remote).is_none())
+            let free_for = |remote: Option<Socket>| {
+                let hash = mappings.hash_outside(outside, protocol, port, remote);
+                mappings.owner(hash, outside, protocol, port, remote).is_none().then_some(hash)
+            };
+            let own = acceptable(port).then(|| free_for(None)).flatten()?;
+            if shared_for.is_some() { free_for(shared_for) } else { Some(own) }
         };
         let preferred = inside.socket.port;
         let may_prefer = match is_tcp && !inside.is_shared && shared == 0 {
             true => (range.min..=range.max).contains(&preferred),
             false => (first..=last).contains(&preferred),
         };
-        match may_prefer && is_free(preferred, self) {
-            true => Some(preferred),
-            false => self.search(first, last, is_free),
+        let kept = may_prefer.then(|| is_free(preferred, self)).flatten();
+        match kept {
+            Some(hash) => Some((preferred, hash)),
+            None => self.search(first, last, is_free),
         }
     }
 
     fn add(&mut self, mapping: Mapping) -> Option<(u32, u16)> {
         let id = self.free.pop()?;
+        if !self.by_inside.insert(mapping.hashes.inside, id) {
+            self.free.push(id);
+            return None;
+        }
+        if !self.by_outside.insert(mapping.hashes.outside, id) {
+            self.by_inside.remove(mapping.hashes.inside, id);
+            self.free.push(id);
+            return None;
+        }
         self.entries[id as usize] = Some(mapping);
-        let (inside_hash, outside_hash) = self.hashes(&mapping);
-        if !self.by_inside.insert(inside_hash, id) {
-            self.entries[id as usize] = None;
-            self.free.push(id);
-            return None;
-        }
-        if !self.by_outside.insert(outside_hash, id) {
-            self.by_inside.remove(inside_hash, id);
-            self.entries[id as usize] = None;
-            self.free.push(id);
-            return None;
-        }
         self.count_use(&mapping.inside, true);
         Some((id, mapping.port))
     }
@@ -203,26 +242,26 @@ impl Mappings {
         &mut self,
         port_min: u16,
         port_max: u16,
-        is_free: impl Fn(u16, &Mappings) -> bool,
-    ) -> Option<u16> {
+        is_free: impl Fn(u16, &Mappings) -> Option<u64>,
+    ) -> Option<(u16, u64)> {
         let span = u64::from(port_max.checked_sub(port_min)?) + 1;
         self.next = mix(self.next, self.seeds[0]) | 1;
         let start = self.next % span;
         let ports = (0..span.min(TRIES_MAX)).map(|step| port_min + ((start + step) % span) as u16);
-        ports.into_iter().find(|&port| is_free(port, self))
+        ports.into_iter().find_map(|port| Some((port, is_free(port, self)?)))
     }
 
     /// Whose an outside port is; of a shared one, for this destination.
     fn owner(
         &self,
+        hash: u64,
         outside: IpAddr,
         protocol: u8,
         port: u16,
         shared_for: Option<Socket>,
     ) -> Option<u32> {
-        let hash = self.hash_outside(outside, protocol, port, shared_for);
         self.by_outside.find(hash, |id: u32| {
-            self.entries[id as usize].is_some_and(|mapping| {
+            self.entries[id as usize].as_ref().is_some_and(|mapping| {
                 mapping.port == port
                     && mapping.inside.protocol == protocol
                     && mapping.inside.outside == outside
@@ -272,16 +311,18 @@ impl Mappings {
     }
 
     pub(super) fn forget_unused(&mut self, id: u32) {
-        let Some(mapping) = self.entries.get(id as usize).copied().flatten() else { return };
+        let Some(Some(mapping)) = self.entries.get(id as usize) else { return };
         if mapping.flows > 0 {
             return;
         }
-        let (inside_hash, outside_hash) = self.hashes(&mapping);
-        self.by_inside.remove(inside_hash, id);
-        self.by_outside.remove(outside_hash, id);
+        self.by_inside.remove(mapping.hashes.inside, id);
+        self.by_outside.remove(mapping.hashes.outside, id);
+        if mapping.inside.protocol == protocol::TCP {
+            let inside = mapping.inside;
+            self.count_use(&inside, false);
+        }
         self.entries[id as usize] = None;
         self.free.push(id);
-        self.count_use(&mapping.inside, false);
     }
 
     /// Mappings that there are.
@@ -289,18 +330,14 @@ impl Mappings {
         self.entries.len() - self.free.len()
     }
 
-    fn hashes(&self, mapping: &Mapping) -> (u64, u64) {
-        let Inside { outside, protocol, .. } = mapping.inside;
-        let shared_for = shared_for_of(&mapping.inside);
-        let outside_hash = self.hash_outside(outside, protocol, mapping.port, shared_for);
-        (self.hash_inside(&mapping.inside), outside_hash)
-    }
-
     fn hash_inside(&self, inside: &Inside) -> u64 {
         let remote = inside.remote.map_or(0, |remote| self.hash_socket(remote));
-        let both = self.hash_socket(inside.socket) ^ self.hash_address(inside.outside);
-        let kind = u64::from(inside.network.0) << 8 | u64::from(inside.protocol);
-        mix(both ^ kind ^ remote.rotate_left(17), self.seeds[1])
+        let [socket, outside] = [inside.socket.address, inside.outside].map(bits_of);
+        let rest = u64::from(inside.network.0)
+            | u64::from(inside.socket.port) << 32
+            | u64::from(inside.protocol) << 48;
+        let own = mix(socket as u64 ^ self.seeds[0], (socket >> 64) as u64 ^ rest ^ self.seeds[1]);
+        mix(own ^ outside as u64, (outside >> 64) as u64 ^ remote.rotate_left(17) ^ self.seeds[0])
     }
 
     fn hash_outside(
@@ -311,8 +348,9 @@ impl Mappings {
         shared_for: Option<Socket>,
     ) -> u64 {
         let remote = shared_for.map_or(0, |remote| self.hash_socket(remote));
-        let address = self.hash_address(outside) ^ remote.rotate_left(17);
-        mix(address ^ (u64::from(port) << 8 | u64::from(protocol)), self.seeds[1])
+        let (address, rest) = (bits_of(outside), u64::from(port) << 32 | u64::from(protocol) << 48);
+        let low = address as u64 ^ remote.rotate_left(17) ^ self.seeds[0];
+        mix(low, (address >> 64) as u64 ^ rest ^ self.seeds[1])
     }
 
     fn hash_socket(&self, socket: Socket) -> u64 {
@@ -320,11 +358,15 @@ impl Mappings {
     }
 
     fn hash_address(&self, address: IpAddr) -> u64 {
-        let bits = match address {
-            IpAddr::V4(v4) => u128::from(v4.to_bits()),
-            IpAddr::V6(v6) => v6.to_bits(),
-        };
+        let bits = bits_of(address);
         mix(bits as u64 ^ self.seeds[0], (bits >> 64) as u64 ^ self.seeds[1])
+    }
+}
+
+fn bits_of(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) struct Nat {
     permissions: Permissions,
     capacity: usize,
     seed: u64,
+    /// By family, as what and by which port the last one left that was masqueraded.
+    recent: [Option<(IpAddr, PortId)>; 2],
 }
 
 impl Stage for Nat {
@@ -80,7 +82,8 @@ impl Nat {
     /// State for this many mappings.
     pub(crate) fn new(capacity: usize, seed: u64) -> Nat {
         let permissions = Permissions::new(0, seed);
-        Nat { mappings: Mappings::new(capacity, seed), permissions, capacity, seed }
+        let mappings = Mappings::new(capacity, seed);
+        Nat { mappings, permissions, capacity, seed, recent: [None; 2] }
     }
 
     /// Other settings are in force. May take memory: not for the packet path.
@@ -124,6 +127,33 @@ impl Nat {
             self.forget(mapping);
         }
         self.mappings.next = mark;
+    }
+
+    /// As what and by which port the last one left that was masqueraded: a guess at the next.
+    pub(crate) fn recent(&self, is_v6: bool) -> Option<(IpAddr, PortId)> {
+        self.recent[usize::from(is_v6)]
+    }
+
+    /// Loads the memory of a mapping.
+    pub(crate) fn fetch_mapping(&self, id: u32) -> u64 {
+        self.mappings.fetch(id)
+    }
+
+    /// Loads where a mapping is found.
+    pub(crate) fn fetch_mapped(&self, id: u32) -> u64 {
+        self.mappings.fetch_places(id)
+    }
+
+    /// Loads where a mapping of this socket would be found.
+    pub(crate) fn fetch_new(
+        &self,
+        (network, protocol): (NetworkId, u8),
+        socket: Socket,
+        outside: IpAddr,
+    ) -> u64 {
+        let (remote, is_shared) = (None, false);
+        let inside = Inside { network, protocol, socket, outside, remote, is_shared };
+        self.mappings.fetch_new(&inside)
     }
 
     /// Mappings that there are.
@@ -213,6 +243,7 @@ impl Nat {
             return Verdict::Continue;
         }
         let outside = of_network.or_else(|| paired(uplink, input, cx)).unwrap_or(first);
+        self.recent[usize::from(input.is_v6())] = Some((outside, uplink.port));
         let inside = Inside {
             network: input.network,
             protocol: input.protocol,

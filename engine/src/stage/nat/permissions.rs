@@ -67,6 +67,9 @@ impl Permissions {
     }
 
     fn find(&self, mapping: u32, address: IpAddr) -> Option<u32> {
+        if self.entries.is_empty() {
+            return None;
+        }
         self.index.find(self.hash(mapping, address), |id| {
             self.entries[id as usize]
                 .is_some_and(|entry| entry.mapping == mapping && entry.address == address)
