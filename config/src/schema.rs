@@ -337,11 +337,9 @@ pub(crate) struct Endpoint {
     pub(crate) publish: Field<Vec<Field<String>>>,
     /// Ports that it serves, such as "80", "8000-8010" or "53/udp", as Docker's `--expose` has them.
     /// Alone they open nothing.
-    #[schemars(extend("default" = []))]
     pub(crate) expose: Field<Vec<Field<String>>>,
     /// True: each port of `expose` that `publish` does not lead to is published as well, at the next
-    /// free port of the system's ephemeral range, as Docker's `-P` does it.
-    #[schemars(extend("default" = false))]
+    /// free port of the system's ephemeral range, as Docker's `-P` does it. Absent: false.
     pub(crate) publish_all: Field<bool>,
     /// The networks that it is in, one table each.
     #[schemars(extend("minItems" = 1))]
