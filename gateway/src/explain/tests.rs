@@ -125,7 +125,17 @@ fn a_packet_out_is_masqueraded_step_by_step() {
     let stages = ["admit", "publish", "unmap", "local", "bridge", "route", "policy", "nat", "mtu"];
     assert_eq!(names[..2], ["ingress", "lookup"]);
     assert_eq!(names[2..11], stages);
-    assert_eq!(names[11..], ["size", "neighbour", "egress"]);
+    assert_eq!(names[11..], ["flow", "size", "neighbour", "egress"]);
+}
+
+#[test]
+fn a_segment_whose_connection_is_not_known_is_picked_up_or_dies_as_the_key_says() {
+    let mut asked = question("web", None, "1.1.1.1:80/tcp");
+    assert!(why(&under(CONFIG, &asked), "flow").contains("room"));
+    asked.no_syn = true;
+    assert_eq!(under(CONFIG, &asked).verdict, "forward");
+    let told = under(&format!("{CONFIG}\n[nat]\ntcp_pickup = false\n"), &asked);
+    dies(&told, "no_connection");
 }
 
 #[test]

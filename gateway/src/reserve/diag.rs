@@ -96,7 +96,11 @@ fn read(mut rest: &[u8], protocol: Protocol, found: &mut Vec<Bound>) -> Result<b
         match u16::from_ne_bytes([header[4], header[5]]) {
             DONE | ERROR => {
                 let code = message.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                return if code == 0 { Ok(true) } else { Err(Errno::from_raw_os_error(-code)) };
+                return match code {
+                    0 => Ok(true),
+                    -4095..0 => Err(Errno::from_raw_os_error(-code)),
+                    _ => Err(Errno::BADMSG),
+                };
             }
             BY_FAMILY => found.extend(answer(message, protocol)?),
             _ => {}
