@@ -335,11 +335,11 @@ pub(crate) struct Endpoint {
     /// of the uplink's. It leads to the network that gives the default route.
     #[schemars(extend("default" = []))]
     pub(crate) publish: Field<Vec<Field<String>>>,
-    /// Ports that it serves, such as "80", "8000-8010" or "53/udp", as Docker's `--expose` has them.
-    /// Alone they open nothing.
+    /// Ports that it serves, such as "80", "8000-8010" or "53/udp", as Docker's `--expose` has
+    /// them. Alone they open nothing.
     pub(crate) expose: Field<Vec<Field<String>>>,
-    /// True: each port of `expose` that `publish` does not lead to is published as well, at the next
-    /// free port of the system's ephemeral range, as Docker's `-P` does it. Absent: false.
+    /// True: each port of `expose` that `publish` does not lead to is published as well, at the
+    /// next free port of the system's ephemeral range, as Docker's `-P` does it. Absent: false.
     pub(crate) publish_all: Field<bool>,
     /// The networks that it is in, one table each.
     #[schemars(extend("minItems" = 1))]

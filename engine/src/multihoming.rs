@@ -3,8 +3,8 @@
 //! A multi-homed endpoint lists its addresses when an association begins (RFC 9260 section 3.3.2).
 //! Those of inside mean nothing outside: the other end would send to them, wait, and count paths as
 //! failed. So where a packet's source is translated each listed address becomes padding (RFC 4820),
-//! which a receiver passes over without a word; what is left is the source of the packet itself, and
-//! the association has that one path. The one hard constraint: lengths stay, and the checksum
+//! which a receiver passes over without a word; what is left is the source of the packet itself,
+//! and the association has that one path. The one hard constraint: lengths stay, and the checksum
 //! changes by difference, so one that was wrong stays wrong. What an endpoint adds later (RFC 5061)
 //! is not looked at: LIMIT, whoever does so behind NAT names addresses that are not reached.
 

@@ -422,7 +422,8 @@ fn an_interface_that_has_an_address_of_the_link_is_named_with_what_to_change() {
     run("ip", &["-n", &host, "addr", "add", "169.254.86.1/32", "dev", "eth0"]);
     let said = refused(&world, &other, "");
     let expected = "169.254.86.1, which the host is to have on its link to the gateway, is on its \
-                    interface eth0 already: give [uplink.host] another `link`, or `host_side = false`";
+                    interface eth0 already: give [uplink.host] another `link`, or `host_side = \
+                    false`";
     assert!(said.contains(expected), "{said}");
 }
 
@@ -459,7 +460,9 @@ const OTHERS: [(&str, &str, &str, &str); 3] = [
     ),
     (
         "inet firewalld",
-        "chain filter_FWD_public { jump filter_FWD_public_allow; reject with icmpx admin-prohibited; }
+        "chain filter_FWD_public {
+             jump filter_FWD_public_allow; reject with icmpx admin-prohibited;
+         }
          chain filter_FWD_public_allow { }
          chain filter_FORWARD_ZONES { goto filter_FWD_public; }
          chain filter_FORWARD {

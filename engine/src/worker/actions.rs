@@ -2,8 +2,8 @@
 //!
 //! What the stages decided about a first packet says all about its replies, too: what comes back
 //! has the tuple that went out, reversed, and leaves with the one that came in. The one hard
-//! constraint: plain numbers in the order of the wire, worked out once, so that the executor repeats
-//! them without a thought.
+//! constraint: plain numbers in the order of the wire, worked out once, so that the executor
+//! repeats them without a thought.
 
 use super::core::Core;
 use crate::counters::DropReason;
