@@ -427,8 +427,9 @@ fn an_interface_that_has_an_address_of_the_link_is_named_with_what_to_change() {
     assert!(said.contains(expected), "{said}");
 }
 
-/// What others' programs leave in the forward path, as `nft list ruleset` shows it after `ufw
-/// enable`, a start of dockerd and one of firewalld: their table, and what is said of it.
+/// What others' programs leave in the forward path: their table, and what is said of it. ufw's is
+/// as `nft list ruleset` shows it after `ufw enable`; those of dockerd and firewalld have the
+/// names, policies and verdicts that their sources write.
 const OTHERS: [(&str, &str, &str, &str); 3] = [
     (
         "ip filter",

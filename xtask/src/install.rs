@@ -13,16 +13,19 @@ use crate::machine::is_root;
 use crate::steps::Counts;
 
 /// Programs that the tests start, and the Debian package of each.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 13] = [
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
     ("nft", "nftables"),
     ("iperf3", "iperf3"),
-    ("turnserver", "coturn"), // measures how NAT behaves
-    ("stun", "stun-client"),  // the same, by an older protocol
-    ("valgrind", "valgrind"), // runs the instruction-count benches
-    ("g++", "g++"),           // builds the fuzzer's runtime
+    ("turnserver", "coturn"),               // measures how NAT behaves
+    ("stun", "stun-client"),                // the same, by an older protocol
+    ("ovs-vswitchd", "openvswitch-switch"), // a tunnel's other end
+    ("tcpdump", "tcpdump"),                 // captures what passes through it
+    ("tshark", "tshark"),                   // judges the capture
+    ("valgrind", "valgrind"),               // runs the instruction-count benches
+    ("g++", "g++"),                         // builds the fuzzer's runtime
     ("systemd-analyze", "systemd"),
 ];
 
