@@ -424,9 +424,8 @@ fn tables(flow_count: usize) -> Tables {
     let port = |id, name: &str, kind| {
         Some(Arc::new(PortTable { epoch: 1, id, name: name.into(), kind, mtu: 1500 }))
     };
-    let members = [(INSIDE, ENDPOINT_MAC, 10u8), (NEIGHBOUR, NEIGHBOUR_MAC, 11)];
-    let by_address =
-        |&(port, _, last): &(PortId, MacAddress, u8)| (IpAddr::from([10, 1, 0, last]), port);
+    let members = [(INSIDE, ENDPOINT_MAC, 10), (NEIGHBOUR, NEIGHBOUR_MAC, 11)];
+    let by_address = |&(port, _, last): &(_, _, u8)| (IpAddr::from([10, 1, 0, last]), port);
     let network = Network {
         epoch: 1,
         id: network,
@@ -444,17 +443,18 @@ fn tables(flow_count: usize) -> Tables {
         mtu: 1500,
         uplink: Some(uplink),
         overlay: None,
+        direct: None,
+        routed_only: false,
+        unfiltered: false,
         members: vec![INSIDE, NEIGHBOUR],
         by_address: members.iter().map(by_address).collect::<TableMap<_, _>>(),
         by_mac: members.iter().map(|&(port, mac, _)| (mac, port)).collect(),
     };
-    let own = "192.0.2.10/24".parse().expect("a prefix");
     let routes = vec![
         Route { to: "192.0.2.0/24".parse().expect("a prefix"), via: None, uplink },
         Route { to: "0.0.0.0/0".parse().expect("a prefix"), via: Some(ROUTER.into()), uplink },
     ];
-    let flows = (flow_count as u32).max(1_024) + 64;
-    let limits = limits(flows);
+    let limits = limits((flow_count as u32).max(1_024) + 64);
     Tables {
         ports: vec![
             port(OUTSIDE, "wan", PortKind::Uplink(uplink)),
@@ -468,9 +468,10 @@ fn tables(flow_count: usize) -> Tables {
             name: "wan".into(),
             port: OUTSIDE,
             mac: UPLINK_MAC,
-            addresses: vec![own],
+            addresses: vec!["192.0.2.10/24".parse().expect("a prefix")],
             trusted: false,
             host: HostLink::default(),
+            link: None,
         }))],
         routes: Arc::new(Routes::new(1, routes)),
         limits: Arc::new(limits),
@@ -503,7 +504,6 @@ fn crowded(mut tables: Tables, published: usize) -> Tables {
                 prefix: prefix(base, 24),
                 gateway: Ipv4Addr::from_bits(base + 1).into(),
             }],
-            overlay: None,
             members: Vec::new(),
             by_address: TableMap::default(),
             by_mac: TableMap::default(),

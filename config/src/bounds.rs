@@ -29,6 +29,9 @@ pub(crate) const MSS_MIN: i64 = 536;
 /// Largest segment size, in bytes: what fits the largest IPv4 packet.
 pub(crate) const MSS_MAX: i64 = 65_495;
 
+/// Highest number of a VLAN (IEEE 802.1Q): 0 and 4095 are nobody's.
+pub(crate) const VLAN_MAX: i64 = engine::tables::VlanTag::MAX.0 as i64;
+
 /// Highest VXLAN network identifier: 24 bits (RFC 7348 section 5). 0 is no identifier of anybody's.
 pub(crate) const VNI_MAX: i64 = (1 << 24) - 1;
 

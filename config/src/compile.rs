@@ -22,6 +22,7 @@ use ipnet::IpNet;
 use crate::check::tunnel_overhead;
 use crate::host::HostSide;
 use crate::ids;
+use crate::lanes;
 use crate::model::{self, Config};
 use crate::policy;
 
@@ -229,7 +230,8 @@ impl<'c> Compiler<'c> {
             .map(|(endpoint, own, network)| port_table(endpoint, own, network, self.epoch));
         let overlays = self.config.networks.iter();
         let tunnels = overlays.flat_map(|network| self.tunnel_ports(network));
-        uplinks.chain(endpoints).chain(tunnels).collect()
+        let trunks = lanes::trunk_ports(self.config, self.epoch);
+        uplinks.chain(endpoints).chain(tunnels).chain(trunks).collect()
     }
 
     fn tunnel_ports(&self, network: &model::Network) -> Vec<PortTable> {
@@ -264,7 +266,13 @@ impl<'c> Compiler<'c> {
     }
 
     fn uplinks(&self) -> Vec<Uplink> {
-        self.config.uplinks.iter().map(|uplink| uplink_table(uplink, self.epoch)).collect()
+        let uplinks = self.config.uplinks.iter();
+        uplinks
+            .map(|own| Uplink {
+                link: lanes::link_of(own, self.config),
+                ..uplink_table(own, self.epoch)
+            })
+            .collect()
     }
 
     fn publish(&self) -> Vec<PublishEntry> {
@@ -391,7 +399,7 @@ pub(crate) fn network_table(
 ) -> Network {
     let subnets = network.subnets.iter();
     let uplink = network.uplink.as_deref();
-    Network {
+    let table = Network {
         epoch,
         id: network.id,
         name: network.name.clone(),
@@ -407,10 +415,14 @@ pub(crate) fn network_table(
         mss_clamp: network.mss_clamp,
         uplink: uplink.and_then(|name| uplink_ids.get(name).copied()),
         overlay: None,
+        direct: None,
+        routed_only: false,
+        unfiltered: false,
         members: Vec::new(),
         by_address: TableMap::default(),
         by_mac: TableMap::default(),
-    }
+    };
+    lanes::on_parent(table, network, uplink_ids)
 }
 
 pub(crate) fn uplink_table(uplink: &model::Uplink, epoch: Epoch) -> Uplink {
@@ -423,6 +435,7 @@ pub(crate) fn uplink_table(uplink: &model::Uplink, epoch: Epoch) -> Uplink {
         addresses: uplink.addresses.clone(),
         trusted: uplink.trusted,
         host: host_link(uplink),
+        link: None,
     }
 }
 

@@ -23,7 +23,8 @@ pub(crate) fn port_count(config: &Config) -> usize {
         config.endpoints.iter().map(|endpoint| endpoint.attachments.len()).sum();
     let overlays = config.networks.iter().filter_map(|network| network.overlay.as_ref());
     let tunnels: usize = overlays.map(|overlay| 1 + overlay.tunnels.len()).sum();
-    config.uplinks.len() + attachments + tunnels
+    let trunks = config.networks.iter().filter(|network| network.is_on_link()).count();
+    config.uplinks.len() + attachments + tunnels + trunks
 }
 
 /// Name of an overlay's port: the trunk, or the tunnel to an end. No endpoint has a colon in its.
@@ -32,6 +33,11 @@ pub(crate) fn tunnel_name(network: &str, vtep: Option<IpAddr>) -> String {
         None => format!("vxlan:{network}"),
         Some(vtep) => format!("vxlan:{network}/{vtep}"),
     }
+}
+
+/// Name of the port by which a network on an uplink's link reaches the wire.
+pub(crate) fn lane_name(network: &str) -> String {
+    format!("wire:{network}")
 }
 
 /// Ids of one kind while they are handed out.
@@ -116,6 +122,8 @@ pub(crate) struct Ids {
     pub(crate) attachments: Vec<Vec<PortId>>,
     /// Per overlay, the trunk first.
     pub(crate) overlays: Vec<Vec<PortId>>,
+    /// Per network on an uplink's link.
+    pub(crate) trunks: Vec<PortId>,
 }
 
 /// The ids of a config beside the running tables.
@@ -165,6 +173,12 @@ pub(crate) fn of(config: &Config, running: Option<&Tables>) -> Ids {
                 names.map(|name| PortId(ports.id_of(&name))).collect()
             })
             .collect(),
+        trunks: config
+            .networks
+            .iter()
+            .filter(|network| network.is_on_link())
+            .map(|network| PortId(ports.id_of(&lane_name(&network.name))))
+            .collect(),
     }
 }
 
@@ -202,6 +216,12 @@ fn set(config: &mut Config, ids: &Ids) {
         let ends = overlay.tunnels.iter_mut().map(|(_, port)| port);
         let own = [&mut overlay.trunk].into_iter().chain(ends);
         own.zip(ports).for_each(|(own, &port)| *own = port);
+    }
+    let on_links = config.networks.iter_mut().filter(|network| network.is_on_link());
+    for (network, &port) in on_links.zip(&ids.trunks) {
+        if let Some(parent) = &mut Arc::make_mut(network).parent {
+            parent.trunk = port;
+        }
     }
     for (endpoint, ports) in config.endpoints.iter_mut().zip(&ids.attachments) {
         if endpoint.attachments.iter().map(|own| own.port).eq(ports.iter().copied()) {

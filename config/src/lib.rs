@@ -22,6 +22,7 @@ mod dialect;
 mod host;
 mod ids;
 mod ipam;
+mod lanes;
 mod leases;
 mod mac;
 mod model;
@@ -56,9 +57,9 @@ pub use dialect::{
 pub use host::{HostSide, STAND_INS_MAX};
 pub use leases::{EphemeralPorts, Lease, Leases, QUARANTINE_MAX, Released};
 pub use model::{
-    AddressPool, Attach, Attachment, Config, Endpoint, Family, Gateway, Idle, LogFormat, MacPolicy,
-    Network, NetworkDriver, Overlay, OverlayHost, OverlayRoute, Publish, Route, Subnet, Uplink,
-    UplinkDriver, Workers,
+    AddressPool, Attach, Attachment, Config, Endpoint, Family, Gateway, Idle, IpvlanFlag,
+    IpvlanMode, LinkMode, LogFormat, MacPolicy, MacvlanMode, Network, NetworkDriver, Overlay,
+    OverlayHost, OverlayRoute, Parent, Publish, Route, Subnet, Uplink, UplinkDriver, Workers,
 };
 pub use names::{INTERFACE_NAME_BYTES_MAX, InterfaceName, NAME_BYTES_MAX, NetnsName};
 pub use nearest::nearest;

@@ -271,6 +271,82 @@ pub struct Network {
     pub quarantine: Duration,
     /// What it has as an overlay.
     pub overlay: Option<Overlay>,
+    /// What it has as a macvlan or ipvlan network.
+    pub parent: Option<Parent>,
+}
+
+impl Network {
+    /// True if it is a part of an uplink's link.
+    pub fn is_on_link(&self) -> bool {
+        self.parent.as_ref().is_some_and(|parent| !parent.mode.is_routed())
+    }
+}
+
+/// The uplink that members of a macvlan or ipvlan network are on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Parent {
+    /// Name of the uplink.
+    pub uplink: String,
+    /// The VLAN on its link; `None`: what has no tag.
+    pub vlan: Option<u16>,
+    /// What members are like on the wire, and to each other.
+    pub mode: LinkMode,
+    /// The port that leads to the wire.
+    pub trunk: PortId,
+    /// Addresses on the link that are no member's.
+    pub(crate) taken: Vec<IpAddr>,
+}
+
+/// How members of a macvlan or ipvlan network are on their uplink's link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkMode {
+    /// With MAC addresses of their own.
+    Macvlan(MacvlanMode),
+    /// With the uplink's.
+    Ipvlan(IpvlanMode, IpvlanFlag),
+}
+
+impl LinkMode {
+    /// True if members are routed to and have no link.
+    pub fn is_routed(self) -> bool {
+        matches!(self, LinkMode::Ipvlan(IpvlanMode::L3 | IpvlanMode::L3s, _))
+    }
+}
+
+/// How members of a macvlan network reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MacvlanMode {
+    /// Straight.
+    Bridge,
+    /// Not at all.
+    Private,
+    /// By a switch on the wire that sends back what is for another one.
+    Vepa,
+    /// There is one member only, and all that the gateway does not take is for it.
+    Passthru,
+}
+
+/// On which layer members of an ipvlan network are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpvlanMode {
+    /// One link, told apart by address.
+    L2,
+    /// Routed, without rules and translation.
+    L3,
+    /// Routed.
+    L3s,
+}
+
+/// How members of an ipvlan network on layer 2 reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpvlanFlag {
+    /// Straight.
+    Bridge,
+    /// Not at all.
+    Private,
+    /// By a switch on the wire that sends back what is for another one.
+    Vepa,
 }
 
 /// What a network has as an overlay.
@@ -347,6 +423,10 @@ pub enum NetworkDriver {
     Bridge,
     /// A bridge that goes on behind tunnels to other machines.
     Overlay,
+    /// Members are on an uplink's link, with MAC addresses of their own.
+    Macvlan,
+    /// Members are on an uplink's link with its MAC address, or routed to from there.
+    Ipvlan,
     /// Its member has a loopback device and nothing else.
     None,
     /// Its member has the host's own network.
@@ -356,7 +436,7 @@ pub enum NetworkDriver {
 impl NetworkDriver {
     /// True if members have a link to the gateway, and addresses.
     pub fn has_link(self) -> bool {
-        matches!(self, NetworkDriver::Bridge | NetworkDriver::Overlay)
+        !matches!(self, NetworkDriver::None | NetworkDriver::Host)
     }
 }
 
@@ -433,9 +513,10 @@ pub struct Attachment {
     pub ipv4: Option<Ipv4Net>,
     /// Its IPv6 address with its subnet's length.
     pub ipv6: Option<Ipv6Net>,
-    /// Next hop of the endpoint's IPv4 default route, if this attachment gives it.
+    /// Next hop of the endpoint's IPv4 default route, if this attachment gives it; unspecified: the
+    /// device itself.
     pub default_route_v4: Option<IpAddr>,
-    /// Next hop of the endpoint's IPv6 default route, if this attachment gives it.
+    /// As `default_route_v4`, of IPv6.
     pub default_route_v6: Option<IpAddr>,
     /// Largest IP packet, in bytes.
     pub mtu: u16,

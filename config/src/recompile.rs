@@ -28,8 +28,9 @@ use crate::model::{Attachment, Config, Endpoint, Network, Uplink};
 /// Sets the ids of `next` and compiles it, given the config in force and its tables. What `next`
 /// has in common with it is shared afterwards.
 pub fn recompile(running: &Config, tables: &Tables, next: &mut Config) -> Tables {
-    if has_overlays(running) || has_overlays(next) {
-        // LIMIT: with overlays everything is compiled anew; it is shared all the same.
+    if has_trunks(running) || has_trunks(next) {
+        // LIMIT: with overlays and networks on links everything is compiled anew; it is shared all
+        // the same.
         adopt_ids(running, tables, next);
         return crate::compile(next, Some(tables));
     }
@@ -62,8 +63,8 @@ pub fn recompile(running: &Config, tables: &Tables, next: &mut Config) -> Tables
     new
 }
 
-fn has_overlays(config: &Config) -> bool {
-    config.networks.iter().any(|network| network.overlay.is_some())
+fn has_trunks(config: &Config) -> bool {
+    config.networks.iter().any(|network| network.overlay.is_some() || network.parent.is_some())
 }
 
 /// What two lists differ in, when their equal beginnings and ends are left out.
@@ -84,7 +85,7 @@ fn middle<T>(old: &[T], new: &[T], same: impl Fn(&T, &T) -> bool) -> Middle {
 /// Sets the ids of `next` to those that it will have beside the running tables, so that devices can
 /// be matched with ports before the swap, and replaces what equals its running part by it.
 pub fn adopt_ids(running: &Config, tables: &Tables, next: &mut Config) {
-    if has_overlays(running) || has_overlays(next) {
+    if has_trunks(running) || has_trunks(next) {
         return next.adopt_ids(tables);
     }
     let mut numbers = Numbers::new(tables);

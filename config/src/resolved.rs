@@ -14,8 +14,8 @@ use toml::Value;
 
 use crate::check::explained;
 use crate::model::{
-    Attach, Attachment, Config, Endpoint, Family, Gateway, Network, Overlay, Publish, Uplink,
-    UplinkDriver, Workers,
+    Attach, Attachment, Config, Endpoint, Family, Gateway, IpvlanMode, LinkMode, Network, Overlay,
+    Parent, Publish, Uplink, UplinkDriver, Workers,
 };
 use crate::policy::{Rule, protocol_word};
 use crate::subnet_pool::family;
@@ -161,34 +161,77 @@ impl Text {
         self.set("ipv4", has(Family::V4));
         self.set("ipv6", has(Family::V6));
         self.set_list("gateways", subnets.iter().map(|subnet| subnet.gateway));
-        self.set_text("gateway_mac", network.gateway_mac);
+        if network.parent.is_none() {
+            self.set_text("gateway_mac", network.gateway_mac);
+        }
         self.set_list("ip_ranges", subnets.iter().map(|subnet| subnet.range));
         self.set_list("reserved", &network.reserved);
         let aux = network.aux_addresses.iter();
         let aux = aux.map(|(name, address)| (name.clone(), Value::from(address.to_string())));
         self.set("aux_addresses", Value::Table(aux.collect()));
         self.set_text("quarantine", written(network.quarantine));
+        match &network.parent {
+            Some(parent) => self.parent(network, parent),
+            None => self.behaviour(network),
+        }
+        self.set("mac_policy", words::of(words::MAC_POLICY, &network.mac_policy));
+        self.set("mtu", i64::from(network.mtu));
+        match (&network.overlay, &network.uplink) {
+            _ if network.parent.is_some() => {}
+            (Some(overlay), uplink) => self.overlay(network, overlay, uplink.is_some()),
+            (None, Some(uplink)) => self.set_text("uplink", uplink),
+            (None, None) => {}
+        }
+    }
+
+    /// What the members of a macvlan or ipvlan network are on, and how.
+    fn parent(&mut self, network: &Network, parent: &Parent) {
+        self.set_text("parent", &parent.uplink);
+        if let Some(vlan) = parent.vlan {
+            self.set("vlan", i64::from(vlan));
+        }
+        match parent.mode {
+            LinkMode::Macvlan(mode) => self.set("mode", words::of(words::MACVLAN_MODE, &mode)),
+            LinkMode::Ipvlan(mode, flag) => {
+                self.set("mode", words::of(words::IPVLAN_MODE, &mode));
+                match parent.mode.is_routed() {
+                    true => self.set("icc", network.icc),
+                    false => self.set("flag", words::of(words::IPVLAN_FLAG, &flag)),
+                }
+                if mode == IpvlanMode::L3s {
+                    self.set("masquerade", network.masquerade);
+                    self.sources(network);
+                }
+                if parent.mode.is_routed() {
+                    self.mss_clamp(network);
+                }
+            }
+        }
+    }
+
+    fn behaviour(&mut self, network: &Network) {
         self.set("internal", network.internal);
         self.set("icc", network.icc);
         self.set("mode", words::of(words::MODE, &network.mode));
         self.set("masquerade", network.masquerade);
+        self.sources(network);
+        self.mss_clamp(network);
+    }
+
+    fn sources(&mut self, network: &Network) {
         let sources = [("host_ipv4", network.host_ipv4), ("host_ipv6", network.host_ipv6)];
         for (key, source) in sources {
             if let Some(source) = source {
                 self.set_text(key, source);
             }
         }
-        self.set("mac_policy", words::of(words::MAC_POLICY, &network.mac_policy));
-        self.set("mtu", i64::from(network.mtu));
+    }
+
+    fn mss_clamp(&mut self, network: &Network) {
         match network.mss_clamp {
             MssClamp::Auto => self.set("mss_clamp", "auto"),
             MssClamp::Off => self.set("mss_clamp", "off"),
             MssClamp::Bytes(bytes) => self.set("mss_clamp", i64::from(bytes)),
-        }
-        match (&network.overlay, &network.uplink) {
-            (Some(overlay), uplink) => self.overlay(network, overlay, uplink.is_some()),
-            (None, Some(uplink)) => self.set_text("uplink", uplink),
-            (None, None) => {}
         }
     }
 

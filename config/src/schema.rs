@@ -191,7 +191,9 @@ pub(crate) struct Route {
 pub(crate) struct Network {
     /// "bridge": members share a link with the gateway. "overlay": a bridge that goes on behind
     /// VXLAN tunnels to other machines; what it has beside a bridge's keys is `vni`, `port`,
-    /// `peers`, `group`, `remote` and `route`. "none": a member has its loopback device
+    /// `peers`, `group`, `remote` and `route`. "macvlan": members are on the link of an uplink
+    /// (`parent`), with MAC addresses of their own; "ipvlan": with the uplink's MAC address, or
+    /// routed to from there. "none": a member has its loopback device
     /// and nothing else. "host": a member has the host's own network; it is in no namespace, and
     /// its published ports are the host's anyway. The last two have no other keys, and exist under
     /// the names none and host without being written down.
@@ -240,7 +242,12 @@ pub(crate) struct Network {
     /// their own addresses. "routed": at published ports of their own addresses and by ICMP;
     /// nothing is translated, and of what `publish` says of the gateway's side nothing counts.
     /// "isolated", for internal networks: not at all, and the gateway has no address there either.
-    #[schemars(extend("enum" = known(words::MODE), "default" = "nat"))]
+    /// Macvlan: how members reach each other. "bridge", the default: straight. "private": not at
+    /// all. "vepa": by a switch on the wire that sends back what is for another member. "passthru":
+    /// there is one member, which gets all that the gateway does not take. Ipvlan: "l2", the
+    /// default: members are on the link and told apart by address. "l3": they are routed to, with
+    /// neither ARP nor broadcasts, and no rule or translation. "l3s": so, with both.
+    #[schemars(extend("enum" = modes()))]
     pub(crate) mode: Field<String>,
     /// True: what leaves takes the uplink's address. In mode "routed" it never does.
     #[schemars(extend("default" = true))]
@@ -267,6 +274,17 @@ pub(crate) struct Network {
     /// "off": it is left alone.
     #[schemars(extend("default" = "auto"))]
     pub(crate) mss_clamp: Field<MssClamp>,
+    /// Macvlan, ipvlan: the uplink whose link members are on, by its name or its interface's, and
+    /// the VLAN there, if it is one: "wan" or "wan.100". Absent: `uplink`, or the only one. Each
+    /// VLAN, and what has no tag, is of one network.
+    pub(crate) parent: Field<String>,
+    /// Macvlan, ipvlan: the VLAN on the parent's link, instead of a number behind its name.
+    #[schemars(extend("minimum" = 1, "maximum" = bounds::VLAN_MAX))]
+    pub(crate) vlan: Field<Number>,
+    /// Ipvlan of mode "l2": how members reach each other. "bridge", the default: straight.
+    /// "private": not at all. "vepa": by a switch on the wire.
+    #[schemars(extend("enum" = known(words::IPVLAN_FLAG)))]
+    pub(crate) flag: Field<String>,
     /// Overlay: the VXLAN network identifier, needed. Networks with one UDP port are told apart by
     /// it.
     #[schemars(extend("minimum" = 1, "maximum" = bounds::VNI_MAX))]
@@ -286,6 +304,12 @@ pub(crate) struct Network {
     /// Overlay: prefixes that other gateways route to, as DC/OS has one per agent. They are part of
     /// the network: not masqueraded towards, and not another network's.
     pub(crate) route: Field<Vec<Field<OverlayRoute>>>,
+}
+
+/// Every word of `mode`, whatever the driver.
+fn modes() -> Vec<&'static str> {
+    let of_link = known(words::MACVLAN_MODE).into_iter().chain(known(words::IPVLAN_MODE));
+    known(words::MODE).into_iter().chain(of_link).collect()
 }
 
 /// A member of an overlay on another machine.

@@ -6,7 +6,10 @@
 use engine::limits::Filtering;
 use engine::tables::{GatewayMode, RuleAction};
 
-use crate::model::{Family, Idle, LogFormat, MacPolicy, NetworkDriver, UplinkDriver};
+use crate::model::{
+    Family, Idle, IpvlanFlag, IpvlanMode, LogFormat, MacPolicy, MacvlanMode, NetworkDriver,
+    UplinkDriver,
+};
 
 /// The words of one key.
 pub(crate) type Words<T> = &'static [(&'static str, Option<T>)];
@@ -26,10 +29,10 @@ pub(crate) const UPLINK_DRIVER: Words<UplinkDriver> =
 pub(crate) const NETWORK_DRIVER: Words<NetworkDriver> = &[
     ("bridge", Some(NetworkDriver::Bridge)),
     ("overlay", Some(NetworkDriver::Overlay)),
+    ("macvlan", Some(NetworkDriver::Macvlan)),
+    ("ipvlan", Some(NetworkDriver::Ipvlan)),
     ("none", Some(NetworkDriver::None)),
     ("host", Some(NetworkDriver::Host)),
-    ("macvlan", None),
-    ("ipvlan", None),
 ];
 
 pub(crate) const MODE: Words<GatewayMode> = &[
@@ -37,6 +40,22 @@ pub(crate) const MODE: Words<GatewayMode> = &[
     ("nat-unprotected", Some(GatewayMode::NatUnprotected)),
     ("routed", Some(GatewayMode::Routed)),
     ("isolated", Some(GatewayMode::Isolated)),
+];
+
+pub(crate) const MACVLAN_MODE: Words<MacvlanMode> = &[
+    ("bridge", Some(MacvlanMode::Bridge)),
+    ("private", Some(MacvlanMode::Private)),
+    ("vepa", Some(MacvlanMode::Vepa)),
+    ("passthru", Some(MacvlanMode::Passthru)),
+];
+
+pub(crate) const IPVLAN_MODE: Words<IpvlanMode> =
+    &[("l2", Some(IpvlanMode::L2)), ("l3", Some(IpvlanMode::L3)), ("l3s", Some(IpvlanMode::L3s))];
+
+pub(crate) const IPVLAN_FLAG: Words<IpvlanFlag> = &[
+    ("bridge", Some(IpvlanFlag::Bridge)),
+    ("private", Some(IpvlanFlag::Private)),
+    ("vepa", Some(IpvlanFlag::Vepa)),
 ];
 
 pub(crate) const RULE_ACTION: Words<RuleAction> = &[

@@ -8,7 +8,10 @@ mod refused;
 use std::path::{Path, PathBuf};
 
 use config::Dialect::{Cni, Dcos, Docker, Native};
-use config::{Config, Dialect, Severity, check_dialect, convert};
+use config::{
+    Config, Dialect, IpvlanFlag, IpvlanMode, LinkMode, MacvlanMode, Severity, check_dialect,
+    convert,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -155,10 +158,76 @@ fn what_a_cni_network_loses_is_said() {
             "plugins[4].type: plugin \"sbr\" is not known here",
         ]
     );
-    let macvlan = json!({ "name": "n", "type": "macvlan", "master": "eth0" }).to_string();
-    assert_eq!(errors(Cni, &macvlan), [""; 0], "it is right by its own rules");
-    let refused = convert(Cni, Native, "x", &macvlan, &[]).unwrap_err();
-    assert_eq!(refused[0].message, "networks of type macvlan are not in this version");
+}
+
+/// The mode, the uplink and the VLAN of the only network.
+fn parent(config: &Config) -> (LinkMode, &str, Option<u16>) {
+    let parent = config.networks[0].parent.as_ref().unwrap();
+    (parent.mode, &parent.uplink, parent.vlan)
+}
+
+#[test]
+fn networks_on_the_link_of_a_device_are_carried_over() {
+    let ipam = json!({ "type": "host-local", "subnet": "10.7.0.0/24" });
+    let (macvlan, l2) = (LinkMode::Macvlan, IpvlanFlag::Bridge);
+    let cni = [
+        (json!({ "type": "macvlan", "master": "eth0" }), macvlan(MacvlanMode::Bridge), None),
+        (
+            json!({ "type": "macvlan", "master": "eth0.5", "mode": "vepa" }),
+            macvlan(MacvlanMode::Vepa),
+            Some(5),
+        ),
+        (
+            json!({ "type": "ipvlan", "master": "eth0", "mode": "l3" }),
+            LinkMode::Ipvlan(IpvlanMode::L3, l2),
+            None,
+        ),
+        (
+            json!({ "type": "vlan", "master": "eth0", "vlanId": 7 }),
+            LinkMode::Ipvlan(IpvlanMode::L2, l2),
+            Some(7),
+        ),
+    ];
+    for (mut plugin, mode, vlan) in cni {
+        plugin["name"] = "n".into();
+        plugin["ipam"] = ipam.clone();
+        let config = native(Cni, &plugin.to_string(), &[]);
+        assert_eq!(parent(&config), (mode, "eth0", vlan));
+        assert_eq!(config.networks[0].subnets[0].prefix.to_string(), "10.7.0.0/24");
+    }
+    let docker = [
+        (
+            "macvlan",
+            json!({ "parent": "eth0.100", "macvlan_mode": "private" }),
+            macvlan(MacvlanMode::Private),
+            Some(100),
+        ),
+        (
+            "ipvlan",
+            json!({ "parent": "eth0", "ipvlan_mode": "l2", "ipvlan_flag": "vepa" }),
+            LinkMode::Ipvlan(IpvlanMode::L2, IpvlanFlag::Vepa),
+            None,
+        ),
+        (
+            "ipvlan",
+            json!({ "parent": "eth0", "ipvlan_mode": "l3s" }),
+            LinkMode::Ipvlan(IpvlanMode::L3s, l2),
+            None,
+        ),
+    ];
+    let pool = json!({ "Config": [{ "Subnet": "10.7.0.0/24", "Gateway": "10.7.0.1" }] });
+    for (driver, options, mode, vlan) in docker {
+        let keys = json!({ "Driver": driver, "Options": options, "IPAM": pool });
+        let config = native(Docker, &network(keys).to_string(), &[]);
+        assert_eq!(parent(&config), (mode, "eth0", vlan));
+    }
+    // Without a parent it leads nowhere.
+    let keys = json!({ "Driver": "macvlan", "IPAM": pool });
+    let config = native(Docker, &network(keys).to_string(), &[]);
+    assert!(config.networks[0].parent.is_none() && config.networks[0].internal);
+    let keys = json!({ "Driver": "ipvlan", "Options": { "ipvlan_flag": "x" }, "IPAM": pool });
+    let message = "requested ipvlan flag 'x' is not valid, 'bridge' is the ipvlan driver default";
+    assert!(errors(Docker, &network(keys).to_string())[0].ends_with(message));
 }
 
 /// A network as it is inspected, with these keys.

@@ -111,7 +111,9 @@ fn check_tables(tables: &Tables) {
                     assert!(!network.is_gateway(address));
                 }
             }
-            engine::tables::PortKind::Tunnel(_) => unreachable!("these configs have no overlays"),
+            engine::tables::PortKind::Tunnel(_) | engine::tables::PortKind::Lane(_) => {
+                unreachable!("these configs have no trunks")
+            }
         }
     }
     for network in tables.networks.iter().flatten() {

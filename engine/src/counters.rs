@@ -50,6 +50,8 @@ drop_reasons! {
     TooManyExtensionHeaders = "too_many_extension_headers",
     /// More than two VLAN tags, or a tagged frame to the gateway itself.
     VlanTag = "vlan_tag",
+    /// A VLAN tag that no network of the uplink has.
+    VlanUnknown = "vlan_unknown",
     /// Source MAC address is not the endpoint's.
     SpoofedMac = "spoofed_mac",
     /// Source IP address, or ARP/ND sender, is not the endpoint's.
@@ -497,6 +499,9 @@ mod tests {
             mtu: 1500,
             uplink: None,
             overlay: None,
+            direct: None,
+            routed_only: false,
+            unfiltered: false,
             members: Vec::new(),
             by_address: TableMap::default(),
             by_mac: TableMap::default(),

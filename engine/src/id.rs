@@ -94,6 +94,13 @@ impl MacAddress {
         let identifier = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
         std::net::Ipv6Addr::from_bits((0xfe80u128 << 112) | identifier as u128)
     }
+
+    /// The MAC address that a link-local address was made of, if it was.
+    pub fn of_link_local(address: std::net::Ipv6Addr) -> Option<MacAddress> {
+        let [.., a, b, c, _, _, d, e, f] = address.octets();
+        let mac = MacAddress::new([a ^ 2, b, c, d, e, f]);
+        (mac.link_local() == address).then_some(mac)
+    }
 }
 
 impl fmt::Display for MacAddress {
@@ -146,6 +153,14 @@ mod tests {
         assert_eq!(mac, MacAddress::derived([10, 1, 0, 10].into()));
         assert_eq!(mac.to_string(), "02:42:0a:01:00:0a");
         assert_eq!(mac.link_local().to_string(), "fe80::42:aff:fe01:a");
+    }
+
+    #[test]
+    fn a_link_local_address_tells_the_mac_address_that_it_was_made_of() {
+        let mac = MacAddress::derived([10, 1, 0, 10].into());
+        assert_eq!(MacAddress::of_link_local(mac.link_local()), Some(mac));
+        assert_eq!(MacAddress::of_link_local("fe80::1".parse().unwrap()), None);
+        assert_eq!(MacAddress::of_link_local("2001:db8::42:aff:fe01:a".parse().unwrap()), None);
     }
 
     #[test]

@@ -52,6 +52,10 @@ pub(crate) struct IngressRule {
     pub(crate) tunnels: bool,
     /// What comes in by it came out of a tunnel, where its sender was checked.
     pub(crate) trunk: bool,
+    /// Networks are a part of the link behind it.
+    pub(crate) lanes: bool,
+    /// As whose packets those to the gateway count: a member's of an uplink's link as the uplink's.
+    gateway_side: (PortId, NetworkId),
     pub(crate) mtu: u16,
     /// Largest untagged frame that every member of the network takes.
     pub(crate) frame_bytes_max: usize,
@@ -74,9 +78,8 @@ pub(crate) struct FrameBytes {
 impl FrameBytes {
     /// `None` without members.
     pub(crate) fn of(network: &Network, tables: &Tables) -> Option<FrameBytes> {
-        let trunk = network.overlay.as_ref().map(|overlay| &overlay.trunk);
-        let ports = network.members.iter().chain(trunk);
-        let mtus = || ports.clone().filter_map(|&port| Some(tables.port(port)?.mtu));
+        let ports = || network.members.iter().copied().chain(network.trunk());
+        let mtus = || ports().filter_map(|port| Some(tables.port(port)?.mtu));
         let least = mtus().min()?;
         let is_unequal = mtus().max() != Some(least);
         Some(FrameBytes { max: usize::from(least) + ethernet::HEADER_BYTES, is_unequal })
@@ -139,10 +142,22 @@ impl IngressRule {
                 }
                 rule.link_local = attachment.mac.link_local().to_bits();
                 rule.anti_spoofing = attachment.anti_spoofing;
+                rule.gateway_side = (port, network.id);
+                if network.routed_only {
+                    rule.gateway_mac = rule.mac;
+                }
+                if let Some(uplink) = tables.uplink_under(network.id) {
+                    rule.count_as(uplink.port);
+                }
             }
             PortKind::Uplink(uplink) => {
                 rule.gateway_mac = tables.uplink(*uplink)?.mac.0;
                 rule.uplink = true;
+                rule.gateway_side = (port, NetworkId::NONE);
+                rule.lanes =
+                    tables.networks.iter().flatten().any(|network| {
+                        network.direct.is_some_and(|direct| direct.uplink == *uplink)
+                    });
                 rule.tunnels = tables.ports.iter().flatten().any(|port| {
                     matches!(&port.kind, PortKind::Tunnel(tunnel) if tunnel.uplink == *uplink)
                 });
@@ -152,6 +167,15 @@ impl IngressRule {
                 rule.network = network.id;
                 rule.gateway_mac = network.gateway_mac.0;
                 rule.set_frame_bytes(frame_bytes(network.id)?);
+                rule.gateway_side = (port, network.id);
+                rule.trunk = true;
+            }
+            PortKind::Lane(network) => {
+                let network = tables.network(*network)?;
+                rule.network = network.id;
+                rule.gateway_mac = network.gateway_mac.0;
+                rule.set_frame_bytes(frame_bytes(network.id)?);
+                rule.gateway_side = (port, network.id);
                 rule.trunk = true;
             }
         }
@@ -182,6 +206,8 @@ impl IngressRule {
             uplink: false,
             tunnels: false,
             trunk: false,
+            lanes: false,
+            gateway_side: (port, NetworkId::NONE),
             mtu: 0,
             frame_bytes_max: 0,
             unequal_mtus: false,
@@ -193,6 +219,14 @@ impl IngressRule {
         self.frame_bytes_max = own.max;
         self.unequal_mtus = own.is_unequal;
         self.glance_bytes_max = if own.is_unequal { 0 } else { own.max };
+    }
+
+    /// What goes to the gateway is a packet of this uplink's port.
+    fn count_as(&mut self, uplink: PortId) {
+        self.gateway_side = (uplink, NetworkId::NONE);
+        self.key_ingress = pack_ingress(uplink);
+        self.key_udp = pack_transport(0, protocol::UDP, self.key_ingress);
+        self.key_tcp = pack_transport(0, protocol::TCP, self.key_ingress);
     }
 
     /// Works out what whole packets' first bytes are compared with.
@@ -314,7 +348,9 @@ impl IngressRule {
             if frame.source != self.mac {
                 return Err(DropReason::SpoofedMac);
             }
-        } else if MacAddress(frame.source).is_group() || frame.source == self.gateway_mac {
+        } else if MacAddress(frame.source).is_group()
+            || (frame.source == self.gateway_mac && self.gateway_mac != self.mac)
+        {
             return Err(DropReason::SourceMac);
         }
         let class = if frame.destination != self.gateway_mac {
@@ -334,6 +370,7 @@ impl IngressRule {
         } else {
             return self.examine_unusual(packet, frame.ethertype);
         };
+        (packet.meta.ingress, packet.meta.network) = self.gateway_side;
         if packet.offload() != Offload::None && !offload_is_honest(packet) {
             return Err(DropReason::MalformedOffload);
         }
@@ -363,6 +400,7 @@ impl IngressRule {
         if packet.offload() != Offload::None && !offload_is_honest(packet) {
             return Err(DropReason::MalformedOffload);
         }
+        (packet.meta.ingress, packet.meta.network) = self.gateway_side;
         Ok(Class::Unusual)
     }
 

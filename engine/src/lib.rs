@@ -26,6 +26,7 @@ pub mod id;
 mod ingress;
 #[cfg(test)]
 mod judge;
+mod lane;
 pub mod limits;
 mod mss;
 mod multihoming;

@@ -7,6 +7,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::id::{MacAddress, NetworkId, PortId};
+use crate::lane::Lane;
 use crate::tables::{PortKind, TableMap, Tables, Tunnel, TunnelEnd, Vni};
 use crate::wire::{checksum, ethernet, ipv4, ipv6, protocol, udp, vxlan};
 
@@ -58,6 +59,8 @@ pub(crate) enum Way {
     Trunk(NetworkId, Vec<PortId>),
     /// A tunnel.
     Outer(Box<Outer>),
+    /// The wire of an uplink.
+    Lane(Lane),
 }
 
 /// A multicast group that tunnels listen to, on an uplink.
@@ -82,6 +85,8 @@ pub(crate) struct Tunnels {
     locals_v4: Vec<u32>,
     locals_v6: Vec<u128>,
     ways: Vec<Option<Way>>,
+    /// By the uplink's port and the tag, which is 0 where there is none.
+    lanes: TableMap<(PortId, u16), Lane>,
 }
 
 impl Tunnels {
@@ -91,6 +96,11 @@ impl Tunnels {
             if let PortKind::Tunnel(tunnel) = &port.kind {
                 all.add(port.id, tunnel, tables);
             }
+        }
+        for network in tables.networks.iter().flatten() {
+            let Some(lane) = Lane::of(network, tables) else { continue };
+            all.lanes.insert((lane.uplink, lane.tag.map_or(0, |tag| tag.0)), lane);
+            all.set_way(lane.trunk, Some(Way::Lane(lane)));
         }
         all
     }
@@ -115,10 +125,20 @@ impl Tunnels {
                 Outer::of(tunnel, *vtep, tables).map(|outer| Way::Outer(Box::new(outer)))
             }
         };
-        if self.ways.len() <= id.index() {
-            self.ways.resize_with(id.index() + 1, || None);
+        self.set_way(id, way);
+    }
+
+    fn set_way(&mut self, port: PortId, way: Option<Way>) {
+        if self.ways.len() <= port.index() {
+            self.ways.resize_with(port.index() + 1, || None);
         }
-        self.ways[id.index()] = way;
+        self.ways[port.index()] = way;
+    }
+
+    /// The part of an uplink's link that has this tag, or none where it is 0.
+    #[inline(always)]
+    pub(crate) fn lane(&self, uplink: PortId, tag: u16) -> Option<Lane> {
+        self.lanes.get(&(uplink, tag)).copied()
     }
 
     fn join(&mut self, group: IpAddr, tunnel: &Tunnel, tables: &Tables) {
@@ -199,14 +219,14 @@ impl Tunnels {
     pub(crate) fn of_trunk(&self, trunk: PortId) -> &[PortId] {
         match self.way(trunk) {
             Some(Way::Trunk(_, tunnels)) => tunnels,
-            Some(Way::Outer(_)) | None => &[],
+            Some(Way::Outer(_) | Way::Lane(_)) | None => &[],
         }
     }
 
-    /// True if the port is a trunk or a tunnel.
+    /// True if the port is a trunk or a tunnel of an overlay.
     #[inline(always)]
     pub(crate) fn has(&self, port: PortId) -> bool {
-        self.way(port).is_some()
+        self.way(port).is_some_and(|way| !matches!(way, Way::Lane(_)))
     }
 }
 

@@ -201,6 +201,9 @@ fn network(index: u16) -> Network {
         mtu: 1_500,
         uplink: Some(UplinkId(0)),
         overlay: None,
+        direct: None,
+        routed_only: false,
+        unfiltered: false,
         members: members.to_vec(),
         by_address,
         by_mac,
@@ -218,6 +221,7 @@ fn uplink() -> Uplink {
         addresses: vec![own(TARGETS_V4[8].into(), 24), own(TARGETS_V6[8].into(), 64)],
         trusted: false,
         host: HostLink::default(),
+        link: None,
     }
 }
 

@@ -48,6 +48,8 @@ pub struct LinkSettings {
     pub up: bool,
     /// Takes it down.
     pub down: bool,
+    /// Neighbours are asked for; else all are where the link leads.
+    pub arp: Option<bool>,
 }
 
 impl fmt::Display for LinkSettings {
@@ -178,6 +180,9 @@ impl Netlink {
         }
         if settings.down {
             message = message.down();
+        }
+        if let Some(arp) = settings.arp {
+            message = message.arp(arp);
         }
         let request = self.handle.link().set(message.build());
         let result = self.runtime.block_on(request.execute());

@@ -49,6 +49,13 @@ impl<'n> Addresses<'n> {
                 pool.withhold(&network.reserved);
                 let name = format!("network {}'s gateway", network.name);
                 pool.reserve(subnet.gateway, Holder { name, at: None }).expect("the pool is new");
+                for &address in network.parent.iter().flat_map(|parent| &parent.taken) {
+                    if subnet.prefix.contains(&address) {
+                        let name = "the uplink's link".to_owned();
+                        // The network's gateway may be there, and is the holder then.
+                        let _ = pool.reserve(address, Holder { name, at: None });
+                    }
+                }
                 for (name, address) in &network.aux_addresses {
                     if subnet.prefix.contains(address) {
                         let name = format!("{name} in aux_addresses");

@@ -6,15 +6,16 @@
 //! moves because of somebody new.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use engine::{MacAddress, PortId};
 use ipnet::IpNet;
 
 use super::addresses::Addresses;
+use super::foreign;
 use super::interface::{self, Interfaces};
 use super::macs::{self, Macs};
-use super::network::{self, Networks};
+use super::network::Networks;
 use super::publish::{self, Given};
 use super::uplink::Uplinks;
 use super::{entries, flag, number, unknown_name, word};
@@ -132,7 +133,7 @@ impl<'d> Draft<'d> {
         });
         let Some((sole_at, network)) = sole else { return };
         self.alone_in = Some(network);
-        let (word, meaning) = network::explained(network.driver);
+        let (word, meaning) = foreign::explained(network.driver);
         for (at, member) in members() {
             if at == sole_at {
                 for at in keys_of_bridges(member) {
@@ -154,7 +155,7 @@ impl<'d> Draft<'d> {
             if let Some(at) = self.table.attach.place() {
                 let problem =
                     report.error(at, "an endpoint of a host network is attached to nothing");
-                problem.hint(network::explained(NetworkDriver::Host).1);
+                problem.hint(foreign::explained(NetworkDriver::Host).1);
             }
             self.attach = Some(Attach::Host);
             return;
@@ -482,7 +483,14 @@ fn candidate<'n>(
     let gateway_of = |address: Option<IpAddr>| {
         let address = address?;
         let subnet = network.subnets.iter().find(|subnet| subnet.prefix.contains(&address))?;
-        Some(subnet.gateway).filter(|_| !network.internal)
+        // What is routed without a link has no next hop: its device alone.
+        let is_routed = network.parent.as_ref().is_some_and(|own| own.mode.is_routed());
+        let unspecified = match address {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let next = if is_routed { unspecified } else { subnet.gateway };
+        Some(next).filter(|_| !network.internal)
     };
     let wanted = member.default_route.as_ref();
     Candidate {

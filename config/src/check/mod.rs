@@ -6,11 +6,13 @@
 
 mod addresses;
 mod endpoint;
+mod foreign;
 mod interface;
 mod macs;
 mod nat;
 mod network;
 mod overlay;
+mod parent;
 mod plan;
 mod policy;
 mod ports;
@@ -24,7 +26,7 @@ use std::sync::Arc;
 
 use engine::tables::MssClamp;
 
-pub(crate) use network::explained;
+pub(crate) use foreign::explained;
 pub(crate) use overlay::overhead as tunnel_overhead;
 
 use crate::bounds::{MSS_MAX, MSS_MIN, MTU_MAX, MTU_MIN, MTU_V6_MIN};
@@ -51,7 +53,9 @@ pub(crate) fn check(document: &Document, leases: &Leases, report: &mut Report) -
 
     let mut interfaces = interface::Interfaces::default();
     let mut claims = Vec::new();
-    let uplinks = uplink::check(&document.uplink, &mut interfaces, &mut claims, report);
+    let serves_links = network::has_links(&document.network);
+    let uplinks =
+        uplink::check(&document.uplink, serves_links, &mut interfaces, &mut claims, report);
     gateway.address_pools = plan::pools(document.gateway.value(), &uplinks, report);
     let sources = network::Sources { uplinks: &uplinks, pools: &gateway.address_pools, leases };
     let networks =
@@ -84,6 +88,7 @@ pub(crate) fn check(document: &Document, leases: &Leases, report: &mut Report) -
         imported: Vec::new(),
     };
     overlay::check_members(&config, |name| place_of(&document.network, name), report);
+    parent::check_members(&config, |name| place_of(&document.endpoint, name), report);
     nat::check_outside(document.nat.value(), &mut config, uplinks_are_known, report);
     let port_count = ids::port_count(&config);
     if port_count > ID_COUNT_MAX || config.networks.len() > ID_COUNT_MAX {

@@ -8,15 +8,18 @@ use engine::tables::{GatewayMode, MssClamp};
 use engine::{MacAddress, NetworkId};
 use ipnet::IpNet;
 
-use super::overlay;
+use super::parent;
 use super::plan::{self, Subnets};
 use super::subnet::{self, Apart, Claim};
 use super::uplink::{self, Uplinks};
 use super::{entries, flag, macs, mss_clamp, mtu, unknown_name, word};
+use super::{foreign, overlay};
 use crate::ipam::{self, Pool};
 use crate::leases::{Leases, QUARANTINE_MAX};
 use crate::mac;
-use crate::model::{AddressPool, Family, MacPolicy, Network, NetworkDriver, Overlay, Subnet};
+use crate::model::{
+    AddressPool, Family, MacPolicy, Network, NetworkDriver, Overlay, Parent, Subnet,
+};
 use crate::names::check_name;
 use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
@@ -54,6 +57,7 @@ pub(super) fn check(
 ) -> Networks {
     let mut networks =
         Networks { by_name: HashMap::new(), list: Vec::new(), allocated: HashSet::new() };
+    let mut taken = parent::Taken::new();
     let mut drafts: Vec<Draft<'_>> = Vec::new();
     for (name, at, table) in entries(tables, report) {
         networks.by_name.insert(name.to_owned(), None);
@@ -61,26 +65,34 @@ pub(super) fn check(
         let mut checker = Checker { name, at, table, sources, report };
         let Some(driver) = checker.driver() else { continue };
         if driver != NetworkDriver::Overlay {
-            checker.refuse_keys_of_overlays();
+            foreign::refuse_overlays(table, checker.report);
+        }
+        let is_child = matches!(driver, NetworkDriver::Macvlan | NetworkDriver::Ipvlan);
+        let mut parent = None;
+        match is_child {
+            true => parent = checker.parent(driver, &mut taken),
+            false => foreign::refuse_parents(table, checker.report),
         }
         let mut subnets = None;
         if driver.has_link() {
-            subnets = checker.subnets(claims);
+            subnets = checker.subnets(parent.as_ref(), claims);
         } else {
-            checker.refuse_other_keys(driver);
+            foreign::refuse_all(table, driver, checker.report);
         }
-        drafts.push(Draft { name, at, table, driver, subnets });
+        if is_child == parent.is_some() {
+            drafts.push(Draft { name, at, table, driver, subnets, parent });
+        }
     }
     let mut all: Vec<&mut Subnets<'_>> =
         drafts.iter_mut().filter_map(|draft| draft.subnets.as_mut()).collect();
     plan::allocate(&mut all, sources.pools, sources.leases, sources.uplinks, claims, report);
-    for Draft { name, at, table, driver, subnets } in drafts {
+    for Draft { name, at, table, driver, subnets, parent } in drafts {
         if !driver.has_link() {
             networks.add(without_addresses(name, driver));
         }
         let Some(subnets) = subnets else { continue };
         let mut checker = Checker { name, at, table, sources, report };
-        if let Some(network) = checker.check(driver, &subnets) {
+        if let Some(network) = checker.check(driver, &subnets, parent) {
             networks.add(network);
             networks.allocated.extend(&subnets.allocated);
         }
@@ -97,6 +109,15 @@ struct Draft<'d> {
     driver: NetworkDriver,
     /// Of a bridge; `None`: faulty, which has been reported.
     subnets: Option<Subnets<'d>>,
+    /// Of macvlan and ipvlan.
+    parent: Option<Parent>,
+}
+
+/// True if some network may be a part of an uplink's link, which needs no address of ours there.
+pub(super) fn has_links(tables: &Field<Named<schema::Network>>) -> bool {
+    let tables = tables.value().into_iter().flat_map(|Named(all)| all);
+    let mut drivers = tables.filter_map(|(_, table)| table.value()?.driver.value());
+    drivers.any(|driver| driver == "macvlan" || driver == "ipvlan")
 }
 
 impl Networks {
@@ -141,6 +162,7 @@ fn without_addresses(name: &str, driver: NetworkDriver) -> Network {
         uplink: None,
         quarantine: Duration::ZERO,
         overlay: None,
+        parent: None,
     }
 }
 
@@ -156,7 +178,12 @@ struct Checker<'c, 'd> {
 impl<'d> Checker<'_, 'd> {
     /// Everything but its subnets, which are known by now. `None`: it has none, which has been
     /// reported.
-    fn check(&mut self, driver: NetworkDriver, subnets: &Subnets<'_>) -> Option<Network> {
+    fn check(
+        &mut self,
+        driver: NetworkDriver,
+        subnets: &Subnets<'_>,
+        parent: Option<Parent>,
+    ) -> Option<Network> {
         subnets.all().next()?;
         let mut reserved = self.reserved(&subnets.given);
         let gateways = self.gateways(&subnets.given);
@@ -172,12 +199,16 @@ impl<'d> Checker<'_, 'd> {
             })
             .collect();
         let internal = flag(&self.table.internal, false);
-        let mode = self.mode(internal);
-        let uplink = self.uplink(internal);
-        let gateway_addresses = subnets.iter().map(|subnet| subnet.gateway);
-        let gateway_mac = macs::station(&self.table.gateway_mac, self.report);
-        let gateway_mac = gateway_mac
-            .unwrap_or_else(|| mac::derived_or_hashed(gateway_addresses, &["network", self.name]));
+        let mode = match &parent {
+            None => self.mode(internal),
+            Some(parent) if parent.mode.is_routed() => GatewayMode::NatUnprotected,
+            Some(_) => GatewayMode::Isolated,
+        };
+        let uplink = match &parent {
+            None => self.uplink(internal),
+            Some(parent) => Some(parent.uplink.clone()),
+        };
+        let gateway_mac = self.gateway_mac(&subnets, parent.as_ref());
         let overlay = match driver {
             NetworkDriver::Overlay => Some(self.overlay(&subnets, gateway_mac)?),
             _ => None,
@@ -188,7 +219,7 @@ impl<'d> Checker<'_, 'd> {
                 reserved.push(net);
             }
         }
-        let mtu = self.mtu(&subnets, uplink.as_deref(), overlay.as_ref());
+        let mtu = self.mtu(&subnets, uplink.as_deref(), overlay.as_ref(), parent.as_ref());
         let mac_policy = word(&self.table.mac_policy, words::MAC_POLICY, self.report);
         Some(Network {
             name: self.name.to_owned(),
@@ -201,7 +232,8 @@ impl<'d> Checker<'_, 'd> {
             internal,
             icc: flag(&self.table.icc, true),
             mode,
-            masquerade: flag(&self.table.masquerade, true) && mode != GatewayMode::Routed,
+            masquerade: flag(&self.table.masquerade, parent.is_none())
+                && mode != GatewayMode::Routed,
             host_ipv4: self.host_address(&self.table.host_ipv4, false),
             host_ipv6: self.host_address(&self.table.host_ipv6, true),
             mac_policy: mac_policy.unwrap_or(MacPolicy::Derived),
@@ -210,6 +242,7 @@ impl<'d> Checker<'_, 'd> {
             uplink,
             quarantine: self.quarantine(),
             overlay,
+            parent,
         })
     }
 
@@ -220,9 +253,42 @@ impl<'d> Checker<'_, 'd> {
         checker.check(subnets, gateway_mac)
     }
 
-    fn mtu(&mut self, subnets: &[Subnet], uplink: Option<&str>, overlay: Option<&Overlay>) -> u16 {
+    fn gateway_mac(&mut self, subnets: &[Subnet], parent: Option<&Parent>) -> MacAddress {
+        let given = macs::station(&self.table.gateway_mac, self.report);
+        // On an uplink's link the gateway is who it is on the wire.
+        let on_link = parent.filter(|parent| !parent.mode.is_routed());
+        let own = on_link.and_then(|parent| parent::uplink(parent, self.sources.uplinks));
+        let addresses = subnets.iter().map(|subnet| subnet.gateway);
+        let derived = || mac::derived_or_hashed(addresses, &["network", self.name]);
+        own.map(|uplink| uplink.mac).or(given).unwrap_or_else(derived)
+    }
+
+    /// The uplink that its members are on.
+    fn parent(&mut self, driver: NetworkDriver, taken: &mut parent::Taken<'d>) -> Option<Parent> {
+        let uplinks = self.sources.uplinks;
+        let Checker { name, at, table, .. } = *self;
+        let report = &mut *self.report;
+        parent::Checker { name, at, table, driver, uplinks, report }.check(taken)
+    }
+
+    fn mtu(
+        &mut self,
+        subnets: &[Subnet],
+        uplink: Option<&str>,
+        overlay: Option<&Overlay>,
+        parent: Option<&Parent>,
+    ) -> u16 {
         let v6 = subnets.iter().any(|subnet| subnet.gateway.is_ipv6());
         let given = mtu(&self.table.mtu, v6, self.report);
+        let on_link = parent.filter(|parent| !parent.mode.is_routed());
+        let on_link = on_link.and_then(|parent| parent::uplink(parent, self.sources.uplinks));
+        let on_link = on_link.map(|uplink| uplink.mtu);
+        if let (Some(at), Some(given), Some(most)) = (self.table.mtu.place(), given, on_link)
+            && given > most
+        {
+            let message = format!("{given} bytes do not fit onto the parent's link, {most} do");
+            self.report.error(at, message);
+        }
         let Some(overlay) = overlay else {
             return given.unwrap_or_else(|| self.mtu_of_uplink(uplink));
         };
@@ -257,61 +323,9 @@ impl<'d> Checker<'_, 'd> {
         word(&self.table.driver, words::NETWORK_DRIVER, self.report)
     }
 
-    /// Refuses keys of bridges in a network of another driver.
-    fn refuse_other_keys(&mut self, driver: NetworkDriver) {
-        let table = self.table;
-        let places = [
-            table.subnet.place(),
-            table.subnets.place(),
-            table.ipv4.place(),
-            table.ipv6.place(),
-            table.gateway.place(),
-            table.gateways.place(),
-            table.gateway_mac.place(),
-            table.ip_range.place(),
-            table.ip_ranges.place(),
-            table.reserved.place(),
-            table.aux_addresses.place(),
-            table.quarantine.place(),
-            table.host_ipv4.place(),
-            table.host_ipv6.place(),
-            table.internal.place(),
-            table.icc.place(),
-            table.mode.place(),
-            table.masquerade.place(),
-            table.mac_policy.place(),
-            table.mtu.place(),
-            table.mss_clamp.place(),
-            table.uplink.place(),
-        ];
-        let (word, meaning) = explained(driver);
-        for at in places.into_iter().flatten() {
-            let problem =
-                self.report.error(at, format!("a network of driver {word} has no such key"));
-            problem.hint(meaning);
-        }
-    }
-
-    /// Refuses keys of overlays in a network of another driver.
-    fn refuse_keys_of_overlays(&mut self) {
-        let table = self.table;
-        let places = [
-            table.vni.place(),
-            table.port.place(),
-            table.peers.place(),
-            table.group.place(),
-            table.remote.place(),
-            table.route.place(),
-        ];
-        for at in places.into_iter().flatten() {
-            let problem = self.report.error(at, "only an overlay has such a key");
-            problem.hint("write driver = \"overlay\"");
-        }
-    }
-
     /// The subnets that the file gives, and what is to come from the pools; `None` if any is
     /// faulty, as too little is known then.
-    fn subnets(&mut self, claims: &mut Vec<Claim>) -> Option<Subnets<'d>> {
+    fn subnets(&mut self, parent: Option<&Parent>, claims: &mut Vec<Claim>) -> Option<Subnets<'d>> {
         let (subnet, subnets) = (&self.table.subnet, &self.table.subnets);
         let fields = self.one_or_several(subnet, subnets, ["subnet", "subnets"])?;
         if fields.is_empty()
@@ -329,12 +343,11 @@ impl<'d> Checker<'_, 'd> {
             }
         }
         let apart = Some(self.apart());
-        claims.extend(given.iter().map(|&(at, prefix)| Claim {
-            prefix,
-            at,
-            owner: format!("network {}", self.name),
-            shared: false,
-            apart,
+        claims.extend(given.iter().map(|&(at, prefix)| match parent {
+            Some(parent) => parent::claim(parent, self.name, prefix, at),
+            None => {
+                Claim { prefix, at, owner: format!("network {}", self.name), shared: false, apart }
+            }
         }));
         let wanted = self.wanted(&given)?;
         let subnets =
@@ -582,16 +595,4 @@ fn default_gateway(prefix: IpNet, reserved: &[IpNet], aux: &[(String, IpAddr)]) 
         pool.reserve(*address, ()).expect("auxiliary addresses are unique");
     }
     pool.take_lowest(()).unwrap_or_else(|| ipam::usable(prefix).0)
-}
-
-/// A driver without addresses: its word and what it means.
-pub(crate) fn explained(driver: NetworkDriver) -> (&'static str, &'static str) {
-    match driver {
-        NetworkDriver::Bridge => ("bridge", "members share a link with the gateway"),
-        NetworkDriver::Overlay => ("overlay", "a bridge that goes on behind tunnels"),
-        NetworkDriver::None => ("none", "its member has a loopback device and nothing else"),
-        NetworkDriver::Host => {
-            ("host", "its member has the host's own network: it is in no namespace")
-        }
-    }
 }

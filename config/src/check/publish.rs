@@ -10,7 +10,8 @@ use std::ops::Range;
 
 use engine::tables::{GatewayMode, Protocol};
 
-use super::network::{self, Networks};
+use super::foreign;
+use super::network::Networks;
 use super::ports::{Ports, Wanted};
 use super::uplink::Uplinks;
 use crate::leases::Leases;
@@ -102,6 +103,11 @@ impl<'u> Checker<'u> {
         entries: &mut Vec<Publish>,
         report: &mut Report,
     ) {
+        if let Some(network) = self.on_link(own.attachments) {
+            let message = format!("publishing has no effect in network {network}");
+            report.warning(at, message).hint("its members are on an uplink's link");
+            return;
+        }
         let before = entries.len();
         for v6 in families(mapping) {
             let straight = entry(mapping, v6, own.attachments);
@@ -135,6 +141,16 @@ impl<'u> Checker<'u> {
                 format!("endpoint {name} has no {family}address in a network with a way out");
             report.error(at, message);
         }
+    }
+
+    /// The network that gives the default route, if its members are on an uplink's link: Docker
+    /// publishes nothing there, and says nothing.
+    fn on_link<'a>(&self, attachments: &'a [Attachment]) -> Option<&'a str> {
+        let first = attachments
+            .iter()
+            .find(|own| own.default_route_v4.is_some() || own.default_route_v6.is_some())?;
+        let index = self.networks.by_name.get(&first.network).copied().flatten()?;
+        self.networks.list[index].is_on_link().then_some(first.network.as_str())
     }
 
     fn is_routed(&self, network: &str) -> bool {
@@ -339,7 +355,7 @@ pub(super) fn discard(
         }
     }
     for at in places {
-        let (word, meaning) = network::explained(network.driver);
+        let (word, meaning) = foreign::explained(network.driver);
         let message = format!("discarded: network {} is of driver {word}", network.name);
         report.warning(at, message).hint(meaning);
     }

@@ -67,9 +67,11 @@ impl Uplinks {
     }
 }
 
-/// Checks all uplinks.
+/// Checks all uplinks. `serves_links`: some network may be on the link of one, which needs no
+/// address of the gateway's there.
 pub(super) fn check(
     tables: &Field<Named<schema::Uplink>>,
+    serves_links: bool,
     interfaces: &mut Interfaces,
     claims: &mut Vec<Claim>,
     report: &mut Report,
@@ -80,7 +82,8 @@ pub(super) fn check(
         uplinks.names.push(name.to_owned());
         let Some(table) = table else { continue };
         let index = uplinks.names.len() - 1;
-        let mut checker = Checker { name, at, table, index, is_link_known: false, report };
+        let mut checker =
+            Checker { name, at, table, index, serves_links, is_link_known: false, report };
         if let Some(uplink) = checker.check(interfaces, claims) {
             places.push(at);
             uplinks.list.push(uplink);
@@ -107,6 +110,7 @@ struct Checker<'c> {
     table: &'c schema::Uplink,
     /// Its place in the file.
     index: usize,
+    serves_links: bool,
     /// Every one of its addresses is known, so what is on its link is.
     is_link_known: bool,
     report: &'c mut Report,
@@ -162,7 +166,7 @@ impl Checker<'_> {
             create_netns,
             mac,
             host_mac,
-            addresses: Some(addresses).filter(|addresses| !addresses.is_empty())?,
+            addresses: Some(addresses).filter(|own| !own.is_empty() || self.is_link_known)?,
             host_addresses,
             trusted: flag(&self.table.trusted, false),
             routes: Arc::new(routes),
@@ -273,11 +277,12 @@ impl Checker<'_> {
                 Vec::new()
             }
             Some((at, WordOrList::List(list))) => {
-                if list.is_empty() {
+                if list.is_empty() && !self.serves_links {
                     self.report.error(at, "an uplink has at least one address of its own");
                 }
                 let addresses = self.address_list(list, &[]);
-                self.is_link_known = addresses.len() == list.len() && !list.is_empty();
+                self.is_link_known =
+                    addresses.len() == list.len() && (!list.is_empty() || self.serves_links);
                 addresses
             }
             None => {

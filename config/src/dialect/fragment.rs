@@ -21,6 +21,10 @@ pub(crate) struct Fragment {
     pub(crate) endpoints: Vec<Part<schema::Endpoint>>,
     /// Networks that endpoints are in, and that these files do not define, by name.
     pub(crate) joined: BTreeMap<String, Joined>,
+    /// Devices whose links networks are on, with the first place that names each.
+    pub(crate) parents: BTreeMap<String, PlaceId>,
+    /// A network is on a link that the files do not name.
+    pub(crate) lacks_parent: bool,
     /// What the files come to, for people.
     pub(crate) summary: Vec<String>,
 }
@@ -63,6 +67,15 @@ impl Fragment {
         table: schema::Endpoint,
     ) {
         self.endpoints.push(Part { at, name: name.to_owned(), table, comment: comment.into() });
+    }
+
+    /// Notes that a network is on the link of a device, or on a VLAN of it.
+    pub(crate) fn parent(&mut self, at: PlaceId, name: &str) {
+        let device = match name.rsplit_once('.') {
+            Some((device, vlan)) if vlan.bytes().all(|digit| digit.is_ascii_digit()) => device,
+            _ => name,
+        };
+        self.parents.entry(device.to_owned()).or_insert(at);
     }
 
     /// Notes that an endpoint is in a network that is defined elsewhere.

@@ -43,14 +43,11 @@ pub(crate) fn write(
     }
     let publishes = |part: &fragment::Part<schema::Endpoint>| !part.table.publish.is_absent();
     let mut document = Document::default();
-    if fragment.endpoints.iter().any(publishes) {
+    let mut uplinks = Vec::new();
+    if fragment.lacks_parent || fragment.endpoints.iter().any(publishes) {
         let uplink = uplink(settings, report)?;
-        text.uplink(&uplink);
-        let tables = Named(vec![(
-            fragment::text(PlaceId::ROOT, UPLINK),
-            Field::Given(PlaceId::ROOT, uplink),
-        )]);
-        document.uplink = Field::Given(PlaceId::ROOT, tables);
+        text.uplink(UPLINK, &uplink);
+        uplinks.push((fragment::text(PlaceId::ROOT, UPLINK), Field::Given(PlaceId::ROOT, uplink)));
         if settings.text("uplink_address").is_none() {
             let message =
                 "the file does not say where ports are published: the uplink is an example";
@@ -59,6 +56,14 @@ pub(crate) fn write(
                 "set uplink_address, uplink_host_address and uplink_gateway, or edit [uplink.wan]",
             );
         }
+    }
+    for (device, &at) in &fragment.parents {
+        let uplink = parent(device, at, report);
+        text.uplink(device, &uplink);
+        uplinks.push((fragment::text(at, device), Field::Given(at, uplink)));
+    }
+    if !uplinks.is_empty() {
+        document.uplink = Field::Given(PlaceId::ROOT, Named(uplinks));
     }
     for part in &fragment.networks {
         text.network(&part.name, &part.comment, &part.table);
@@ -116,6 +121,19 @@ fn uplink(settings: &Settings, report: &mut Report) -> Option<schema::Uplink> {
     })
 }
 
+/// The uplink whose link networks are on: the device that the file names.
+fn parent(device: &str, at: PlaceId, report: &mut Report) -> schema::Uplink {
+    let message = format!("whatever comes by {device} is the gateway's alone here");
+    let problem = report.warning(at, message);
+    problem.hint("a device that the host uses too: make the uplink a TAP (driver = \"tap\")");
+    schema::Uplink {
+        driver: fragment::text(at, "xdp"),
+        interface: fragment::text(at, device),
+        addresses: Field::Given(at, WordOrList::List(Vec::new())),
+        ..schema::Uplink::default()
+    }
+}
+
 /// TOML while it is written.
 struct Text(String);
 
@@ -155,10 +173,13 @@ impl Text {
         }
     }
 
-    fn uplink(&mut self, uplink: &schema::Uplink) {
+    fn uplink(&mut self, name: &str, uplink: &schema::Uplink) {
         self.line("");
-        self.comment("The file says nothing of the way out: put your own addresses here.");
-        self.line(format_args!("[uplink.{UPLINK}]"));
+        self.comment(match uplink.host_addresses.is_absent() {
+            false => "The file says nothing of the way out: put your own addresses here.",
+            true => "The device that networks are on. The gateway needs no address there.",
+        });
+        self.line(format_args!("[uplink.{}]", key(name)));
         self.set_text("driver", &uplink.driver);
         self.set_text("interface", &uplink.interface);
         if let Some(WordOrList::List(addresses)) = uplink.addresses.value() {
@@ -192,6 +213,8 @@ impl Text {
             });
             self.set("aux_addresses", Value::Table(shown.collect()));
         }
+        self.set_text("parent", &table.parent);
+        self.set_text("flag", &table.flag);
         self.set_flag("internal", &table.internal);
         self.set_flag("icc", &table.icc);
         self.set_text("mode", &table.mode);

@@ -75,7 +75,9 @@ impl Judge {
                 let network = self.tables.network(attachment.network).expect("it exists");
                 self.judge_in_network(network, port, &frame.bytes)?;
             }
-            PortKind::Tunnel(_) => return place("a tunnel has no wire of its own"),
+            PortKind::Tunnel(_) | PortKind::Lane(_) => {
+                return place("a port without a device has no wire of its own");
+            }
         }
         judge_form(frame, self.quotes_are_whole)?;
         self.judge_content(frame, ledger)
@@ -186,7 +188,7 @@ impl Judge {
         let port = self.tables.port(*network.by_address.get(&address)?)?;
         match &port.kind {
             PortKind::Endpoint(attachment) => Some(attachment.mac),
-            PortKind::Uplink(_) | PortKind::Tunnel(_) => None,
+            PortKind::Uplink(_) | PortKind::Tunnel(_) | PortKind::Lane(_) => None,
         }
     }
 

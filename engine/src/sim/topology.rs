@@ -250,6 +250,7 @@ impl Topology {
             addresses: OWN.into_iter().flat_map(|(v4, v6)| [own(v4, 24), own(v6, 64)]).collect(),
             trusted: false,
             host: HostLink::default(),
+            link: None,
         })));
         let route = |to: &str, via: Option<&str>| Route {
             to: net(to),
@@ -319,6 +320,9 @@ impl Topology {
             mtu: 1_500,
             uplink: Some(UplinkId(0)),
             overlay: None,
+            direct: None,
+            routed_only: false,
+            unfiltered: false,
             members: Vec::new(),
             by_address: TableMap::default(),
             by_mac: TableMap::default(),

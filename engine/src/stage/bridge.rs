@@ -8,6 +8,8 @@ use super::{Cx, Decision, NextHop, Stage, Verdict};
 use crate::counters::DropReason;
 use crate::fdb::Fdb;
 use crate::flow::{FlowInput, Path};
+use crate::id::MacAddress;
+use crate::tables::{Between, Direct, Network};
 
 /// Owns the FDB.
 #[derive(Debug)]
@@ -29,6 +31,12 @@ impl Stage for Bridge {
         if !network.icc {
             return Verdict::Drop(DropReason::IccOff);
         }
+        if network.routed_only {
+            return Verdict::Drop(DropReason::NotRoutable);
+        }
+        if let Some(direct) = &network.direct {
+            return self.on_link(network, direct, mac, input, decision, cx);
+        }
         if mac.is_group() {
             return Verdict::Flood;
         }
@@ -46,6 +54,50 @@ impl Stage for Bridge {
                 Verdict::Forward
             }
             None => Verdict::Flood,
+        }
+    }
+}
+
+impl Bridge {
+    /// A frame on an uplink's link, from a member or off the wire. Who is no member is on the wire.
+    fn on_link(
+        &self,
+        network: &Network,
+        direct: &Direct,
+        mac: MacAddress,
+        input: &FlowInput,
+        decision: &mut Decision,
+        cx: &Cx,
+    ) -> Verdict {
+        let is_member = input.ingress != direct.trunk;
+        let mut forward = |port| {
+            decision.target = Some(input.network);
+            decision.forward = Some(NextHop::Endpoint(port));
+            Verdict::Forward
+        };
+        if mac.is_group() {
+            return match direct.between {
+                Between::ByWire | Between::Never if is_member => forward(direct.trunk),
+                _ => Verdict::Flood,
+            };
+        }
+        let member = network.by_mac.get(&mac).copied();
+        let learnt =
+            || self.fdb.learnt(input.network, mac, cx.tick).filter(|port| network.has(*port));
+        match member.or_else(learnt).filter(|&port| port != direct.trunk) {
+            Some(port) if port == input.ingress => Verdict::Drop(DropReason::SamePort),
+            Some(port) if is_member => match direct.between {
+                Between::Straight => forward(port),
+                Between::ByWire => forward(direct.trunk),
+                Between::Never => Verdict::Drop(DropReason::IccOff),
+            },
+            Some(port) => forward(port),
+            None if is_member => forward(direct.trunk),
+            None if direct.is_whole => {
+                let only = network.members.iter().find(|&&port| port != direct.trunk);
+                only.map_or(Verdict::Drop(DropReason::NoReceiver), |&port| forward(port))
+            }
+            None => Verdict::Drop(DropReason::NotForUs),
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::counters::DropReason;
 use crate::flow::{FlowInput, Path};
 use crate::id::{NetworkId, PortId, WorkerId};
 use crate::reply::ErrorKind;
-use crate::tables::{Epoch, Tables};
+use crate::tables::{Epoch, PortKind, Tables};
 use crate::time::Tick;
 
 /// What a stage may look at beside the input and its own state.
@@ -208,8 +208,12 @@ impl Parts {
         target: Option<NetworkId>,
         tables: &Tables,
     ) -> Parts {
-        // A part that is gone reads as epoch 0, which no part ever has.
-        let port = |id: PortId| tables.port(id).map_or(0, |port| port.epoch);
+        // A part that is gone reads as epoch 0, which no part ever has. With an uplink go those who
+        // are on its link: its neighbours. A newer epoch is a higher one.
+        let port = |id: PortId| match tables.port(id) {
+            Some(port) => port.epoch.max(epoch_of_link(&port.kind, tables)),
+            None => 0,
+        };
         let network = |id: NetworkId| tables.network(id).map_or(0, |network| network.epoch);
         Parts {
             plan: tables.plan,
@@ -224,6 +228,13 @@ impl Parts {
             target: target.map(|id| (id, network(id))),
         }
     }
+}
+
+/// The epoch of the network that is the untagged part of an uplink's link; 0 without one.
+fn epoch_of_link(kind: &PortKind, tables: &Tables) -> Epoch {
+    let PortKind::Uplink(uplink) = kind else { return 0 };
+    let network = tables.uplink(*uplink).and_then(|uplink| tables.network_on(uplink));
+    network.map_or(0, |network| network.epoch)
 }
 
 /// The epochs of the published ports that a decision about this input may depend on.

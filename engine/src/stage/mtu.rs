@@ -101,7 +101,7 @@ impl Mtu {
 fn tunnel_end(port: PortId, tables: &Tables) -> Option<&TunnelEnd> {
     match &tables.port(port)?.kind {
         PortKind::Tunnel(tunnel) => Some(&tunnel.end),
-        PortKind::Endpoint(_) | PortKind::Uplink(_) => None,
+        PortKind::Endpoint(_) | PortKind::Uplink(_) | PortKind::Lane(_) => None,
     }
 }
 

@@ -38,7 +38,9 @@ impl Stage for Policy {
         if let Some(reason) = closed_to_all(input, from, to, cx) {
             return Verdict::Drop(reason);
         }
-        let rule = question(input, decision).and_then(|asked| cx.tables.policy.verdict(&asked));
+        let unfiltered = [from, to].into_iter().flatten().any(|network| network.unfiltered);
+        let asked = question(input, decision).filter(|_| !unfiltered);
+        let rule = asked.and_then(|asked| cx.tables.policy.verdict(&asked));
         decision.rule = rule.and_then(|(index, _)| u16::try_from(index).ok());
         match rule {
             Some((_, RuleAction::Allow)) => return Verdict::Continue,
@@ -108,7 +110,7 @@ fn into(input: &FlowInput, decision: &Decision, to: &Network, cx: &Cx) -> Option
 fn uplink<'t>(input: &FlowInput, cx: &Cx<'t>) -> Option<&'t Uplink> {
     match cx.tables.port(input.ingress)?.kind {
         PortKind::Uplink(uplink) => cx.tables.uplink(uplink),
-        PortKind::Endpoint(_) | PortKind::Tunnel(_) => None,
+        PortKind::Endpoint(_) | PortKind::Tunnel(_) | PortKind::Lane(_) => None,
     }
 }
 

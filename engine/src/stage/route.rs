@@ -121,7 +121,7 @@ fn neighbour(route: &crate::tables::Route, to: IpAddr, tables: &Tables) -> Optio
 fn network_of(port: PortId, tables: &Tables) -> Option<NetworkId> {
     match &tables.port(port)?.kind {
         PortKind::Endpoint(attachment) => Some(attachment.network),
-        PortKind::Uplink(_) | PortKind::Tunnel(_) => None,
+        PortKind::Uplink(_) | PortKind::Tunnel(_) | PortKind::Lane(_) => None,
     }
 }
 

@@ -60,6 +60,9 @@ fn network(id: u16, ports: &[u16]) -> Network {
         mtu: 1_500,
         uplink: Some(UplinkId(0)),
         overlay: None,
+        direct: None,
+        routed_only: false,
+        unfiltered: false,
         members: ports.iter().map(|&port| PortId(port)).collect(),
         by_address,
         by_mac: ports.iter().map(|&port| (mac(port), PortId(port))).collect(),
@@ -110,6 +113,7 @@ pub(crate) fn tables() -> Tables {
             addresses: addresses.map(|own| own.parse().expect("a prefix")).into(),
             trusted: false,
             host: HostLink::default(),
+            link: None,
         }))],
         routes: Arc::new(Routes::new(
             1,

@@ -7,6 +7,7 @@
 //!
 //! What a worker *learns* (stations, neighbours) is not here: that is its own mutable state.
 
+mod direct;
 mod host;
 mod overlay;
 mod policy;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use ipnet::IpNet;
 
+pub use direct::{Between, Direct, VlanTag};
 pub use host::HostLink;
 pub use overlay::{Overlay, Tunnel, TunnelEnd, Vni};
 pub use policy::{GatewayMode, Policy, Question, Rule, RuleAction, RulePorts, RuleSide};
@@ -201,6 +203,8 @@ pub enum PortKind {
     Uplink(UplinkId),
     /// A trunk or a tunnel of an overlay: no device of its own.
     Tunnel(Tunnel),
+    /// The trunk of a network that is a part of an uplink's link: no device of its own either.
+    Lane(NetworkId),
 }
 
 /// An endpoint in one network.
@@ -261,7 +265,14 @@ pub struct Network {
     pub uplink: Option<UplinkId>,
     /// What makes it an overlay; `None`: it ends at this gateway.
     pub overlay: Option<Overlay>,
-    /// Ports of its members, ascending; the trunk of an overlay that learns is one.
+    /// What makes it a part of an uplink's link; such a network has no subnets here.
+    pub direct: Option<Direct>,
+    /// Members have no link among each other: whatever they send is routed, and nothing else goes
+    /// in or out. They take their own MAC address for the gateway's.
+    pub routed_only: bool,
+    /// The operator's rules are not asked about its traffic.
+    pub unfiltered: bool,
+    /// Ports of its members, ascending; a trunk to be flooded to is one.
     pub members: Vec<PortId>,
     /// Which member has an address.
     pub by_address: TableMap<IpAddr, PortId>,
@@ -324,6 +335,12 @@ impl Network {
         self.members.binary_search(&port).is_ok() || self.is_tunnel(port)
     }
 
+    /// The port that leads out of this machine.
+    pub fn trunk(&self) -> Option<PortId> {
+        let overlay = self.overlay.as_ref().map(|overlay| overlay.trunk);
+        overlay.or(self.direct.as_ref().map(|direct| direct.trunk))
+    }
+
     /// True if the port is one of the overlay's own.
     pub fn is_tunnel(&self, port: PortId) -> bool {
         self.overlay.as_ref().is_some_and(|overlay| overlay.has(port))
@@ -331,7 +348,7 @@ impl Network {
 
     /// How many endpoints are in it.
     pub fn endpoint_count(&self) -> usize {
-        let trunk = self.overlay.as_ref().map(|overlay| overlay.trunk);
+        let trunk = self.trunk();
         self.members.iter().filter(|&&member| Some(member) != trunk).count()
     }
 
@@ -372,6 +389,8 @@ pub struct Uplink {
     pub trusted: bool,
     /// The machine that the gateway runs on, if that is behind this uplink.
     pub host: HostLink,
+    /// The network that is the untagged part of its link.
+    pub link: Option<NetworkId>,
 }
 
 impl Uplink {
@@ -454,6 +473,7 @@ mod tests {
             addresses: vec!["192.0.2.10/24".parse().unwrap(), "2001:db8::10/64".parse().unwrap()],
             trusted: false,
             host: HostLink::default(),
+            link: None,
         };
         assert!(uplink.owns("192.0.2.10".parse().unwrap()));
         assert!(uplink.owns(mac.link_local().into()));

@@ -108,7 +108,7 @@ fn rules_of(tables: &Tables) -> Arc<[Option<IngressRule>]> {
 fn network_of(port: &PortTable) -> Option<NetworkId> {
     match &port.kind {
         PortKind::Endpoint(attachment) => Some(attachment.network),
-        PortKind::Uplink(_) | PortKind::Tunnel(_) => None,
+        PortKind::Uplink(_) | PortKind::Tunnel(_) | PortKind::Lane(_) => None,
     }
 }
 
@@ -138,7 +138,7 @@ fn ports_gone(old: &Tables, new: &Tables) -> Vec<(PortId, Option<NetworkId>)> {
 pub(super) fn addresses_of(port: &PortTable) -> impl Iterator<Item = IpAddr> {
     let (ipv4, ipv6) = match &port.kind {
         PortKind::Endpoint(attachment) => (attachment.ipv4, attachment.ipv6),
-        PortKind::Uplink(_) | PortKind::Tunnel(_) => (None, None),
+        PortKind::Uplink(_) | PortKind::Tunnel(_) | PortKind::Lane(_) => (None, None),
     };
     ipv4.map(IpAddr::V4).into_iter().chain(ipv6.map(IpAddr::V6))
 }

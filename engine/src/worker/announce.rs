@@ -58,7 +58,7 @@ impl Announcement {
                     PortKind::Endpoint(own) => {
                         own.network == network && own.mac == self.mac && own.owns(self.address)
                     }
-                    PortKind::Uplink(_) | PortKind::Tunnel(_) => false,
+                    PortKind::Uplink(_) | PortKind::Tunnel(_) | PortKind::Lane(_) => false,
                 })
             }
             Audience::Uplink(port) => {
@@ -133,7 +133,10 @@ pub(super) fn announcements_of(old: &Tables, new: &Tables) -> Vec<Announcement> 
     for (index, port) in new.ports.iter().enumerate() {
         let Some(port) = port else { continue };
         let PortKind::Endpoint(attachment) = &port.kind else { continue };
-        if is_same(old.ports.get(index), port) || !stays(old, new, attachment.network) {
+        // Those on an uplink's link may have heard of it before we were there.
+        let is_known = stays(old, new, attachment.network)
+            || new.network(attachment.network).is_some_and(|network| network.direct.is_some());
+        if is_same(old.ports.get(index), port) || !is_known {
             continue;
         }
         let (audience, mac) =
@@ -212,7 +215,7 @@ impl Worker {
             return core.counters.dropped(DropReason::NoFrame).add(1);
         };
         match audience {
-            Audience::Network(..) => core.send_copies(packet, receivers, owner),
+            Audience::Network(..) => core.send_copies(packet, receivers, [owner, None]),
             Audience::Uplink(port) => core.send(port, packet),
         }
     }

@@ -29,7 +29,7 @@ impl Core {
                     return self.drop(packet, DropReason::LocalUnhandled);
                 }
                 self.counters.worker.answers.add(1);
-                return self.send(ingress, packet);
+                return self.send_back(ingress, packet);
             }
             Answer::Reset(_) | Answer::Error(..) if !self.answers.take(self.now) => {
                 let reason = match answer {
@@ -51,7 +51,7 @@ impl Core {
                 self.counters.worker.answers.add(1);
                 match ingress {
                     PortId::TURN => self.turn_answer(built),
-                    ingress => self.send(ingress, built),
+                    ingress => self.send_back(ingress, built),
                 }
                 match reason {
                     DropReason::TooBig => DropReason::TooBigIcmpSent,

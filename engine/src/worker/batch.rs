@@ -82,7 +82,7 @@ impl Worker {
             batch.drain(..).for_each(|packet| self.core.drop(packet, DropReason::PortGone));
             return;
         };
-        match rule.tunnels {
+        match rule.tunnels || rule.lanes {
             true => self.carry_opened(&rule, batch, lookups),
             false => self.carry_run(&rule, batch, lookups),
         }

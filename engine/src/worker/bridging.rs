@@ -10,6 +10,7 @@ use crate::id::{MacAddress, NetworkId, PortId};
 use crate::ingress::IngressRule;
 use crate::packet::Packet;
 use crate::stage::{NextHop, Verdict};
+use crate::tables::Between;
 
 impl Core {
     /// Notes the station that a frame came from, on a port that may have several. False: the frame
@@ -71,18 +72,17 @@ impl Core {
         self.counters.settled_by(stage, verdict.refused());
         match (verdict, decision.forward) {
             (Verdict::Forward, Some(NextHop::Endpoint(port))) => {
-                let generation = self.generation;
-                let member = self.tables.network(network);
-                if member.is_some_and(|network| network.by_mac.contains_key(&mac)) {
-                    self.stages.bridge.fdb.keep_member(network, mac, port, generation);
-                }
+                self.keep(network, mac, port);
                 self.send_bridged(port, packet, Receivers::One);
             }
             (Verdict::Flood, _) => {
-                if mac.is_group() {
+                // Who listens on an uplink's link, only those there know.
+                if mac.is_group() && !self.is_lane(network) {
                     return self.flood_group(packet, mac);
                 }
-                self.note_miss(network);
+                if !mac.is_group() {
+                    self.note_miss(network);
+                }
                 self.flood(packet);
             }
             (Verdict::Drop(reason), _) => self.drop(packet, reason),
@@ -95,6 +95,20 @@ impl Core {
         self.floods.get_mut(ingress.index()).is_some_and(|rate| rate.take(self.now))
     }
 
+    /// Keeps where a MAC address is, if that does not depend on who asks.
+    fn keep(&mut self, id: NetworkId, mac: MacAddress, port: PortId) {
+        let Some(network) = self.tables.network(id) else { return };
+        let is_member = network.by_mac.contains_key(&mac);
+        match &network.direct {
+            Some(direct) if !is_member && port == direct.trunk => self.note_on_wire(id, mac, port),
+            Some(direct) if direct.between != Between::Straight => {}
+            _ if is_member => {
+                self.stages.bridge.fdb.keep_member(id, mac, port, self.generation);
+            }
+            _ => {}
+        }
+    }
+
     /// Sends a copy to every other member of the packet's network.
     pub(super) fn flood(&mut self, packet: Packet) {
         let (ingress, network) = (packet.meta.ingress, packet.meta.network);
@@ -102,7 +116,19 @@ impl Core {
             return self.drop(packet, DropReason::FloodLimited);
         }
         self.counters.worker.floods.add(1);
+        if let Some(sender) = self.returned_to(network, &packet) {
+            let tables = self.tables.clone();
+            let members = tables.network(network).map_or(&[][..], |own| &own.members);
+            return self.send_copies(packet, members, [Some(ingress), Some(sender)]);
+        }
         self.flood_from(packet, network, Some(ingress));
+    }
+
+    /// The member that sent what the wire now sends back to all.
+    fn returned_to(&self, network: NetworkId, packet: &Packet) -> Option<PortId> {
+        let own = self.tables.network(network)?;
+        own.direct.as_ref().filter(|direct| direct.between == Between::ByWire)?;
+        own.by_mac.get(&MacAddress(packet.source())).copied()
     }
 
     /// Sends a copy to every member of a network but one.
@@ -116,18 +142,18 @@ impl Core {
         let Some(network) = tables.network(network) else {
             return self.drop(packet, DropReason::PortGone);
         };
-        self.send_copies(packet, &network.members, except);
+        self.send_copies(packet, &network.members, [except, None]);
     }
 
-    /// Sends a copy to each of these ports but one. The packet itself goes to the last.
+    /// Sends a copy to each of these ports but some. The packet itself goes to the last.
     pub(super) fn send_copies(
         &mut self,
         packet: Packet,
         receivers: &[PortId],
-        except: Option<PortId>,
+        except: [Option<PortId>; 2],
     ) {
         let mut last = None;
-        for &member in receivers.iter().filter(|&&member| Some(member) != except) {
+        for &member in receivers.iter().filter(|&&member| !except.contains(&Some(member))) {
             if let Some(receiver) = last.replace(member) {
                 match packet.copy(&mut self.frames) {
                     Some(copy) => self.send_bridged(receiver, copy, Receivers::All),

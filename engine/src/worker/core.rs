@@ -188,6 +188,7 @@ impl Core {
             }
             PortKind::Uplink(uplink) => self.tables.uplink(*uplink)?.address_of(v6),
             PortKind::Tunnel(tunnel) => self.tables.network(tunnel.network)?.gateway_of(v6),
+            PortKind::Lane(_) => None,
         }
     }
 
@@ -200,10 +201,17 @@ impl Core {
         let (mac, own) = (MacAddress(rule.mac), MacAddress(rule.gateway_mac));
         let found = match hop {
             NextHop::Endpoint(port) => self.neighbours.endpoint(port, mac, own),
-            NextHop::Neighbour(port, address) => match self.tables.static_mac(port, address) {
-                Some(mac) => self.neighbours.known(port, address, mac, own),
-                None => self.neighbours.neighbour(port, address, own, self.tick),
-            },
+            NextHop::Neighbour(port, address) => {
+                let member = if rule.lanes { self.tables.member_on(port, address) } else { None };
+                match (member, self.tables.static_mac(port, address)) {
+                    (Some(member), _) => {
+                        let mac = self.rule(member).ok_or(DropReason::PortGone)?.mac;
+                        self.neighbours.endpoint(member, MacAddress(mac), own)
+                    }
+                    (None, Some(mac)) => self.neighbours.known(port, address, mac, own),
+                    (None, None) => self.neighbours.neighbour(port, address, own, self.tick),
+                }
+            }
         };
         found.ok_or(DropReason::NeighbourTableFull)
     }

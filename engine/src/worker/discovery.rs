@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::core::Core;
 use crate::counters::DropReason;
 use crate::hand_over::Message;
-use crate::id::{MacAddress, PortId};
+use crate::id::{MacAddress, NetworkId, PortId};
 use crate::ingress::IngressRule;
 use crate::packet::{Notes, Packet};
 use crate::reply;
@@ -22,10 +22,12 @@ impl Core {
     /// True if the address is the gateway's own on this port.
     fn is_own_on(&self, port: PortId, address: IpAddr) -> bool {
         match self.tables.port(port).map(|port| &port.kind) {
-            Some(PortKind::Endpoint(attachment)) => self
-                .tables
-                .network(attachment.network)
-                .is_some_and(|network| network.is_gateway(address)),
+            Some(PortKind::Endpoint(attachment)) => {
+                self.tables
+                    .network(attachment.network)
+                    .is_some_and(|network| network.is_gateway(address))
+                    || self.is_uplinks(attachment.network, address)
+            }
             Some(PortKind::Uplink(uplink)) => {
                 self.tables.uplink(*uplink).is_some_and(|uplink| uplink.owns(address))
             }
@@ -33,8 +35,13 @@ impl Core {
                 .tables
                 .network(tunnel.network)
                 .is_some_and(|network| network.is_gateway(address)),
-            None => false,
+            Some(PortKind::Lane(_)) | None => false,
         }
+    }
+
+    /// True if the network is the untagged part of an uplink's link, and the address the uplink's.
+    fn is_uplinks(&self, network: NetworkId, address: IpAddr) -> bool {
+        self.tables.uplink_under(network).is_some_and(|uplink| uplink.owns(address))
     }
 
     /// An ARP message.
@@ -88,6 +95,14 @@ impl Core {
             icmp::V6_NEIGHBOUR_SOLICITATION => None,
             // Solicitations for routers are not answered; endpoints are told their routes. Nobody
             // but the gateway is a router here: advertisements and redirects are not passed on.
+            // On an uplink's link, that is for those who are there to say.
+            kind if self.is_lane(rule.network) => {
+                let is_member = !rule.trunk && rule.anti_spoofing;
+                return match is_member && kind != icmp::V6_ROUTER_SOLICITATION {
+                    true => self.drop(packet, DropReason::SpoofedIp),
+                    false => self.bridge(packet, frame.0),
+                };
+            }
             _ => return self.drop(packet, DropReason::NeighbourUnhandled),
         };
         let own_option = message.link_layer.is_none_or(|mac| mac.0 == frame.1);
@@ -122,6 +137,10 @@ impl Core {
             return self.reply_with(packet, built);
         }
         self.pass_on(packet, rule, frame.0);
+    }
+
+    pub(super) fn is_lane(&self, network: NetworkId) -> bool {
+        self.tables.network(network).is_some_and(|network| network.direct.is_some())
     }
 
     fn reply_with(&mut self, packet: Packet, built: Option<Packet>) {

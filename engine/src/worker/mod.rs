@@ -22,6 +22,7 @@ mod explain;
 mod flows;
 mod fragments;
 mod groups;
+mod lanes;
 mod lookup;
 mod membership;
 mod oversize;

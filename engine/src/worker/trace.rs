@@ -196,7 +196,7 @@ impl Worker {
                 PortKind::Tunnel(tunnel) => {
                     (tunnel.local, tunnel.udp_port) == (input.destination, input.destination_port)
                 }
-                PortKind::Endpoint(_) | PortKind::Uplink(_) => false,
+                PortKind::Endpoint(_) | PortKind::Uplink(_) | PortKind::Lane(_) => false,
             })
     }
 

@@ -18,6 +18,7 @@ use crate::hand_over::Message;
 use crate::id::{MacAddress, NetworkId, PortId};
 use crate::ingress::IngressRule;
 use crate::packet::{Batch, Notes, Packet};
+use crate::tables::{Between, Direct};
 use crate::tunnel::{Origin, Way};
 use crate::wire::{arp, ethernet, header_at, ipv4, ipv6, u16_at, u32_at, u128_at};
 
@@ -36,15 +37,23 @@ impl Worker {
         for mut packet in batch.drain(..) {
             let bytes = packet.len();
             packet.meta.ingress = rule.port;
-            let port = match self.core.open(&mut packet, rule, &mut last) {
-                Ok(port) => port,
+            let sorted = self.core.sort(&mut packet, rule, &mut last);
+            let (port, copy) = match sorted {
+                Ok(sorted) => sorted,
                 Err(reason) => {
                     (opened, opened_bytes) = (opened + 1, opened_bytes + bytes);
                     self.core.drop(packet, reason);
                     continue;
                 }
             };
-            if port != rule.port {
+            if let Some(copy) = copy {
+                if from != rule.port && !run.is_empty() {
+                    self.carry_run_from(from, &mut run, lookups);
+                }
+                run.push(copy);
+                self.carry_run_from(rule.port, &mut run, lookups);
+            }
+            if port != rule.port && !rule.lanes {
                 (opened, opened_bytes) = (opened + 1, opened_bytes + bytes);
             }
             if port != from && !run.is_empty() {
@@ -75,6 +84,21 @@ impl Core {
     /// The trunk of an overlay.
     pub(super) fn trunk_of(&self, network: NetworkId) -> Option<PortId> {
         self.tables.network(network)?.overlay.as_ref().map(|overlay| overlay.trunk)
+    }
+
+    /// The port that a packet of an uplink came by, and a copy for the uplink of what is for both.
+    #[inline(always)]
+    fn sort(
+        &mut self,
+        packet: &mut Packet,
+        rule: &IngressRule,
+        last: &mut Last,
+    ) -> Result<(PortId, Option<Packet>), DropReason> {
+        let port = if rule.tunnels { self.open(packet, rule, last)? } else { rule.port };
+        match rule.lanes && port == rule.port {
+            true => self.enter(packet, rule),
+            false => Ok((port, None)),
+        }
     }
 
     /// Takes a packet out of its tunnel, if it is in one. Returns the port that it came by.
@@ -157,7 +181,9 @@ impl Core {
     pub(super) fn may_be_beyond(&self, rule: &IngressRule, address: IpAddr) -> bool {
         !rule.trunk
             || self.tables.network(rule.network).is_some_and(|network| {
-                !network.by_address.contains_key(&address) && !network.is_gateway(address)
+                let returns = |direct: &Direct| direct.between == Between::ByWire;
+                network.direct.as_ref().is_some_and(returns)
+                    || !network.by_address.contains_key(&address) && !network.is_gateway(address)
             })
     }
 
@@ -189,6 +215,7 @@ impl Core {
         match self.tunnels.way(port) {
             Some(Way::Outer(_)) => self.send_in_tunnel(port, packet),
             Some(&Way::Trunk(network, _)) => self.send_by_trunk(port, network, packet),
+            Some(&Way::Lane(lane)) => self.send_by_lane(lane, packet),
             None => self.egress.send(port, packet, &mut self.frames, &self.counters),
         }
     }

@@ -133,6 +133,7 @@ pub(crate) fn tables() -> Tables {
                 .into(),
             trusted: false,
             host: HostLink::default(),
+            link: None,
         }))],
         ports: vec![Some(Arc::new(PortTable {
             epoch: 1,
@@ -206,6 +207,9 @@ pub(crate) fn network(id: u16, name: &str, members: &[Host]) -> Network {
         mtu: 1_500,
         uplink: Some(UplinkId(0)),
         overlay: None,
+        direct: None,
+        routed_only: false,
+        unfiltered: false,
         members: ports,
         by_address,
         by_mac: members.iter().map(|host| (host.mac, host.port)).collect(),

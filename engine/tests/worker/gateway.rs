@@ -24,8 +24,8 @@ use engine::{
 
 use crate::common::{CLIENT, Host, ROUTER, WAN, i_have, own, tables};
 
-/// Frames of each worker.
-const FRAME_COUNT: (usize, usize) = (1_024, 64);
+/// Frames of each worker. The memory of all gateways of a run adds up: frames are never freed.
+const FRAME_COUNT: (usize, usize) = (1_024, 16);
 /// Time that passes in larger steps.
 const LONG: Duration = Duration::from_secs(60);
 /// Turns until nothing may be left to do.
@@ -208,7 +208,7 @@ impl Gateway {
     fn add_wire(&mut self, port: PortId, caps: Caps) {
         let (wire, ports) = MemoryWire::new(self.workers.len(), caps);
         let kind = self.tables.port(port).map(|table| &table.kind);
-        let has_device = !matches!(kind, Some(PortKind::Tunnel(_)));
+        let has_device = !matches!(kind, Some(PortKind::Tunnel(_) | PortKind::Lane(_)));
         let ports = ports.into_iter().take(if has_device { usize::MAX } else { 0 });
         for (worker, memory_port) in self.workers.iter_mut().zip(ports) {
             worker.attach(port, Box::new(memory_port));

@@ -5,7 +5,9 @@
 
 use std::collections::HashMap;
 
-use config::{Attach, Attachment, Config, Endpoint, Network, NetworkDriver, Uplink, UplinkDriver};
+use config::{
+    Attach, Attachment, Config, Endpoint, Network, NetworkDriver, Parent, Uplink, UplinkDriver,
+};
 use engine::tables::{PortKind, PublishEntry, Route};
 use engine::{PortId, UplinkId};
 
@@ -40,6 +42,17 @@ fn netns_of(endpoint: &Endpoint) -> Option<String> {
     }
 }
 
+fn driver_word(driver: NetworkDriver) -> &'static str {
+    match driver {
+        NetworkDriver::Bridge => "bridge",
+        NetworkDriver::Overlay => "overlay",
+        NetworkDriver::Macvlan => "macvlan",
+        NetworkDriver::Ipvlan => "ipvlan",
+        NetworkDriver::None => "none",
+        NetworkDriver::Host => "host",
+    }
+}
+
 /// All networks.
 pub(super) fn networks(state: &StateView, query: &Query) -> Result<Page<model::Network>, Refusal> {
     let all = &state.config.networks;
@@ -50,12 +63,7 @@ pub(super) fn networks(state: &StateView, query: &Query) -> Result<Page<model::N
             gateway: subnet.gateway.to_string(),
             range: subnet.range.to_string(),
         };
-        let driver = match network.driver {
-            NetworkDriver::Bridge => "bridge",
-            NetworkDriver::Overlay => "overlay",
-            NetworkDriver::None => "none",
-            NetworkDriver::Host => "host",
-        };
+        let driver = driver_word(network.driver);
         model::Network {
             name: network.name.clone(),
             driver: driver.to_owned(),
@@ -120,6 +128,8 @@ pub(crate) enum Behind<'c> {
     Endpoint(&'c Endpoint, &'c Attachment),
     /// A port of an overlay: its trunk, or the tunnel to another machine.
     Tunnel(&'c Network, PortId),
+    /// Of a network on an uplink's link, the port that leads to the wire.
+    Wire(&'c Network, &'c Parent),
 }
 
 impl Behind<'_> {
@@ -129,6 +139,7 @@ impl Behind<'_> {
             Behind::Uplink(uplink) => uplink.port,
             Behind::Endpoint(_, attachment) => attachment.port,
             Behind::Tunnel(_, port) => *port,
+            Behind::Wire(_, parent) => parent.trunk,
         }
     }
 }
@@ -139,6 +150,7 @@ pub(crate) fn driver_of(behind: &Behind<'_>) -> &'static str {
         Behind::Uplink(uplink) => uplink.driver == UplinkDriver::Xdp,
         Behind::Endpoint(endpoint, _) => endpoint.attach == Attach::Xdp,
         Behind::Tunnel(..) => return "vxlan",
+        Behind::Wire(network, _) => return driver_word(network.driver),
     };
     if is_xdp { "xdp" } else { "tap" }
 }
@@ -158,7 +170,9 @@ pub(crate) fn behind_ports(config: &Config) -> Vec<Behind<'_>> {
             ports.map(move |port| Behind::Tunnel(network, port))
         })
     });
-    uplinks.chain(endpoints).chain(tunnels).collect()
+    let wires = config.networks.iter().filter(|network| network.is_on_link());
+    let wires = wires.filter_map(|own| Some(Behind::Wire(own, own.parent.as_ref()?)));
+    uplinks.chain(endpoints).chain(tunnels).chain(wires).collect()
 }
 
 /// All ports.
@@ -203,14 +217,15 @@ pub(super) fn ports(state: &StateView, query: &Query) -> Result<Page<model::Port
                 mtu_bytes: mtu_or(attachment.mtu),
                 traffic,
             },
-            Behind::Tunnel(network, _) => {
+            Behind::Tunnel(network, _) | Behind::Wire(network, _) => {
                 // Its packets leave by the uplink's device.
-                let uplink = network.overlay.as_ref().map(|overlay| &*overlay.uplink);
-                let uplink = uplink.and_then(|name| state.config.uplink(name));
+                let overlay = network.overlay.as_ref().map(|overlay| &*overlay.uplink);
+                let parent = network.parent.as_ref().map(|parent| &*parent.uplink);
+                let uplink = overlay.or(parent).and_then(|name| state.config.uplink(name));
                 let under = uplink.and_then(|uplink| live.get(&uplink.port));
                 model::Port {
                     name,
-                    kind: "tunnel".to_owned(),
+                    kind: if overlay.is_some() { "tunnel" } else { "wire" }.to_owned(),
                     driver: driver_of(behind).to_owned(),
                     mode,
                     endpoint: None,

@@ -130,7 +130,7 @@ fn learnt(tables: &Tables, path: PathView) -> model::Mtu {
     let is_end = |end: &TunnelEnd| network.is_none() && *end == TunnelEnd::Vtep(to);
     let is_tunnel = tables.ports.iter().flatten().any(|port| match &port.kind {
         PortKind::Tunnel(tunnel) => is_end(&tunnel.end),
-        PortKind::Endpoint(_) | PortKind::Uplink(_) => false,
+        PortKind::Endpoint(_) | PortKind::Uplink(_) | PortKind::Lane(_) => false,
     });
     let mut limited_by = "path, learnt from ICMP".to_owned();
     if is_tunnel {

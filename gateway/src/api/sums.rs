@@ -43,7 +43,7 @@ pub(crate) fn of_network(state: &StateView, network: &Network) -> Traffic {
 pub(crate) fn received(state: &StateView, worker: &crate::view::Link) -> u64 {
     // What comes out of a tunnel has come in by an uplink.
     let ports = state.tables.ports.iter().flatten();
-    let ports = ports.filter(|port| !matches!(port.kind, PortKind::Tunnel(_)));
+    let ports = ports.filter(|port| !matches!(port.kind, PortKind::Tunnel(_) | PortKind::Lane(_)));
     let counters = ports.filter_map(|port| worker.counters.port(port.id));
     counters.map(|counters| counters.rx_packets.get()).sum()
 }

@@ -121,12 +121,13 @@ impl Maker<'_> {
         let caps = tap.caps();
         let set = || {
             set_ipv6(device);
-            netlink.set_link(device, LinkSettings { up: true, ..LinkSettings::default() })?;
+            let arp = Some(!task.wanted.no_arp);
+            netlink.set_link(device, LinkSettings { up: true, arp, ..LinkSettings::default() })?;
             for &address in &task.wanted.addresses {
                 netlink.add_address(device, address)?;
             }
             for &(to, via) in task.wanted.routes.iter().filter(|_| !task.routes_are_late) {
-                netlink.add_route(device, to, Some(via))?;
+                netlink.add_route(device, to, next_hop(via))?;
             }
             netlink.link_index(device)
         };
@@ -159,6 +160,8 @@ impl Maker<'_> {
         }
         let tap = Tap::join(&options, index).map_err(|source| refused(task, source))?;
         set_ipv6(device);
+        let arp = Some(!task.wanted.no_arp);
+        netlink.set_link(device, LinkSettings { arp, ..LinkSettings::default() })?;
         set_wanted(netlink, device, &task.wanted, task.before.as_ref())?;
         tracing::info!(port = task.wanted.port_name, device = %task.key, "device re-attached");
         let key = task.key.clone();
@@ -184,9 +187,14 @@ pub(super) fn alter(
 ) -> Result<(), Error> {
     // Set again, it would make the kernel forget the link's neighbours.
     let mac = Some(wanted.mac).filter(|_| mac != Some(wanted.mac));
-    let mtu = Some(wanted.mtu);
-    netlink.set_link(device, LinkSettings { mac, mtu, ..LinkSettings::default() })?;
+    let (mtu, arp) = (Some(wanted.mtu), Some(!wanted.no_arp));
+    netlink.set_link(device, LinkSettings { mac, mtu, arp, ..LinkSettings::default() })?;
     set_wanted(netlink, device, wanted, Some(before))
+}
+
+/// The next hop of a route; unspecified: the device itself leads there.
+pub(super) fn next_hop(via: IpAddr) -> Option<IpAddr> {
+    Some(via).filter(|via| !via.is_unspecified())
 }
 
 /// What is on a device, or is to be.
@@ -222,7 +230,7 @@ pub(super) fn set_addresses(
 ) -> Result<(), Error> {
     netlink.set_link(device, LinkSettings { up: true, ..LinkSettings::default() })?;
     for &(to, via) in before.routes.iter().filter(|route| !routes.contains(route)) {
-        netlink.remove_route(device, to, Some(via))?;
+        netlink.remove_route(device, to, next_hop(via))?;
     }
     let mut expected = netlink.addresses(device)?;
     for &address in before.addresses {
@@ -240,7 +248,7 @@ pub(super) fn set_addresses(
         netlink.add_address(device, address)?;
     }
     for &(to, via) in routes {
-        netlink.ensure_route(device, to, Some(via))?;
+        netlink.ensure_route(device, to, next_hop(via))?;
     }
     Ok(())
 }
@@ -253,7 +261,7 @@ pub(super) fn remove_routes(
     before: &DeviceRecord,
 ) -> Result<(), Error> {
     for &(to, via) in before.routes.iter().filter(|route| !wanted.contains(route)) {
-        netlink.remove_route(device, to, Some(via))?;
+        netlink.remove_route(device, to, next_hop(via))?;
     }
     Ok(())
 }
@@ -261,7 +269,7 @@ pub(super) fn remove_routes(
 /// Sets the routes that are wanted and not there.
 pub(super) fn add_routes(netlink: &Netlink, device: &str, wanted: &Wanted) -> Result<(), Error> {
     for &(to, via) in &wanted.routes {
-        netlink.ensure_route(device, to, Some(via))?;
+        netlink.ensure_route(device, to, next_hop(via))?;
     }
     Ok(())
 }

@@ -150,7 +150,8 @@ pub(super) fn set_up(
         drivers::set_offloads(device, &offloads, false).map_err(refused)?;
         let Some(wanted) = wanted else { return Ok(()) };
         let mac = Some(wanted.mac).filter(|_| link.mac != Some(wanted.mac));
-        netlink.set_link(device, LinkSettings { mac, ..LinkSettings::default() })?;
+        let arp = Some(false).filter(|_| wanted.no_arp);
+        netlink.set_link(device, LinkSettings { mac, arp, ..LinkSettings::default() })?;
         let (own, old) =
             (Settings::of(addresses, routes), Settings::of(&old_addresses, &old_routes));
         make::set_addresses(&netlink, device, own, old)?;
@@ -194,7 +195,7 @@ fn undo(record: &PeerRecord) -> Result<(), Error> {
     let device = link.name.as_str();
     let mut results = Vec::new();
     for &(to, via) in &record.routes {
-        results.push(netlink.remove_route(device, to, Some(via)));
+        results.push(netlink.remove_route(device, to, make::next_hop(via)));
     }
     let present = netlink.addresses(device)?;
     for &address in record.addresses.iter().filter(|address| present.contains(address)) {
@@ -236,6 +237,7 @@ mod tests {
     #[test]
     fn the_commands_for_an_end_out_of_reach_are_whole() {
         let wanted = PeerWanted {
+            no_arp: false,
             mac: MacAddress(0x0242_0a01_000a),
             addresses: vec!["10.1.0.10/24".parse().unwrap()],
             routes: vec![("0.0.0.0/0".parse().unwrap(), "10.1.0.1".parse().unwrap())],

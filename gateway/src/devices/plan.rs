@@ -45,8 +45,10 @@ pub(super) struct Wanted {
     pub(super) mtu: u16,
     /// Addresses of the kernel's end.
     pub(super) addresses: Vec<IpNet>,
-    /// Destinations and next hops.
+    /// Destinations and next hops; unspecified: the device itself.
     pub(super) routes: Vec<(IpNet, IpAddr)>,
+    /// It asks for no neighbours: whatever it sends is routed.
+    pub(super) no_arp: bool,
     /// It exists already and is used by AF_XDP; `None`: it is a TAP, to be made.
     pub(super) xdp: Option<XdpWanted>,
 }
@@ -69,8 +71,10 @@ pub(super) struct PeerWanted {
     pub(super) mac: MacAddress,
     /// Its addresses.
     pub(super) addresses: Vec<IpNet>,
-    /// Destinations and next hops.
+    /// Destinations and next hops; unspecified: the device itself.
     pub(super) routes: Vec<(IpNet, IpAddr)>,
+    /// It asks for no neighbours.
+    pub(super) no_arp: bool,
 }
 
 impl Wanted {
@@ -88,7 +92,7 @@ impl Wanted {
 
     /// True if nothing about the device itself differs.
     pub(super) fn is_set_as(&self, other: &Wanted) -> bool {
-        let of = |wanted: &Wanted| (wanted.mac, wanted.mtu, wanted.xdp.clone());
+        let of = |wanted: &Wanted| (wanted.mac, wanted.mtu, wanted.no_arp, wanted.xdp.clone());
         of(self) == of(other) && self.addresses == other.addresses && self.routes == other.routes
     }
 }
@@ -107,7 +111,11 @@ impl Plan {
         let mut plan = Plan::default();
         for uplink in &config.uplinks {
             let netns = uplink.netns.as_ref().map(|netns| (netns.as_str(), uplink.create_netns));
-            plan.add(netns, uplink.interface.as_str(), of_uplink(uplink));
+            let has_links = config.networks.iter().any(|network| {
+                let parent = network.parent.as_ref().filter(|_| network.is_on_link());
+                parent.is_some_and(|parent| parent.uplink == uplink.name)
+            });
+            plan.add(netns, uplink.interface.as_str(), of_uplink(uplink, has_links));
         }
         for endpoint in &config.endpoints {
             let netns = match &endpoint.attach {
@@ -121,6 +129,9 @@ impl Plan {
             }
             for attachment in &endpoint.attachments {
                 let mut wanted = of_attachment(&endpoint.name, attachment);
+                let parent =
+                    config.network(&attachment.network).and_then(|own| own.parent.as_ref());
+                wanted.no_arp = parent.is_some_and(|parent| parent.mode.is_routed());
                 if endpoint.attach == Attach::Xdp {
                     wanted = at_the_other_end(wanted);
                 } else if netns.is_none() {
@@ -146,7 +157,8 @@ impl Plan {
     }
 }
 
-fn of_uplink(uplink: &Uplink) -> Wanted {
+/// `has_links`: networks are a part of its link, so whatever comes by it is the gateway's.
+fn of_uplink(uplink: &Uplink, has_links: bool) -> Wanted {
     Wanted {
         port: uplink.port,
         port_name: uplink.name.to_string(),
@@ -154,8 +166,9 @@ fn of_uplink(uplink: &Uplink) -> Wanted {
         mtu: uplink.mtu,
         addresses: uplink.host_addresses.clone(),
         routes: Vec::new(),
+        no_arp: false,
         xdp: (uplink.driver == UplinkDriver::Xdp).then(|| XdpWanted {
-            take: XdpTake::Ip,
+            take: if has_links { XdpTake::All } else { XdpTake::Ip },
             mtu_max: (!uplink.follows_mtu).then_some(uplink.mtu),
             peer: None,
         }),
@@ -164,8 +177,8 @@ fn of_uplink(uplink: &Uplink) -> Wanted {
 
 /// Of an existing device the endpoint has the other end.
 fn at_the_other_end(wanted: Wanted) -> Wanted {
-    let Wanted { addresses, routes, .. } = wanted;
-    let peer = Some(PeerWanted { mac: wanted.mac, addresses, routes });
+    let Wanted { addresses, routes, no_arp, .. } = wanted;
+    let peer = Some(PeerWanted { mac: wanted.mac, addresses, routes, no_arp });
     let xdp = Some(XdpWanted { take: XdpTake::All, mtu_max: Some(wanted.mtu), peer });
     Wanted { addresses: Vec::new(), routes: Vec::new(), xdp, ..wanted }
 }
@@ -184,6 +197,7 @@ fn of_attachment(endpoint: &str, attachment: &Attachment) -> Wanted {
         mtu: attachment.mtu,
         addresses: ipv4.into_iter().chain(ipv6).collect(),
         routes: routes.into_iter().filter_map(|(to, via)| Some((to, via?))).collect(),
+        no_arp: false,
         xdp: None,
     }
 }

@@ -183,6 +183,7 @@ mod tests {
 
     fn wanted(addresses: &[&str]) -> Wanted {
         Wanted {
+            no_arp: false,
             port: PortId(1),
             port_name: "web/front".into(),
             mac: MacAddress(0x0242_0a01_000a),

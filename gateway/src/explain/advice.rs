@@ -36,7 +36,7 @@ fn owner<'n>(names: Names<'n>, input: &FlowInput) -> Option<(&'n str, &'n Networ
     let port = *network.by_address.get(&input.destination)?;
     match &names.tables.port(port)?.kind {
         PortKind::Endpoint(own) => Some((own.endpoint.as_str(), network)),
-        PortKind::Uplink(_) | PortKind::Tunnel(_) => None,
+        PortKind::Uplink(_) | PortKind::Tunnel(_) | PortKind::Lane(_) => None,
     }
 }
 
@@ -81,7 +81,7 @@ fn other_network(names: Names<'_>, input: &FlowInput) -> Option<String> {
     let (endpoint, network) = owner(names, input)?;
     let sender = match &names.tables.port(input.ingress)?.kind {
         PortKind::Endpoint(own) => own.endpoint.as_str(),
-        PortKind::Uplink(_) | PortKind::Tunnel(_) => return None,
+        PortKind::Uplink(_) | PortKind::Tunnel(_) | PortKind::Lane(_) => return None,
     };
     let join =
         format!("join the network: [[endpoint.{sender}.network]] `name = \"{}\"`", network.name);

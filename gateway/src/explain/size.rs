@@ -74,6 +74,11 @@ fn limited_by(names: Names<'_>, leaving: &Leaving) -> String {
                 "`mtu` of [network.{network}], absent: what its tunnels leave of their uplink's"
             )
         }
+        Some(PortKind::Lane(network)) => {
+            let network = names.tables.network(*network);
+            let network = network.map_or("", |network| network.name.as_str());
+            format!("`mtu` of [network.{network}], absent: of its parent")
+        }
         None => String::new(),
     };
     let link = names.tables.port(leaving.port).map_or(0, |port| port.mtu);

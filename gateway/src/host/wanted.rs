@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use config::{Config, HostSide, NetworkDriver};
+use config::{Config, HostSide, NetworkDriver, Parent};
 use engine::tables::Protocol;
 use ipnet::IpNet;
 
@@ -67,7 +67,10 @@ impl Wanted {
                 })
             })
             .collect();
-        let networks = config.networks.iter().filter(|own| own.driver == NetworkDriver::Bridge);
+        let networks = config.networks.iter().filter(|own| {
+            let is_routed = |parent: &Parent| parent.mode.is_routed();
+            own.driver == NetworkDriver::Bridge || own.parent.as_ref().is_some_and(is_routed)
+        });
         let routes = networks.flat_map(|network| {
             let own = beside.iter().position(|own| Some(&own.name) == network.uplink.as_ref());
             let index = own.unwrap_or(0);

@@ -511,7 +511,7 @@ fn ports(state: &StateView, mut read: impl FnMut([&str; 3], &Behind<'_>)) {
         let (endpoint, network) = match &behind {
             Behind::Uplink(_) => ("", ""),
             Behind::Endpoint(endpoint, attachment) => (&*endpoint.name, &*attachment.network),
-            Behind::Tunnel(network, _) => ("", &*network.name),
+            Behind::Tunnel(network, _) | Behind::Wire(network, _) => ("", &*network.name),
         };
         read([name, endpoint, network], &behind);
     }

@@ -30,13 +30,16 @@ impl Network<'_> {
         if purpose == Purpose::Check {
             return;
         }
-        if !matches!(self.main_type, "bridge" | "ptp") {
+        if !matches!(self.main_type, "bridge" | "ptp" | "macvlan" | "ipvlan" | "vlan") {
             let at = self.main.get("type").map_or(self.main.at, |kind| kind.at);
             let message = format!("networks of type {} are not in this version", self.main_type);
             report.error(at, message);
             return;
         }
-        let table = self.table(report);
+        let mut table = self.table(report);
+        if self.is_child() {
+            self.on_link(&mut table, fragment, report);
+        }
         self.report_chained(report);
         let at = self.node.get("name").map_or(self.node.at, |name| name.at);
         fragment.network(at, &self.name, format!("CNI {summary}."), table);
@@ -45,6 +48,52 @@ impl Network<'_> {
     /// A flag of the plugin that connects.
     fn is_set(&self, key: &str) -> bool {
         self.main.get(key).is_some_and(|node| matches!(node.value, Value::Bool(true)))
+    }
+
+    /// True if members are on the link of a device of the host.
+    fn is_child(&self) -> bool {
+        matches!(self.main_type, "macvlan" | "ipvlan" | "vlan")
+    }
+
+    /// What makes it a network on the link of its master.
+    fn on_link(&self, table: &mut schema::Network, fragment: &mut Fragment, report: &mut Report) {
+        let at = self.main.get("type").map_or(self.main.at, |kind| kind.at);
+        (table.masquerade, table.icc) = (Field::Absent, Field::Absent);
+        // A VLAN's device has the address of the one below it.
+        table.driver = text(at, if self.main_type == "macvlan" { "macvlan" } else { "ipvlan" });
+        if let Some(mode) = self.main.get("mode")
+            && let Some(word) = mode.as_text().filter(|word| !word.is_empty())
+        {
+            table.mode = text(mode.at, word);
+        }
+        let vlan = self.main.get("vlanId").and_then(|id| id.integer(0..=4_094, report));
+        let vlan = vlan.filter(|&vlan| vlan > 0);
+        match self.main.get("master").and_then(|master| Some((master.at, master.as_text()?))) {
+            Some((at, master)) if !master.is_empty() => {
+                let parent = match vlan {
+                    Some(vlan) => format!("{master}.{vlan}"),
+                    None => master.to_owned(),
+                };
+                fragment.parent(at, &parent);
+                table.parent = text(at, &parent);
+            }
+            _ => {
+                let message = "the interface of the default route is meant there, the uplink here";
+                report.warning(at, message);
+                fragment.lacks_parent = true;
+            }
+        }
+        for key in ["linkInContainer", "bcqueuelen", "mac"] {
+            if let Some(node) = self.main.get(key)
+                && !matches!(&node.value, Value::Bool(false))
+            {
+                report.warning(node.at, format!("{key} is not in this version"));
+            }
+        }
+        if self.main_type == "vlan" {
+            let message = "members share the VLAN here; there it is one member's alone";
+            report.warning(at, message);
+        }
     }
 
     fn table(&self, report: &mut Report) -> schema::Network {

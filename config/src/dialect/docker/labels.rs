@@ -62,6 +62,7 @@ pub(super) struct Labels {
     pub(super) lost: Vec<(PlaceId, String)>,
     pub(super) parent: Option<(String, PlaceId)>,
     pub(super) driver_mode: Option<(String, PlaceId)>,
+    pub(super) driver_flag: Option<(String, PlaceId)>,
 }
 
 impl Labels {
@@ -139,7 +140,8 @@ impl Labels {
             ANNOUNCE_COUNT => self.within(key, &text, 0..=3, at, report),
             ANNOUNCE_MS => self.within(key, &text, 0..=2000, at, report),
             "parent" => self.parent = Some((text, at)),
-            "macvlan_mode" | "ipvlan_mode" | "ipvlan_flag" => self.driver_mode = Some((text, at)),
+            "macvlan_mode" | "ipvlan_mode" => self.driver_mode = Some((text, at)),
+            "ipvlan_flag" => self.driver_flag = Some((text, at)),
             SILENT | "" => {}
             _ => {
                 let known = crate::nearest::nearest(key, KNOWN);

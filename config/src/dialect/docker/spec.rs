@@ -125,6 +125,15 @@ impl Spec {
             );
             report.error(*at, message);
         }
+        if let Some((flag, at)) = &self.labels.driver_flag
+            && !matches!(flag.as_str(), "bridge" | "private" | "vepa")
+        {
+            let message = format!(
+                "requested {driver} flag '{flag}' is not valid, 'bridge' is the {driver} driver \
+                 default"
+            );
+            report.error(*at, message);
+        }
     }
 
     /// One line about it.
@@ -147,6 +156,7 @@ impl Spec {
         }
         match self.driver.as_str() {
             "bridge" => {}
+            "macvlan" | "ipvlan" => return self.add_child(&summary, fragment, report),
             // They exist without being written down.
             "host" | "null" | "none" => return,
             other => {
@@ -159,6 +169,44 @@ impl Spec {
         let mode = self.labels.mode([self.has_v4(), self.has_v6()], report);
         let mode = mode.map_or(Field::Absent, |(mode, at)| text(at, mode));
         let table = schema::Network { mode, ..self.table() };
+        fragment.network(self.at, &self.name, format!("Docker's {summary}."), table);
+    }
+
+    /// A network on its parent's link. Without a parent, or internal, Docker gives it a link of its
+    /// own that leads nowhere.
+    fn add_child(&self, summary: &str, fragment: &mut Fragment, report: &mut Report) {
+        self.say_losses(report);
+        let labels = &self.labels;
+        let own = self.table();
+        let absent = schema::Network {
+            internal: Field::Absent,
+            icc: Field::Absent,
+            masquerade: Field::Absent,
+            ..own
+        };
+        let parent = labels.parent.as_ref().filter(|(parent, _)| !parent.is_empty());
+        let table = match parent.filter(|_| !self.is_internal()) {
+            Some((parent, at)) => {
+                fragment.parent(*at, parent);
+                let word = |given: &Option<(String, PlaceId)>| {
+                    given.as_ref().map_or(Field::Absent, |(word, at)| text(*at, word))
+                };
+                let mode = labels.driver_mode.as_ref().map(|(mode, _)| mode.as_str());
+                let is_routed = matches!(mode, Some("l3" | "l3s"));
+                schema::Network {
+                    driver: text(self.driver_at, &self.driver),
+                    parent: text(*at, parent),
+                    mode: word(&labels.driver_mode),
+                    flag: if is_routed { Field::Absent } else { word(&labels.driver_flag) },
+                    ..absent
+                }
+            }
+            None => schema::Network {
+                internal: flag(self.at, true),
+                mode: text(self.at, "isolated"),
+                ..absent
+            },
+        };
         fragment.network(self.at, &self.name, format!("Docker's {summary}."), table);
     }
 

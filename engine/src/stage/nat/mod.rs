@@ -341,7 +341,7 @@ fn uplink_of<'t>(egress: PortId, input: &FlowInput, tables: &'t Tables) -> Optio
     }
     match &tables.port(egress)?.kind {
         PortKind::Uplink(uplink) => tables.uplink(*uplink),
-        PortKind::Endpoint(_) | PortKind::Tunnel(_) => None,
+        PortKind::Endpoint(_) | PortKind::Tunnel(_) | PortKind::Lane(_) => None,
     }
 }
 
