@@ -8,7 +8,7 @@
 
 use std::hint::black_box;
 
-use benches::memory::{Floor, World};
+use benches::memory::{Direction, Floor, World};
 use gungraun::prelude::*;
 
 /// Batches of the short run: enough that everything is warm.
@@ -34,6 +34,22 @@ fn nat_crowded_world(batches: usize) -> (World, usize) {
 
 fn miss_world(batches: usize) -> (World, usize) {
     (World::miss(16_384), batches)
+}
+
+fn encap_world(batches: usize) -> (World, usize) {
+    (World::tunnel_routed(1_000, Direction::Encap), batches)
+}
+
+fn decap_world(batches: usize) -> (World, usize) {
+    (World::tunnel_routed(1_000, Direction::Decap), batches)
+}
+
+fn encap_bridged_world(batches: usize) -> (World, usize) {
+    (World::tunnel_bridged(Direction::Encap), batches)
+}
+
+fn decap_bridged_world(batches: usize) -> (World, usize) {
+    (World::tunnel_bridged(Direction::Decap), batches)
 }
 
 fn floor_world(batches: usize) -> (Floor, usize) {
@@ -81,6 +97,38 @@ fn new_flow((mut world, batches): (World, usize)) -> World {
 }
 
 #[library_benchmark]
+#[bench::short(args = (SHORT,), setup = encap_world)]
+#[bench::long(args = (LONG,), setup = encap_world)]
+fn encap((mut world, batches): (World, usize)) -> World {
+    black_box(&mut world).carry(black_box(batches));
+    world
+}
+
+#[library_benchmark]
+#[bench::short(args = (SHORT,), setup = decap_world)]
+#[bench::long(args = (LONG,), setup = decap_world)]
+fn decap((mut world, batches): (World, usize)) -> World {
+    black_box(&mut world).carry(black_box(batches));
+    world
+}
+
+#[library_benchmark]
+#[bench::short(args = (SHORT,), setup = encap_bridged_world)]
+#[bench::long(args = (LONG,), setup = encap_bridged_world)]
+fn encap_bridged((mut world, batches): (World, usize)) -> World {
+    black_box(&mut world).carry(black_box(batches));
+    world
+}
+
+#[library_benchmark]
+#[bench::short(args = (SHORT,), setup = decap_bridged_world)]
+#[bench::long(args = (LONG,), setup = decap_bridged_world)]
+fn decap_bridged((mut world, batches): (World, usize)) -> World {
+    black_box(&mut world).carry(black_box(batches));
+    world
+}
+
+#[library_benchmark]
 #[bench::short(args = (SHORT,), setup = floor_world)]
 #[bench::long(args = (LONG,), setup = floor_world)]
 fn floor((mut floor, batches): (Floor, usize)) -> Floor {
@@ -90,6 +138,9 @@ fn floor((mut floor, batches): (Floor, usize)) -> Floor {
 
 library_benchmark_group!(
     name = per_packet,
-    benchmarks = [l2_hit, nat_hit, nat_hit_mixed, nat_hit_crowded, new_flow, floor]
+    benchmarks = [
+        l2_hit, nat_hit, nat_hit_mixed, nat_hit_crowded, encap, decap, encap_bridged,
+        decap_bridged, new_flow, floor
+    ]
 );
 main!(library_benchmark_groups = per_packet);

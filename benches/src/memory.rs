@@ -6,16 +6,18 @@
 //! that was sent longest ago, because NAT edits it; the floor to compare with does the same and
 //! fetches as many memory lines as a look-up needs, and nothing else.
 
+mod overlay;
+mod port;
+
 use std::fmt::Debug;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use engine::frame::{Frame, FrameBalancer, FramePool, HEADROOM_BYTES, heap_frames, heap_tails};
+use engine::frame::{FrameBalancer, FramePool, heap_frames, heap_tails};
 use engine::hand_over::HandOverRings;
 use engine::limits::Limits;
 use engine::packet::BATCH_LEN;
@@ -26,16 +28,17 @@ use engine::tables::{
 use engine::wire::checksum;
 use engine::worker::WorkerParts;
 use engine::{
-    Batch, Caps, Counters, DropReason, Instant, MacAddress, NetworkId, Packet, Port, PortId,
-    PortSet, Tables, UplinkId, Worker, WorkerId,
+    Batch, Counters, DropReason, Instant, MacAddress, NetworkId, Port, PortId, PortSet, Tables,
+    UplinkId, Worker, WorkerId,
 };
 
-/// Room for frames that wait in a port to be received into: in two ports 8,192 circulate.
-const RECYCLED: usize = 4_096 + BATCH_LEN;
+pub use self::overlay::Direction;
+use self::port::{Handle, Header, MemoryPort, RECYCLED};
+
 /// Frames there are.
 const FRAME_COUNT: usize = 3 * RECYCLED;
-/// Bytes of a packet: the smallest Ethernet frame without its check sequence.
-const FRAME_BYTES: usize = 60;
+/// Bytes of a packet.
+const FRAME_BYTES: usize = Header::<64>::FRAME_BYTES;
 /// By how much the clock moves per turn: 64 packets at 10 million a second.
 const TURN_NS: u64 = 6_400;
 /// How often the router says where it is.
@@ -54,107 +57,6 @@ const ROUTER_MAC: MacAddress = MacAddress::new([2, 0, 0, 0, 0, 1]);
 const ENDPOINT: [u8; 4] = [10, 1, 0, 10];
 const OWN: [u8; 4] = [192, 0, 2, 10];
 const ROUTER: [u8; 4] = [192, 0, 2, 1];
-
-/// A prepared packet: 64 bytes, so that one is one line.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Header([u8; 64]);
-
-/// Gives prepared packets in order, over and over; takes packets back.
-struct MemoryPort {
-    headers: Arc<Vec<Header>>,
-    next: usize,
-    /// Packets to give first, for set-up.
-    injected: Receiver<Vec<u8>>,
-    /// How many prepared packets may still be given.
-    allowance: Arc<AtomicUsize>,
-    /// Frames that were sent, to receive into again: a ring that is used by whole batches.
-    recycled: Box<[Option<Frame>]>,
-    oldest: usize,
-    count: usize,
-}
-
-impl MemoryPort {
-    fn new(
-        headers: Arc<Vec<Header>>,
-        injected: Receiver<Vec<u8>>,
-        allowance: Arc<AtomicUsize>,
-    ) -> MemoryPort {
-        assert!(headers.len() < BATCH_LEN || headers.len().is_multiple_of(BATCH_LEN));
-        let recycled = (0..RECYCLED).map(|_| None).collect();
-        MemoryPort { headers, next: 0, injected, allowance, recycled, oldest: 0, count: 0 }
-    }
-
-    /// Gives a full batch in the frames that were sent longest ago.
-    fn give(&mut self, frames: &mut FramePool, batch: &mut Batch) {
-        while self.count < RECYCLED - BATCH_LEN {
-            let place = (self.oldest + self.count) % RECYCLED;
-            self.recycled[place] = frames.take_chunk();
-            self.count += 1;
-        }
-        if self.next >= self.headers.len() {
-            self.next = 0;
-        }
-        let headers = &self.headers[self.next..self.next + BATCH_LEN];
-        self.next += BATCH_LEN;
-        let recycled = &mut self.recycled[self.oldest..self.oldest + BATCH_LEN];
-        self.oldest = (self.oldest + BATCH_LEN) % RECYCLED;
-        self.count -= BATCH_LEN;
-        batch.extend(recycled.iter_mut().zip(headers).map(|(place, header)| {
-            let mut frame = place.take().expect("filled above");
-            frame.bytes_mut()[HEADROOM_BYTES..HEADROOM_BYTES + 64].copy_from_slice(&header.0);
-            Packet::new(frame, HEADROOM_BYTES, FRAME_BYTES)
-        }));
-    }
-
-    /// Takes a full batch back, if there is room.
-    fn take_back(&mut self, out: &mut Batch) {
-        let newest = (self.oldest + self.count) % RECYCLED;
-        for (place, packet) in
-            self.recycled[newest..newest + BATCH_LEN].iter_mut().zip(out.drain(..))
-        {
-            let (head, tail) = packet.into_frames();
-            assert!(tail.is_none(), "no super-frames here");
-            *place = Some(head);
-        }
-        self.count += BATCH_LEN;
-    }
-}
-
-impl Port for MemoryPort {
-    fn rx(&mut self, frames: &mut FramePool, batch: &mut Batch) {
-        while let Ok(bytes) = self.injected.try_recv() {
-            batch.extend(Packet::copy_of(&bytes, frames));
-        }
-        if self.allowance.load(Relaxed) == BATCH_LEN && batch.is_empty() {
-            self.allowance.store(0, Relaxed);
-            self.give(frames, batch);
-        }
-    }
-
-    fn tx(&mut self, frames: &mut FramePool, out: &mut Batch) {
-        if out.is_full() && self.count + BATCH_LEN <= RECYCLED {
-            return self.take_back(out);
-        }
-        out.drain(..).for_each(|packet| packet.recycle(frames));
-    }
-
-    fn flush(&mut self, _frames: &mut FramePool) {}
-
-    fn caps(&self) -> Caps {
-        Caps { mtu: 1500, ..Caps::default() }
-    }
-
-    fn held_frames(&self) -> (usize, usize) {
-        (self.count, 0)
-    }
-}
-
-/// The control side of a memory port.
-struct Handle {
-    inject: Sender<Vec<u8>>,
-    allowance: Arc<AtomicUsize>,
-}
 
 /// A worker with flows in it, and the ports to drive it.
 pub struct World {
@@ -312,6 +214,18 @@ impl World {
 
     /// `headers`: what the second and the first of `sources` send.
     fn new(tables: Tables, headers: [Vec<Header>; 2], sources: [PortId; 2]) -> World {
+        let [second, first] = headers.map(Arc::new);
+        World::between(tables, sources, |id| {
+            Handle::of(if id == sources[0] { &first } else { &second })
+        })
+    }
+
+    /// `port`: each of the three ports.
+    fn between(
+        tables: Tables,
+        sources: [PortId; 2],
+        port: impl Fn(PortId) -> (Handle, Box<dyn Port>),
+    ) -> World {
         let tables = Arc::new(tables);
         let counters = Counters::new(tables.ports.len());
         let chunks = heap_frames(FRAME_COUNT);
@@ -328,15 +242,11 @@ impl World {
             cache: true,
             now: Instant(1),
         });
-        let [second, first] = headers.map(Arc::new);
         let mut handles = Vec::new();
         for id in [OUTSIDE, INSIDE, NEIGHBOUR] {
-            let (inject, injected) = channel();
-            let allowance = Arc::new(AtomicUsize::new(0));
-            let headers = if id == sources[0] { first.clone() } else { second.clone() };
-            let port = MemoryPort::new(headers, injected, allowance.clone());
-            worker.attach(id, Box::new(port));
-            handles.push(Handle { inject, allowance });
+            let (handle, port) = port(id);
+            worker.attach(id, port);
+            handles.push(handle);
         }
         let mut world = World {
             worker,
