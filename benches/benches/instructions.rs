@@ -139,8 +139,16 @@ fn floor((mut floor, batches): (Floor, usize)) -> Floor {
 library_benchmark_group!(
     name = per_packet,
     benchmarks = [
-        l2_hit, nat_hit, nat_hit_mixed, nat_hit_crowded, encap, decap, encap_bridged,
-        decap_bridged, new_flow, floor
+        l2_hit,
+        nat_hit,
+        nat_hit_mixed,
+        nat_hit_crowded,
+        encap,
+        decap,
+        encap_bridged,
+        decap_bridged,
+        new_flow,
+        floor
     ]
 );
 main!(library_benchmark_groups = per_packet);

@@ -85,7 +85,7 @@ impl Port for Source {
     }
     fn flush(&mut self, _frames: &mut FramePool) {}
     fn caps(&self) -> Caps {
-        Caps { checksum: true, tso: true, uso: true, mtu: 1500 }
+        Caps { checksum: true, tso: true, uso: true, mtu: 1500, tunnelled: false }
     }
 }
 

@@ -152,7 +152,13 @@ impl Port for Sink {
     fn flush(&mut self, _frames: &mut FramePool) {}
 
     fn caps(&self) -> Caps {
-        Caps { checksum: self.takes, tso: self.takes, uso: self.takes, mtu: 1_500 }
+        Caps {
+            checksum: self.takes,
+            tso: self.takes,
+            uso: self.takes,
+            mtu: 1_500,
+            tunnelled: false,
+        }
     }
 }
 

@@ -216,7 +216,7 @@ impl World {
     fn new(tables: Tables, headers: [Vec<Header>; 2], sources: [PortId; 2]) -> World {
         let [second, first] = headers.map(Arc::new);
         World::between(tables, sources, |id| {
-            Handle::of(if id == sources[0] { &first } else { &second })
+            Handle::of(if id == sources[0] { &first } else { &second }, None)
         })
     }
 

@@ -23,7 +23,7 @@ pub use sys::copier::copier;
 pub use sys::region::Region;
 pub use sys::usage::involuntary_switches;
 pub use tap::{QUEUE_LEN_DEFAULT, Tap, TapOptions, TapQueue};
-pub use vnet::VNET_HEADER_BYTES;
+pub use vnet::{TUNNEL_HEADER_BYTES, VNET_HEADER_BYTES};
 pub use watch::{
     LinkChange, LinkState, LinkWatch, NamespaceNumber, NamespaceNumbers, namespace_cookie,
 };

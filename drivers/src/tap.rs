@@ -33,7 +33,7 @@ use rustix::io::{Errno, readv, write, writev};
 use crate::error::DriverError;
 use crate::link::LinkSocket;
 use crate::sys::ioctl;
-use crate::vnet::{VNET_HEADER_BYTES, VnetHeader};
+use crate::vnet::{TUNNEL_HEADER_BYTES, VNET_HEADER_BYTES, VnetHeader};
 
 /// Packets that the kernel queues towards us, per queue, before it drops. Its own default for a
 /// TAP is 1,000; a TAP never pushes back on its sender, so with super-frames that is up to 64 MB
@@ -72,6 +72,11 @@ const OFFLOAD_TCP: u32 =
 /// UDP super-frames; the kernel takes both bits or none, and knows them since 6.2.
 const OFFLOAD_UDP: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
+/// `TUN_F_UDP_TUNNEL_GSO` and `TUN_F_UDP_TUNNEL_GSO_CSUM` (linux/if_tun.h): super-frames in
+/// tunnels, without and with an outer checksum. Known since Linux 6.17, to devices with the long
+/// vnet header.
+const OFFLOAD_TUNNELS: u32 = 0x080 | 0x100;
+
 /// What a device is to be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TapOptions {
@@ -92,6 +97,8 @@ pub struct TapOptions {
     /// True: the device stays when its last queue is closed, until somebody deletes it. That is
     /// the last thing set, so none stays that has no alias.
     pub persistent: bool,
+    /// True: super-frames in VXLAN tunnels are taken and given, where the kernel knows them.
+    pub tunnels: bool,
 }
 
 impl TapOptions {
@@ -107,6 +114,7 @@ impl TapOptions {
             queue_len,
             alias: None,
             persistent: false,
+            tunnels: false,
         }
     }
 
@@ -270,20 +278,14 @@ fn finish(
             .map_err(|errno| device_error(device, "adding a queue", errno))?;
         files.push(file);
     }
-    // The header's size belongs to the descriptor's device as the offloads do; setting it on each
-    // descriptor costs nothing and depends on no kernel's opinion about that.
-    for file in &files {
-        ioctl::set_vnet_header_bytes(file.as_fd(), VNET_HEADER_BYTES)
-            .map_err(|errno| device_error(device, "setting the vnet header's size", errno))?;
-    }
-    let uso = set_offload(files[0].as_fd())
-        .map_err(|errno| device_error(device, "setting its offloads", errno))?;
+    let (uso, tunnelled) = set_offloads(&files, options.tunnels)
+        .map_err(|errno| device_error(device, "setting its offloads and its vnet header", errno))?;
     configure(options)?;
     if options.persistent {
         ioctl::set_persistent(files[0].as_fd())
             .map_err(|errno| device_error(device, "making it persistent", errno))?;
     }
-    let caps = Caps { checksum: true, tso: true, uso, mtu: options.mtu };
+    let caps = Caps { checksum: true, tso: true, uso, tunnelled, mtu: options.mtu };
     Ok(Tap { name: device.to_owned(), caps, files })
 }
 
@@ -299,11 +301,25 @@ fn open(tun_device: &str, device: &str) -> Result<OwnedFd, DriverError> {
     })
 }
 
-/// Sets the offloads explicitly, all of them at once. True if UDP super-frames are among them.
-fn set_offload(file: BorrowedFd<'_>) -> Result<bool, Errno> {
-    match ioctl::set_offload(file, OFFLOAD_TCP | OFFLOAD_UDP) {
-        Ok(()) => Ok(true),
-        Err(Errno::INVAL) => ioctl::set_offload(file, OFFLOAD_TCP).map(|()| false),
+/// Sets the offloads explicitly, all of them at once, and the vnet header's size. True if UDP
+/// super-frames are among them, and super-frames in tunnels.
+fn set_offloads(files: &[OwnedFd], tunnels: bool) -> Result<(bool, bool), Errno> {
+    // Both belong to the descriptor's device; setting the size on each descriptor costs nothing and
+    // depends on no kernel's opinion about that.
+    let set_header_bytes =
+        |bytes| files.iter().try_for_each(|file| ioctl::set_vnet_header_bytes(file.as_fd(), bytes));
+    let first = files[0].as_fd();
+    if tunnels && set_header_bytes(TUNNEL_HEADER_BYTES).is_ok() {
+        match ioctl::set_offload(first, OFFLOAD_TCP | OFFLOAD_UDP | OFFLOAD_TUNNELS) {
+            Ok(()) => return Ok((true, true)),
+            Err(Errno::INVAL) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    set_header_bytes(VNET_HEADER_BYTES)?;
+    match ioctl::set_offload(first, OFFLOAD_TCP | OFFLOAD_UDP) {
+        Ok(()) => Ok((true, false)),
+        Err(Errno::INVAL) => ioctl::set_offload(first, OFFLOAD_TCP).map(|()| (false, false)),
         Err(errno) => Err(errno),
     }
 }
@@ -406,7 +422,7 @@ impl Port for TapQueue {
                 break;
             };
             batch_bytes += read_bytes;
-            match received(head, &mut tail, read_bytes) {
+            match received(head, &mut tail, read_bytes, self.caps.tunnelled) {
                 Ok(packet) => batch.push(packet),
                 Err(head) => {
                     self.rejected += 1;
@@ -455,6 +471,12 @@ impl Port for TapQueue {
 }
 
 impl TapQueue {
+    /// Bytes of this device's vnet headers.
+    #[inline]
+    fn header_bytes(&self) -> usize {
+        if self.caps.tunnelled { TUNNEL_HEADER_BYTES } else { VNET_HEADER_BYTES }
+    }
+
     /// Reads one packet; `None` when none waits. The second frame catches what the head does not
     /// hold. Without one, a single byte does: the packet is seen to be too long and is refused,
     /// while ordinary ones still pass.
@@ -462,7 +484,7 @@ impl TapQueue {
     fn read(&mut self, head: &mut Frame, tail: Option<&mut Tail>) -> Option<usize> {
         let mut excess = [0u8; 1];
         let rest = tail.map_or(excess.as_mut_slice(), |tail| tail.bytes_mut());
-        let front = &mut head.bytes_mut()[HEADROOM_BYTES - VNET_HEADER_BYTES..];
+        let front = &mut head.bytes_mut()[HEADROOM_BYTES - self.header_bytes()..];
         let mut slices = [IoSliceMut::new(front), IoSliceMut::new(rest)];
         match readv(&self.file, &mut slices) {
             Ok(read_bytes) => Some(read_bytes),
@@ -479,13 +501,15 @@ impl TapQueue {
         if !self.alive {
             return Sent::Stop;
         }
-        let header = VnetHeader::of(packet).to_bytes();
+        let long = VnetHeader::of(packet).to_long_bytes();
+        // The short form is how the long one begins.
+        let header = &long[..self.header_bytes()];
         let result = if packet.tail().is_empty() {
-            let bytes = packet.head_with_headroom_mut(VNET_HEADER_BYTES);
-            bytes[..VNET_HEADER_BYTES].copy_from_slice(&header);
+            let bytes = packet.head_with_headroom_mut(header.len());
+            bytes[..header.len()].copy_from_slice(header);
             write(&self.file, bytes)
         } else {
-            let slices = [&header[..], packet.head(), packet.tail()].map(IoSlice::new);
+            let slices = [header, packet.head(), packet.tail()].map(IoSlice::new);
             writev(&self.file, &slices)
         };
         match result {
@@ -522,20 +546,29 @@ impl TapQueue {
 
 /// Makes a packet of what was read, or gives the head back. Takes the tail if it was reached.
 #[inline]
-fn received(head: Frame, tail: &mut Option<Tail>, read_bytes: usize) -> Result<Packet, Frame> {
+fn received(
+    head: Frame,
+    tail: &mut Option<Tail>,
+    read_bytes: usize,
+    long: bool,
+) -> Result<Packet, Frame> {
     /// Bytes of an Ethernet header: what is shorter is no frame.
     const ETHERNET_HEADER_BYTES: usize = 14;
 
     let head_bytes_max = head.bytes().len() - HEADROOM_BYTES;
-    let packet_bytes = match read_bytes.checked_sub(VNET_HEADER_BYTES) {
+    let header_bytes = if long { TUNNEL_HEADER_BYTES } else { VNET_HEADER_BYTES };
+    let packet_bytes = match read_bytes.checked_sub(header_bytes) {
         Some(bytes) if bytes >= ETHERNET_HEADER_BYTES => bytes,
         _ => return Err(head),
     };
     let head_bytes = packet_bytes.min(head_bytes_max);
-    let header = head.bytes()[HEADROOM_BYTES - VNET_HEADER_BYTES..]
-        .first_chunk()
-        .expect("a chunk is longer than its headroom");
-    let Ok(offload) = VnetHeader::from_bytes(header).offload(head_bytes, packet_bytes) else {
+    const IS_THERE: &str = "a chunk is longer than its headroom";
+    let front = &head.bytes()[HEADROOM_BYTES - header_bytes..];
+    let header = match long {
+        false => VnetHeader::from_bytes(front.first_chunk().expect(IS_THERE)),
+        true => VnetHeader::from_long_bytes(front.first_chunk().expect(IS_THERE)),
+    };
+    let Ok(offload) = header.offload(head_bytes, packet_bytes) else {
         return Err(head);
     };
     let rest = if packet_bytes > head_bytes {
@@ -614,7 +647,7 @@ mod tests {
     #[test]
     fn a_packet_that_fits_leaves_the_tail() {
         let mut tail = Some(tail());
-        let packet = received(frame(), &mut tail, 12 + 1792).unwrap();
+        let packet = received(frame(), &mut tail, 12 + 1792, false).unwrap();
         assert_eq!((packet.head().len(), packet.tail().len()), (1792, 0));
         assert_eq!(packet.offload(), Offload::None);
         assert!(tail.is_some());
@@ -623,7 +656,7 @@ mod tests {
     #[test]
     fn a_longer_packet_takes_the_tail() {
         let mut tail = Some(tail());
-        let packet = received(frame(), &mut tail, 12 + 1793).unwrap();
+        let packet = received(frame(), &mut tail, 12 + 1793, false).unwrap();
         assert_eq!((packet.head().len(), packet.tail().len()), (1792, 1));
         assert!(tail.is_none());
     }
@@ -631,9 +664,9 @@ mod tests {
     #[test]
     fn what_is_too_short_or_too_long_gives_its_head_back() {
         for read_bytes in [0, 11, 12, 25, 12 + 1793] {
-            assert!(received(frame(), &mut None, read_bytes).is_err());
+            assert!(received(frame(), &mut None, read_bytes, false).is_err());
         }
-        assert!(received(frame(), &mut None, 26).is_ok());
+        assert!(received(frame(), &mut None, 26, false).is_ok());
     }
 
     #[test]
@@ -641,7 +674,7 @@ mod tests {
         let mut head = frame();
         head.bytes_mut()[HEADROOM_BYTES - VNET_HEADER_BYTES + 1] = 3;
         let mut tail = Some(tail());
-        assert!(received(head, &mut tail, 5000).is_err());
+        assert!(received(head, &mut tail, 5000, false).is_err());
         assert!(tail.is_some());
     }
 }

@@ -33,7 +33,9 @@ pub(crate) fn complete_checksum(packet: &mut Packet) -> Result<(), DropReason> {
     let (start, offset) = match packet.offload() {
         Offload::None => return Ok(()),
         Offload::NeedsChecksum { start, offset } => (usize::from(start), usize::from(offset)),
-        Offload::Gso { .. } => return Err(DropReason::MalformedOffload),
+        Offload::Gso { .. } | Offload::Tunnelled { .. } => {
+            return Err(DropReason::MalformedOffload);
+        }
     };
     if offset == sctp::CHECKSUM {
         return complete_crc(packet, start);

@@ -6,20 +6,24 @@
 //! RFC 6040. The one hard constraint: whatever the bytes are, nothing is read outside of the
 //! packet. Not here: who the inner sender is.
 
+mod known;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub(crate) use self::known::{KnownTunnels, SOURCE};
 use crate::counters::DropReason;
 use crate::cut::sum_from;
 use crate::id::MacAddress;
 use crate::packet::{Offload, Packet};
 use crate::tables::Vni;
-use crate::tunnel::{Origin, Sender, Tunnels};
+use crate::tunnel::{OUTER_V4_BYTES, Origin, Sender, Tunnels};
 use crate::wire::{
     checksum, ethernet, header_at, header_at_mut, ipv4, ipv6, protocol, u16_at, u32_at, u128_at,
     udp, vxlan,
 };
 
 const L3: usize = ethernet::HEADER_BYTES;
+const L4_V4: usize = L3 + ipv4::HEADER_BYTES;
 
 /// The sender of the packet before, whose tunnel is known: packets of one come together.
 #[derive(Clone, Copy, Debug, Default)]
@@ -186,13 +190,20 @@ fn take_offload(packet: &mut Packet, l4: usize, inner: usize) -> Result<(), Drop
             packet.set_offload(Offload::NeedsChecksum { start: start - inner as u16, offset });
             Ok(())
         }
+        Offload::Tunnelled { kind, segment_bytes, start, ecn, outer_l4 }
+            if usize::from(outer_l4) == l4 && usize::from(start) > inner =>
+        {
+            let start = start - inner as u16;
+            packet.set_offload(Offload::Gso { kind, segment_bytes, start, ecn });
+            Ok(())
+        }
         _ => Err(DropReason::MalformedOffload),
     }
 }
 
 /// RFC 6040 section 4.2: what the outer header says about congestion goes over to the inner one.
-#[cold]
-fn combine_ecn(packet: &mut Packet, outer: u8) -> Result<(), DropReason> {
+#[inline(always)]
+pub(crate) fn combine_ecn(packet: &mut Packet, outer: u8) -> Result<(), DropReason> {
     const NOT_ECT: u8 = 0;
     const ECT_1: u8 = 1;
     const ECT_0: u8 = 2;

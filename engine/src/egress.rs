@@ -7,15 +7,16 @@
 
 use crate::counters::{Counters, DropReason};
 use crate::cut;
-use crate::encapsulate::encapsulate;
+use crate::encapsulate::{Header, cut_tunnelled, push};
 use crate::frame::FramePool;
 use crate::glue;
 use crate::id::PortId;
-use crate::neighbour::Macs;
 use crate::packet::{Batch, GsoKind, Offload, Packet};
 use crate::port::{Caps, Port};
-use crate::tunnel::Outer;
-use crate::wire::sctp;
+use crate::wire::{ethernet, sctp, u16_at};
+
+/// Longest IP packet: its length has 16 bits.
+const PACKET_BYTES_MAX: usize = u16::MAX as usize;
 
 /// A port and what is about to leave by it.
 struct Slot {
@@ -50,6 +51,7 @@ impl Slot {
             }
             Offload::Gso { kind: GsoKind::Udp, .. } => self.caps.uso,
             Offload::Gso { .. } => self.caps.tso,
+            Offload::Tunnelled { .. } => self.caps.tunnelled,
         }
     }
 
@@ -134,24 +136,31 @@ impl Egress {
         matches!(self.slots.get(id.index()), Some(Some(_)))
     }
 
-    /// Queues a packet for a tunnel: its work is done, it is cut if it is a super-frame, and each
-    /// packet gets the outer header. Super-frames do not cross tunnels whole.
+    /// Queues a packet for a tunnel, with the outer header. What the uplink does not do of a
+    /// packet's work when it is in a tunnel is done before; a super-frame is cut then.
     pub(crate) fn send_in_tunnel(
         &mut self,
-        outer: &Outer,
-        macs: Option<Macs>,
-        packet: Packet,
+        header: &Header,
+        uplink: PortId,
+        mut packet: Packet,
         frames: &mut FramePool,
         counters: &Counters,
     ) {
-        let mut push = |mut whole: Packet, frames: &mut FramePool| {
-            encapsulate(&mut whole, outer, macs);
-            self.send(outer.uplink, whole, frames, counters);
-        };
-        match packet.offload() {
-            Offload::None => push(packet, frames),
-            _ => finish(packet, frames, counters, &mut push),
+        let caps = self.slots.get(uplink.index()).and_then(Option::as_ref).map(|slot| slot.caps);
+        if let Some(inside) = caps.and_then(|caps| offload_inside(&packet, header, caps)) {
+            push(&mut packet, header);
+            packet.set_offload(inside);
+            return self.send(uplink, packet, frames, counters);
         }
+        finish(packet, frames, counters, &mut |mut whole, frames| {
+            push(&mut whole, header);
+            self.send(uplink, whole, frames, counters);
+        });
+    }
+
+    /// True if the port may give super-frames that are in tunnels.
+    pub(crate) fn gives_tunnelled(&self, id: PortId) -> bool {
+        matches!(self.slots.get(id.index()), Some(Some(slot)) if slot.caps.tunnelled)
     }
 
     /// Reads the abilities of these ports again.
@@ -249,10 +258,38 @@ impl Egress {
     }
 }
 
+/// The offload of a packet in a tunnel, where the port goes on with its work there.
+fn offload_inside(packet: &Packet, header: &Header, caps: Caps) -> Option<Offload> {
+    let (by, outer_l4) = (header.outer_bytes() as u16, header.outer_l4());
+    match packet.offload() {
+        Offload::None => Some(Offload::None),
+        // With IPv6 the outer checksum covers what the inner one will be.
+        Offload::NeedsChecksum { start, offset } => {
+            let takes = caps.tunnelled && !header.is_v6 && usize::from(offset) != sctp::CHECKSUM;
+            takes.then_some(Offload::NeedsChecksum { start: start + by, offset })
+        }
+        Offload::Gso { kind, segment_bytes, start, ecn } => {
+            let takes = if kind == GsoKind::Udp { caps.uso } else { caps.tso };
+            // Where the inner IP header stands is said by where the outer one ends.
+            let is_plain =
+                matches!(u16_at(packet.window(), ethernet::TYPE), ethernet::IPV4 | ethernet::IPV6);
+            let fits = packet.len() + usize::from(by) <= ethernet::HEADER_BYTES + PACKET_BYTES_MAX;
+            (caps.tunnelled && takes && is_plain && fits).then_some(Offload::Tunnelled {
+                kind,
+                segment_bytes,
+                start: start + by,
+                ecn,
+                outer_l4,
+            })
+        }
+        Offload::Tunnelled { .. } => None,
+    }
+}
+
 /// Does what the way out cannot: completes the checksum, cuts the super-frame. `each` gets what
 /// comes of it.
 #[cold]
-fn finish(
+pub(crate) fn finish(
     mut packet: Packet,
     frames: &mut FramePool,
     counters: &Counters,
@@ -262,6 +299,10 @@ fn finish(
         Offload::Gso { .. } => {
             counters.worker.cuts.add(1);
             cut::cut(packet, frames, each).map(|_| ())
+        }
+        Offload::Tunnelled { .. } => {
+            counters.worker.cuts.add(1);
+            cut_tunnelled(packet, frames, each)
         }
         _ => match cut::complete_checksum(&mut packet) {
             Ok(()) => {

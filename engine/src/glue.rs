@@ -182,7 +182,7 @@ impl Shape {
                 }
                 true
             }
-            Offload::Gso { .. } => return None,
+            Offload::Gso { .. } | Offload::Tunnelled { .. } => return None,
         };
         if !takes {
             return None;

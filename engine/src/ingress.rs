@@ -338,6 +338,20 @@ impl IngressRule {
         }
     }
 
+    /// [`glance`](Self::glance) at a frame of IPv4 that came out of a tunnel: its destination, if
+    /// that is not the gateway.
+    #[inline(always)]
+    pub(crate) fn glance_beyond(&self, window: &[u8; WINDOW_BYTES], bytes: usize) -> Option<u64> {
+        let (destination, source) = (u64_at(window, 0) >> 16, u64_at(window, SOURCE_MAC));
+        let right = source as u16 == ethernet::IPV4
+            && source >> 16 != self.gateway_mac
+            && window[SOURCE_MAC] & 1 == 0
+            && destination != self.gateway_mac
+            && bytes >= parse::PLAIN_L4_V4
+            && bytes <= self.glance_bytes_max;
+        right.then_some(destination)
+    }
+
     /// Parses a packet, checks its sender, and says how to go on.
     #[inline(never)]
     pub(crate) fn examine(&self, packet: &mut Packet) -> Result<Class, DropReason> {
@@ -509,6 +523,8 @@ fn offload_is_honest(packet: &Packet) -> bool {
             };
             fits && start == l4 && segment_bytes > 0
         }
+        // What is in a tunnel of somebody else's was cut when it came.
+        Offload::Tunnelled { .. } => false,
     }
 }
 

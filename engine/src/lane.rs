@@ -99,6 +99,11 @@ fn shift_offload(packet: &mut Packet, by: i16) {
         Offload::Gso { kind, segment_bytes, start, ecn } => {
             Offload::Gso { kind, segment_bytes, start: start.saturating_add_signed(by), ecn }
         }
+        Offload::Tunnelled { kind, segment_bytes, start, ecn, outer_l4 } => {
+            let (start, outer_l4) =
+                (start.saturating_add_signed(by), outer_l4.saturating_add_signed(by as i8));
+            Offload::Tunnelled { kind, segment_bytes, start, ecn, outer_l4 }
+        }
     };
     packet.set_offload(moved);
 }

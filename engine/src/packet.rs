@@ -72,7 +72,24 @@ pub enum Offload {
         /// The sender set CWR on the first segment only (`VIRTIO_NET_HDR_GSO_ECN`).
         ecn: bool,
     },
+    /// A super-frame in a tunnel: `[outer Ethernet | IP | UDP | VXLAN | inner Ethernet…]`, to be
+    /// cut into segments each of which has the outer header. The inner checksum is partial; of the
+    /// outer UDP checksum the field holds the pseudo-header's sum, or 0 where there is none.
+    Tunnelled {
+        /// Which protocol inside.
+        kind: GsoKind,
+        /// Payload bytes of every segment but the last; never 0.
+        segment_bytes: u16,
+        /// Where the inner transport header begins.
+        start: u16,
+        /// As of any super-frame.
+        ecn: bool,
+        /// Where the outer UDP header begins.
+        outer_l4: u8,
+    },
 }
+
+const _: () = assert!(size_of::<Offload>() == 8, "one word of a packet");
 
 /// What parsing found; offsets count from the first byte of the Ethernet header.
 #[derive(Clone, Copy, Debug)]
@@ -193,6 +210,16 @@ impl Shape {
     #[inline(always)]
     pub(crate) fn is_ordinary(self) -> bool {
         self.0 & Shape::SPECIAL == 0
+    }
+
+    /// That of a packet whose first byte was moved by an even number of bytes.
+    #[inline(always)]
+    pub(crate) fn moved(self, bytes: isize) -> Shape {
+        let start = self.start().checked_add_signed(bytes).expect("the headroom is not used up");
+        assert!(start <= START_MAX && start.is_multiple_of(2), "a packet starts near the front");
+        let head_len = self.head_bytes().checked_add_signed(-bytes).expect("the headers are there");
+        let kept = self.0 & !(0xff << Shape::START_SHIFT | 0xffff);
+        Shape(kept | Shape::new(start, head_len).0)
     }
 
     fn set_lengths(&mut self, head_len: usize, tail_len: usize) {
@@ -423,13 +450,20 @@ impl Packet {
     ///
     /// # Panics
     /// When there is no room: drivers leave [`HEADROOM_BYTES`].
+    #[inline(always)]
     pub(crate) fn move_start(&mut self, bytes: isize) {
-        let (old, end) = (self.shape, self.shape.start() + self.head_bytes());
-        let start = old.start().checked_add_signed(bytes).expect("the headroom is not used up");
-        assert!(start <= START_MAX && start.is_multiple_of(2), "a packet starts near the front");
-        self.shape = Shape::new(start, end - start);
-        self.shape.set_lengths(end - start, old.tail_bytes());
-        self.shape.set_special(!old.is_ordinary());
+        self.shape = self.shape.moved(bytes);
+    }
+
+    /// [`move_start`](Packet::move_start) of a packet whose shape is known to be one that becomes
+    /// this one.
+    #[inline(always)]
+    pub(crate) fn set_moved(&mut self, shape: Shape) {
+        debug_assert_eq!(
+            (shape.start() + shape.head_bytes(), shape.is_ordinary()),
+            (self.shape.start() + self.head_bytes(), self.is_ordinary())
+        );
+        self.shape = shape;
     }
 
     /// Cuts the packet to `len` bytes; an Ethernet trailer goes this way.

@@ -17,6 +17,8 @@ pub struct Caps {
     pub tso: bool,
     /// Takes UDP super-frames, both families.
     pub uso: bool,
+    /// Takes super-frames that are in a tunnel, and what it takes otherwise in a tunnel, too.
+    pub tunnelled: bool,
     /// Largest IP packet that the device sends, in bytes.
     pub mtu: u16,
 }

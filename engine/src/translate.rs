@@ -265,7 +265,7 @@ fn rebuild(packet: &mut Packet, new: &NewHeader, ethertype: u16, header: &[u8]) 
     put(head, PLAIN_L3, header);
     (packet.meta.l3, packet.meta.l4) = (PLAIN_L3 as u16, front as u16);
     let offload = match packet.offload() {
-        Offload::None => return,
+        Offload::None | Offload::Tunnelled { .. } => return,
         Offload::NeedsChecksum { offset, .. } => {
             Offload::NeedsChecksum { start: front as u16, offset }
         }

@@ -6,8 +6,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::encapsulate::Header;
 use crate::id::{MacAddress, NetworkId, PortId};
 use crate::lane::Lane;
+use crate::neighbour::Macs;
 use crate::tables::{PortKind, TableMap, Tables, Tunnel, TunnelEnd, Vni};
 use crate::wire::{checksum, ethernet, ipv4, ipv6, protocol, udp, vxlan};
 
@@ -42,10 +44,7 @@ pub(crate) struct Origin {
 /// The outer header of a tunnel.
 #[derive(Clone, Debug)]
 pub(crate) struct Outer {
-    pub(crate) template: [u8; OUTER_V6_BYTES],
-    pub(crate) is_v6: bool,
-    /// Sum of the IPv4 header's words that are the same in all packets.
-    pub(crate) header_sum: u32,
+    template: Header,
     /// The uplink's port.
     pub(crate) uplink: PortId,
     /// Whose MAC address the frame goes to; `None`: it is in the template.
@@ -231,17 +230,25 @@ impl Tunnels {
 }
 
 impl Outer {
+    /// The header, with the next hop's MAC addresses if it is not in the template.
+    #[inline(always)]
+    pub(crate) fn header(&self, macs: Option<Macs>) -> Header {
+        let mut header = self.template;
+        if let (Some(macs), Some(bytes)) = (macs, header.bytes.first_chunk_mut::<12>()) {
+            macs.store(bytes);
+        }
+        header
+    }
+
     /// `None`: no way leads to the VTEP, or the uplink is gone.
     fn of(tunnel: &Tunnel, vtep: IpAddr, tables: &Tables) -> Option<Outer> {
         let own = tables.uplink(tunnel.uplink)?;
         let mut outer = Outer {
-            template: [0; OUTER_V6_BYTES],
-            is_v6: vtep.is_ipv6(),
-            header_sum: 0,
+            template: Header { is_v6: vtep.is_ipv6(), ..Header::default() },
             uplink: own.port,
             next_hop: None,
         };
-        let bytes = &mut outer.template;
+        let bytes = &mut outer.template.bytes;
         bytes[6..12].copy_from_slice(&own.mac.bytes());
         if vtep.is_multicast() {
             bytes[..6].copy_from_slice(&group_mac(vtep).bytes());
@@ -265,7 +272,7 @@ impl Outer {
                 (header[ipv4::TTL], header[ipv4::PROTOCOL]) = (TTL, protocol::UDP);
                 header[ipv4::SOURCE..ipv4::DESTINATION].copy_from_slice(&source.octets());
                 header[ipv4::DESTINATION..].copy_from_slice(&destination.octets());
-                outer.header_sum = u32::from(checksum::fold(checksum::sum(header)));
+                outer.template.sum = u32::from(checksum::fold(checksum::sum(header)));
                 l3 + ipv4::HEADER_BYTES
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {

@@ -294,7 +294,7 @@ fn cutting_a_super_frame_allocates_nothing() {
 
 #[test]
 fn gluing_allocates_nothing() {
-    let caps = Caps { checksum: true, tso: true, uso: true, mtu: 1_500 };
+    let caps = Caps { checksum: true, tso: true, uso: true, mtu: 1_500, tunnelled: false };
     let mut engine = Engine::with_caps(1, tables(), caps);
     for _ in 0..3 {
         (0..20).for_each(|_| engine.prepare(&WEB, bridged(&WEB, &DB, true)));

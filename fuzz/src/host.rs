@@ -111,7 +111,7 @@ pub(crate) fn caps(port: PortId) -> Caps {
         3 => (true, false),
         _ => (false, false),
     };
-    Caps { checksum, tso: segments, uso: segments, mtu: mtu(port) }
+    Caps { checksum, tso: segments, uso: segments, mtu: mtu(port), tunnelled: false }
 }
 
 fn mtu(port: PortId) -> u16 {

@@ -35,6 +35,13 @@ pub(crate) fn fits(frame: &WireFrame, caps: Caps) -> Result<(), String> {
                 _ => Ok(()),
             };
         }
+        Offload::Tunnelled { segment_bytes, .. } => {
+            return match (caps.tunnelled, segment_bytes) {
+                (false, _) => Err("the port cannot cut a super-frame in a tunnel".to_owned()),
+                (_, 0) => Err("segments of no bytes".to_owned()),
+                _ => Ok(()),
+            };
+        }
     }
     if bytes > usize::from(caps.mtu) + ETHERNET_BYTES_MAX {
         return Err(format!("{bytes} bytes are more than MTU {}", caps.mtu));
@@ -56,7 +63,7 @@ pub(crate) fn is_well_formed(frame: &WireFrame, caps: Caps) -> Result<(), String
         _ => return Ok(()),
     }
     let datagram = Datagram::parse(&frame.bytes[ETHERNET_BYTES..])?;
-    let is_cut = !matches!(frame.offload, Offload::Gso { .. });
+    let is_cut = matches!(frame.offload, Offload::None | Offload::NeedsChecksum { .. });
     if is_cut && datagram.bytes.len() > usize::from(caps.mtu) {
         let bytes = datagram.bytes.len();
         return Err(format!("an IP packet of {bytes} bytes is more than MTU {}", caps.mtu));

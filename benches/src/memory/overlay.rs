@@ -12,7 +12,7 @@ use engine::tables::{
 use engine::wire::checksum;
 use engine::{MacAddress, NetworkId, PortId, Tables, UplinkId};
 
-use super::port::{Handle, Header};
+use super::port::{Handle, Header, shared};
 use super::{
     BATCH_LEN, ENDPOINT, ENDPOINT_MAC, GATEWAY_MAC, INSIDE, OUTSIDE, OWN, ROUTER, ROUTER_MAC,
     UPLINK_MAC, World, arp_reply, prefix, shuffled, tables, udp,
@@ -75,10 +75,10 @@ impl World {
             Direction::Encap => INSIDE,
             Direction::Decap => OUTSIDE,
         };
-        let (there, back) = (Arc::new(there), Arc::new(back));
+        let (there, back, recycled) = (Arc::new(there), Arc::new(back), shared());
         let mut world = World::between(overlay(), [source; 2], |id| match id {
-            OUTSIDE => Handle::of(&back),
-            _ => Handle::of(&there),
+            OUTSIDE => Handle::of(&back, Some(&recycled)),
+            _ => Handle::of(&there, Some(&recycled)),
         });
         world.inject(INSIDE, there[0].frame());
         world.inject(OUTSIDE, &arp_reply());
@@ -135,6 +135,9 @@ fn overlay() -> Tables {
     };
     tables.ports.push(port(TRUNK, "vxlan", TunnelEnd::Trunk(Vec::new())));
     tables.ports.push(port(TUNNEL, "vxlan:router", TunnelEnd::Vtep(ROUTER.into())));
+    for port in &mut tables.ports[INSIDE.index()..TRUNK.index()] {
+        Arc::make_mut(port.as_mut().expect("an endpoint's")).mtu = 1450;
+    }
     let network = Arc::make_mut(tables.networks[0].as_mut().expect("there is one"));
     let far: IpAddr = FAR_GATEWAY.into();
     let mut hosts = TableMap::default();

@@ -4,10 +4,10 @@
 //! one hard constraint: what that costs is the same in every case, so that cases can be compared;
 //! packets of a tunnel are a line longer than others, and cost a copy of a line more.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 
 use engine::frame::{Frame, FramePool, HEADROOM_BYTES};
 use engine::packet::BATCH_LEN;
@@ -44,6 +44,21 @@ pub(super) struct MemoryPort<const BYTES: usize = 64> {
     recycled: Box<[Option<Frame>]>,
     oldest: usize,
     count: usize,
+    /// Where packets pass one way only, both ports have the same ring, which is here while none of
+    /// them uses it: else their frames would go round by the pool.
+    shared: Option<Arc<Shared>>,
+}
+
+/// A ring that ports share: what each has for itself.
+pub(super) type Shared = Mutex<(Box<[Option<Frame>]>, usize, usize)>;
+
+/// A ring for ports to share.
+pub(super) fn shared() -> Arc<Shared> {
+    Arc::new(Mutex::new((empty(), 0, 0)))
+}
+
+fn empty() -> Box<[Option<Frame>]> {
+    (0..RECYCLED).map(|_| None).collect()
 }
 
 impl<const BYTES: usize> MemoryPort<BYTES> {
@@ -53,8 +68,27 @@ impl<const BYTES: usize> MemoryPort<BYTES> {
         allowance: Arc<AtomicUsize>,
     ) -> MemoryPort<BYTES> {
         assert!(headers.len() < BATCH_LEN || headers.len().is_multiple_of(BATCH_LEN));
-        let recycled = (0..RECYCLED).map(|_| None).collect();
-        MemoryPort { headers, next: 0, injected, allowance, recycled, oldest: 0, count: 0 }
+        let (recycled, shared) = (empty(), None);
+        MemoryPort { headers, next: 0, injected, allowance, recycled, oldest: 0, count: 0, shared }
+    }
+
+    /// Takes the shared ring, or puts it back.
+    #[inline(always)]
+    fn change_rings(&mut self) {
+        if self.shared.is_some() {
+            self.change_shared();
+        }
+    }
+
+    #[inline(never)]
+    fn change_shared(&mut self) {
+        if let Some(shared) = &self.shared {
+            let mut shared = shared.lock().expect("nobody panics while holding it");
+            let (recycled, oldest, count) = &mut *shared;
+            std::mem::swap(recycled, &mut self.recycled);
+            std::mem::swap(oldest, &mut self.oldest);
+            std::mem::swap(count, &mut self.count);
+        }
     }
 
     /// Gives a full batch in the frames that were sent longest ago.
@@ -101,13 +135,19 @@ impl<const BYTES: usize> Port for MemoryPort<BYTES> {
         }
         if self.allowance.load(Relaxed) == BATCH_LEN && batch.is_empty() {
             self.allowance.store(0, Relaxed);
+            self.change_rings();
             self.give(frames, batch);
+            self.change_rings();
         }
     }
 
     fn tx(&mut self, frames: &mut FramePool, out: &mut Batch) {
-        if out.is_full() && self.count + BATCH_LEN <= RECYCLED {
-            return self.take_back(out);
+        if out.is_full() {
+            self.change_rings();
+            if self.count + BATCH_LEN <= RECYCLED {
+                self.take_back(out);
+            }
+            self.change_rings();
         }
         out.drain(..).for_each(|packet| packet.recycle(frames));
     }
@@ -133,10 +173,12 @@ impl Handle {
     /// A port that gives these packets, and its control side.
     pub(super) fn of<const BYTES: usize>(
         headers: &Arc<Vec<Header<BYTES>>>,
+        shared: Option<&Arc<Shared>>,
     ) -> (Handle, Box<dyn Port>) {
         let (inject, injected) = channel();
         let allowance = Arc::new(AtomicUsize::new(0));
-        let port = MemoryPort::new(headers.clone(), injected, allowance.clone());
+        let mut port = MemoryPort::new(headers.clone(), injected, allowance.clone());
+        port.shared = shared.cloned();
         (Handle { inject, allowance }, Box::new(port))
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::cut::tests::{PLAIN, Shape as Super, cut_all, pool};
 use crate::judge::judge;
 
-const ALL: Caps = Caps { checksum: true, tso: true, uso: true, mtu: 1_500 };
+const ALL: Caps = Caps { checksum: true, tso: true, uso: true, mtu: 1_500, tunnelled: false };
 
 /// Chunks and tails of the tests' pool.
 const POOL: (usize, usize) = (80, 3);

@@ -162,7 +162,7 @@ pub(crate) fn echo_reply_in_place(packet: &mut Packet, own_mac: MacAddress) -> b
             }
             false
         }
-        Offload::Gso { .. } => return false,
+        Offload::Gso { .. } | Offload::Tunnelled { .. } => return false,
     };
     let is_v6 = packet.meta.notes.any(Notes::V6);
     let (number, request, reply, ip_header_bytes) = match is_v6 {

@@ -132,12 +132,16 @@ impl<'a> Datagram<'a> {
             ICMP => Vec::new(),
             _ => pseudo_header(self.source, self.destination, self.protocol, self.payload.len()),
         };
+        if self.protocol == UDP && stored == 0 && self.source.is_ipv4() {
+            // There is none, whatever is left to do inside of a tunnel.
+            return true;
+        }
         if offload != Offload::None {
             // Zero and ones are the same number to this arithmetic.
             return stored % 0xffff == sum(&pseudo) % 0xffff;
         }
         if self.protocol == UDP && stored == 0 {
-            return self.source.is_ipv4();
+            return false;
         }
         sum(&[&pseudo, self.payload].concat()) == 0xffff
     }

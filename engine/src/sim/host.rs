@@ -517,7 +517,7 @@ mod tests {
             overtaken: 100,
             corrupted: 50,
         };
-        let caps = Caps { checksum: true, tso: true, uso: false, mtu: 1_500 };
+        let caps = Caps { checksum: true, tso: true, uso: false, mtu: 1_500, tunnelled: false };
         for (link, caps) in [
             (LinkPlan::default(), Caps::default()),
             (LinkPlan::default(), caps),

@@ -124,7 +124,7 @@ impl Topology {
                 let checksum = plan.offloads && rng.chance(600);
                 let tso = checksum && rng.chance(600);
                 let mtu = if port == UPLINK.index() { plan.uplink_mtu } else { 1_500 };
-                Caps { checksum, tso, uso: false, mtu }
+                Caps { checksum, tso, uso: false, mtu, tunnelled: false }
             })
             .collect();
         let mut topology =

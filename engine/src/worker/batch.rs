@@ -82,7 +82,10 @@ impl Worker {
             batch.drain(..).for_each(|packet| self.core.drop(packet, DropReason::PortGone));
             return;
         };
-        match rule.tunnels || rule.lanes {
+        if rule.lanes {
+            return self.carry_lanes(&rule, batch, lookups);
+        }
+        match rule.tunnels || self.core.egress.gives_tunnelled(id) {
             true => self.carry_opened(&rule, batch, lookups),
             false => self.carry_run(&rule, batch, lookups),
         }
@@ -116,7 +119,7 @@ impl Worker {
         let whole = hits == batch.len() && one_egress && !found.special;
         if whole {
             let egress = lookups.all[0].egress;
-            if self.core.send_all(batch, egress, found.bytes) {
+            if self.core.send_all(rule, batch, egress, found.bytes) {
                 return;
             }
             // Of packets that are alike only the first one's port was noted.
@@ -145,6 +148,9 @@ impl Worker {
             if CHECKED {
                 let (packets, lookups) = (&batch[done..], &mut lookups.all[done..]);
                 done += self.glance_at_bridged(rule, packets, lookups, &mut found);
+            } else if rule.trunk {
+                let (packets, lookups) = (&batch[done..], &mut lookups.all[done..]);
+                done += self.glance_at_beyond(rule, packets, lookups, &mut found);
             }
             done = self.glance_at_others::<CHECKED>(rule, batch, lookups, done, &mut found);
             let (packets, lookups) = (&batch[done..], &mut lookups.all[done..]);
@@ -432,20 +438,24 @@ impl Worker {
         self.fetch_begins(rule.network, lookups, hits..batch.len());
         for (index, (mut packet, lookup)) in batch.drain(..).zip(&lookups.all).enumerate() {
             if index < hits {
-                self.core.send(lookup.egress, packet);
+                self.core.send_gathered(rule, lookup.egress, packet);
                 continue;
             }
             match rule.examine(&mut packet) {
                 Ok(class) => match self.repeat_alone(rule, class, &mut packet) {
                     Some(egress) => {
                         self.core.counters.worker.hits.add(1);
-                        self.core.send(egress, packet);
+                        self.core.send_gathered(rule, egress, packet);
                     }
-                    None => self.take_care(rule, class, packet),
+                    None => {
+                        self.core.send_what_is_gathered();
+                        self.take_care(rule, class, packet);
+                    }
                 },
                 Err(reason) => self.core.drop(packet, reason),
             }
         }
+        self.core.send_what_is_gathered();
         self.route_released();
     }
 
@@ -560,7 +570,7 @@ impl Core {
 
     /// [`frame_port`](Core::frame_port), if the address is where it is found most quickly.
     #[inline(always)]
-    fn frame_port_likely(&self, rule: &IngressRule, destination: u64) -> Option<PortId> {
+    pub(super) fn frame_port_likely(&self, rule: &IngressRule, destination: u64) -> Option<PortId> {
         let fdb = &self.stages.bridge.fdb;
         let port = fdb.likely_port_of(rule.network, destination, self.generation, self.tick)?;
         (port != rule.port).then_some(port)
@@ -578,12 +588,5 @@ impl Core {
         }
         let port = self.frame_port(rule, packet.destination())?;
         (!rule.trunk || !self.tunnels.has(port)).then_some(port)
-    }
-
-    /// Sends a whole batch at once, without moving a packet, by one port that takes it as it is.
-    /// False: nothing was done.
-    #[inline(always)]
-    fn send_all(&mut self, batch: &mut Box<Batch>, egress: PortId, bytes: u64) -> bool {
-        self.egress.send_all(egress, batch, bytes, &mut self.frames, &self.counters)
     }
 }

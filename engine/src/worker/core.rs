@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 
 use super::Event;
+use super::encap::CrossingTunnels;
 use super::eviction::Sources;
 use super::membership::Reports;
 use super::translated::Crossing;
@@ -79,6 +80,7 @@ pub(super) struct Core {
     pub(super) tunnels: Arc<Tunnels>,
     /// By tunnel, the next hop of its outer packets; none before the first.
     pub(super) underlay: Vec<Option<AdjacencyId>>,
+    pub(super) crossing_tunnels: CrossingTunnels,
     pub(super) stages: Stages,
     pub(super) neighbours: Neighbours,
     pub(super) floods: Vec<TokenBucket>,

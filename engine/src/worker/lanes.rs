@@ -6,20 +6,83 @@
 //! counts as the uplink's too, and what the gateway sends to them by the uplink goes to them
 //! instead, so that a member is a neighbour like those on the wire.
 
+use super::Worker;
 use super::core::Core;
+use super::decap::{Opening, is_tunnelled};
+use super::lookup::Lookups;
 use crate::counters::DropReason;
 use crate::fdb::Heard;
 use crate::hand_over::Message;
 use crate::id::{MacAddress, NetworkId, PortId};
 use crate::ingress::IngressRule;
 use crate::lane::{self, Lane};
-use crate::packet::Packet;
+use crate::packet::{Batch, Packet};
 use crate::tables::Between;
 
+impl Worker {
+    /// Sorts what an uplink with lanes received, opens what came by tunnels as well, and carries
+    /// everything through in its order.
+    #[inline(never)]
+    pub(super) fn carry_lanes(
+        &mut self,
+        rule: &IngressRule,
+        batch: &mut Box<Batch>,
+        lookups: &mut Lookups,
+    ) {
+        let Some([mut run, rest]) = self.runs.take() else { return };
+        let (mut from, mut opening) = (rule.port, Opening::default());
+        for mut packet in batch.drain(..) {
+            packet.meta.ingress = rule.port;
+            let (port, copy) = match self.core.sort(&mut packet, rule, &mut opening) {
+                Ok(sorted) => sorted,
+                Err(reason) => {
+                    self.core.drop(packet, reason);
+                    continue;
+                }
+            };
+            let is_whole = !is_tunnelled(&packet);
+            if (port != from || copy.is_some() || !is_whole) && !run.is_empty() {
+                self.carry_run_from(from, &mut run, lookups);
+            }
+            if let Some(copy) = copy {
+                run.push(copy);
+                self.carry_run_from(rule.port, &mut run, lookups);
+            }
+            from = port;
+            match is_whole {
+                true => run.push(packet),
+                false => self.core.cut_apart(packet, &mut run),
+            }
+            if !is_whole {
+                self.carry_run_from(from, &mut run, lookups);
+            }
+        }
+        if !run.is_empty() {
+            self.carry_run_from(from, &mut run, lookups);
+        }
+        self.runs = Some([run, rest]);
+    }
+}
+
 impl Core {
+    /// The port that a packet of an uplink came by, and a copy for the uplink of what is for both.
+    #[inline(always)]
+    fn sort(
+        &mut self,
+        packet: &mut Packet,
+        rule: &IngressRule,
+        opening: &mut Opening,
+    ) -> Result<(PortId, Option<Packet>), DropReason> {
+        let port = if rule.tunnels { self.open(packet, rule, opening)? } else { rule.port };
+        match port == rule.port {
+            true => self.enter(packet, rule),
+            false => Ok((port, None)),
+        }
+    }
+
     /// The port that a frame of an uplink came by: the uplink's, or a trunk; and a copy for the
     /// uplink of what is for both.
-    pub(super) fn enter(
+    fn enter(
         &mut self,
         packet: &mut Packet,
         rule: &IngressRule,

@@ -15,7 +15,9 @@ mod batch;
 mod bridging;
 mod connection;
 mod core;
+mod decap;
 mod discovery;
+mod encap;
 mod errors;
 mod eviction;
 mod explain;
@@ -44,6 +46,7 @@ use arrayvec::ArrayVec;
 pub use self::adoption::{Adoption, Retired};
 use self::announce::Announcements;
 use self::core::{Core, TokenBucket};
+use self::encap::CrossingTunnels;
 use self::eviction::Sources;
 use self::flows::Flows;
 use self::lookup::Lookups;
@@ -136,8 +139,8 @@ pub struct Worker {
     /// The step to the tables in use; it keeps them and the rules alive.
     adoption: Arc<Adoption>,
     batch: Option<Box<Batch>>,
-    /// What came out of one overlay's tunnels, of a batch with packets of several.
-    run: Option<Box<Batch>>,
+    /// What came by one port, of a batch of an uplink with packets of several, and the rest of it.
+    runs: Option<[Box<Batch>; 2]>,
     /// Those of a batch; while somebody traces, the tracer has them.
     lookups: Option<Box<Lookups>>,
     /// Who looks on.
@@ -206,6 +209,7 @@ impl Worker {
             egress: Egress::new(limits.glued as usize),
             tunnels: adoption.tunnels.clone(),
             underlay: vec![None; counted],
+            crossing_tunnels: CrossingTunnels::default(),
             stages: Stages::new(fdb, Nat::new(2 * flows, seed), Paths::new(PATHS_MAX, seed)),
             neighbours: Neighbours::new(neighbours, limits.held_per_neighbour, seed, tick),
             floods: vec![TokenBucket::new(limits.floods_per_second); counted],
@@ -238,7 +242,7 @@ impl Worker {
             announcements: Announcements::default(),
             adoption: adoption.clone(),
             batch: Some(Box::new(Batch::new())),
-            run: Some(Box::new(Batch::new())),
+            runs: Some([Box::new(Batch::new()), Box::new(Batch::new())]),
             lookups: Some(Box::default()),
             tracer: None,
             handed_over: Some(Box::default()),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::core::TokenBucket;
 use super::membership::Reports;
 use super::{Adoption, Event, Retired, Worker};
+use crate::decapsulate::KnownTunnels;
 use crate::id::WorkerId;
 use crate::limits::Filtering;
 use crate::neighbour::Due;
@@ -49,6 +50,7 @@ impl Worker {
         (core.tables, core.rules) = (adoption.tables.clone(), adoption.rules.clone());
         core.tunnels = adoption.tunnels.clone();
         core.reports = Reports::begin(core.now);
+        *core.crossing_tunnels.known = KnownTunnels::default();
         core.generation = core.tables.generation as u32;
         core.stamp = core.stamp.wrapping_add(1);
         let announced = match core.id {

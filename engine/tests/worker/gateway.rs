@@ -166,6 +166,16 @@ impl Gateway {
         worker_count: usize,
         caps: impl Fn(PortId) -> Caps,
     ) -> Gateway {
+        Gateway::fresh_with(tables, worker_count, true, caps)
+    }
+
+    /// The same. `cache`: flows repeat their decisions.
+    pub(crate) fn fresh_with(
+        tables: Tables,
+        worker_count: usize,
+        cache: bool,
+        caps: impl Fn(PortId) -> Caps,
+    ) -> Gateway {
         let tables = Arc::new(tables);
         let port_count = tables.ports.len();
         let now = Instant(1_000_000_000);
@@ -183,7 +193,7 @@ impl Gateway {
                 rings,
                 tables: tables.clone(),
                 seed: 0x0123_4567_89ab_cdef,
-                cache: true,
+                cache,
                 now,
             })
         });

@@ -18,12 +18,12 @@ use crate::gateway::{Gateway, Seen, each_of};
 const TRUNK: PortId = PortId(7);
 const TO_CLIENT: PortId = PortId(8);
 const TO_ROUTER: PortId = PortId(9);
-const VNI: u32 = 4_097;
+pub(crate) const VNI: u32 = 4_097;
 pub(crate) const UDP_PORT: u16 = 4_789;
 
 /// A station of network front behind the client's tunnel end, and one behind the router's.
 pub(crate) const AWAY: Host = beyond(100);
-const BEYOND: Host = beyond(101);
+pub(crate) const BEYOND: Host = beyond(101);
 
 const fn beyond(number: u8) -> Host {
     Host {
@@ -96,13 +96,13 @@ fn each(learns: bool, test: impl Fn(Gateway, bool, bool)) {
 }
 
 /// `[VXLAN | inner]` as a host sends it to our tunnel end.
-fn wrapped(from: &Host, v6: bool, header: [u8; 8], inner: &[u8]) -> Vec<u8> {
+pub(crate) fn wrapped(from: &Host, v6: bool, header: [u8; 8], inner: &[u8]) -> Vec<u8> {
     let ip = IpHeader::new(from.ip(v6), own(v6), UDP);
     let payload = [&header[..], inner].concat();
     routed(from, &ip, &datagram(&ip, (50_000, UDP_PORT), &payload))
 }
 
-fn vxlan(vni: u32) -> [u8; 8] {
+pub(crate) fn vxlan(vni: u32) -> [u8; 8] {
     let [_, a, b, c] = vni.to_be_bytes();
     [8, 0, 0, 0, a, b, c, 0]
 }

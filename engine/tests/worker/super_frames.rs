@@ -11,7 +11,7 @@ use crate::gateway::{Gateway, Seen};
 const PAYLOAD_BYTES: usize = 60_001;
 
 fn takes_all(_: PortId) -> Caps {
-    Caps { checksum: true, tso: true, uso: true, mtu: 1_500 }
+    Caps { checksum: true, tso: true, uso: true, mtu: 1_500, tunnelled: false }
 }
 
 fn takes_none(_: PortId) -> Caps {

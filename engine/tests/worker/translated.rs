@@ -159,7 +159,8 @@ fn every_client_has_a_port_of_its_own() {
 
 #[test]
 fn a_super_frame_stays_whole_and_changes_its_kind() {
-    let takes_all = |_| engine::Caps { mtu: 1_500, checksum: true, tso: true, uso: true };
+    let takes_all =
+        |_| engine::Caps { mtu: 1_500, checksum: true, tso: true, uso: true, tunnelled: false };
     let mut gateway = Gateway::with_caps(old_web(), 2, takes_all);
     gateway.forward(&CLIENT, tcp(&CLIENT, 40_000, (own(true), 8_090), flags::SYN));
     let frame = super_frame(&CLIENT, WAN_MAC, (40_000, 8_090), own(true), &[7; 20_000]);

@@ -51,6 +51,8 @@ pub(super) struct Wanted {
     pub(super) no_arp: bool,
     /// It exists already and is used by AF_XDP; `None`: it is a TAP, to be made.
     pub(super) xdp: Option<XdpWanted>,
+    /// Super-frames may come and go in tunnels.
+    pub(super) tunnels: bool,
 }
 
 /// What an existing device is to be used for.
@@ -86,6 +88,7 @@ impl Wanted {
             mac: Some(self.mac),
             alias: Some(alias),
             persistent: true,
+            tunnels: self.tunnels,
             ..TapOptions::new(interface)
         }
     }
@@ -172,6 +175,8 @@ fn of_uplink(uplink: &Uplink, has_links: bool) -> Wanted {
             mtu_max: (!uplink.follows_mtu).then_some(uplink.mtu),
             peer: None,
         }),
+        // LIMIT: off until it is tried against kernels on both sides; what it takes is here.
+        tunnels: false,
     }
 }
 
@@ -199,5 +204,7 @@ fn of_attachment(endpoint: &str, attachment: &Attachment) -> Wanted {
         routes: routes.into_iter().filter_map(|(to, via)| Some((to, via?))).collect(),
         no_arp: false,
         xdp: None,
+        // An endpoint's own tunnels are cut before they come to us, as towards any device.
+        tunnels: false,
     }
 }

@@ -191,6 +191,7 @@ mod tests {
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
             routes: Vec::new(),
             xdp: None,
+            tunnels: false,
         }
     }
 
