@@ -8,9 +8,11 @@
 mod common;
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use drivers::TapOptions;
 use gateway::netns::{self, Namespace};
 use gateway::traffic::{self, ANSWER_WITHIN, echo_tcp};
 
@@ -252,4 +254,48 @@ fn endpoints_of_an_overlay_reach_the_outside_and_are_published() {
         forged.send(&[8, 0, 0, 0, 0, 16, 1, 0]).unwrap();
     }
     assert!(world.daemon.terminate().success());
+}
+
+/// True if this kernel's TAPs take super-frames in tunnels.
+fn knows_tunnels(host: &Path) -> bool {
+    let options = TapOptions { tunnels: true, ..TapOptions::new("probe0") };
+    netns::within(host, || drivers::Tap::create(&options).unwrap().caps().tunnelled).unwrap()
+}
+
+#[test]
+fn super_frames_cross_a_tunnel_whole_where_the_kernel_knows_them() {
+    for (vtep, own, most) in
+        [("192.0.2.1", "192.0.2.10", 1_450), ("2001:db8::1", "2001:db8::10", 1_430)]
+    {
+        let device = format!("type vxlan id 4097 dstport 4789 local {vtep} remote {own}");
+        let mut world = World::new("whole", 1, &format!("peers = [\"{vtep}\"]"), &device);
+        world.check(most);
+        let (near, host) = (world.near(), world.host.path().to_owned());
+        let count = |what: &str, port: &str| {
+            world.count(&format!("portolan_port_{what}_total{{port=\"{port}\""))
+        };
+        let ports = ["wan", &format!("vxlan:mesh/{vtep}")];
+        let all = || {
+            ports.map(|port| {
+                ["rx_packets", "rx_bytes", "tx_packets", "tx_bytes"].map(|what| count(what, port))
+            })
+        };
+        let before = all();
+        for (near_at, far_at) in [("10.9.0.10", "10.9.0.2"), ("fd00:9::10", "fd00:9::2")] {
+            let far = at(far_at, 5_310);
+            echo_tcp((&host, far), (&near, far), 8_000_000).unwrap();
+            let near_at = at(near_at, 5_311);
+            echo_tcp((&near, near_at), (&host, near_at), 8_000_000).unwrap();
+        }
+        let after = all();
+        let knows = knows_tunnels(&host);
+        for (port, (before, after)) in ports.iter().zip(before.into_iter().zip(after)) {
+            for (packets, bytes, way) in [(0, 1, "in"), (2, 3, "out")] {
+                let mean = (after[bytes] - before[bytes]) / (after[packets] - before[packets]);
+                // Acknowledgements among them: whole ones are several times longer than segments.
+                assert_eq!(mean > 2_000, knows, "{port} {way}: {mean} bytes per packet");
+            }
+        }
+        assert!(world.daemon.terminate().success());
+    }
 }

@@ -131,7 +131,12 @@ impl Worker {
         count
     }
 
-    pub(super) fn carry_run_from(&mut self, port: PortId, run: &mut Box<Batch>, lookups: &mut Lookups) {
+    pub(super) fn carry_run_from(
+        &mut self,
+        port: PortId,
+        run: &mut Box<Batch>,
+        lookups: &mut Lookups,
+    ) {
         match self.core.rule(port).copied() {
             Some(rule) => self.carry_run(&rule, run, lookups),
             None => run.drain(..).for_each(|packet| self.core.drop(packet, DropReason::PortGone)),
@@ -279,7 +284,12 @@ impl Core {
     /// Takes a packet out of its tunnel, if it is in one, after a long look. Returns the port that
     /// it came by.
     #[inline(never)]
-    pub(super) fn open(&mut self, packet: &mut Packet, rule: &IngressRule, opening: &mut Opening) -> Place {
+    pub(super) fn open(
+        &mut self,
+        packet: &mut Packet,
+        rule: &IngressRule,
+        opening: &mut Opening,
+    ) -> Place {
         let (window, bytes) = (*packet.window(), packet.head_bytes());
         let is_ordinary = packet.is_ordinary();
         let opened = decapsulate(packet, &self.tunnels, rule.gateway_mac, &mut opening.last)?;

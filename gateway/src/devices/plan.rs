@@ -175,8 +175,7 @@ fn of_uplink(uplink: &Uplink, has_links: bool) -> Wanted {
             mtu_max: (!uplink.follows_mtu).then_some(uplink.mtu),
             peer: None,
         }),
-        // LIMIT: off until it is tried against kernels on both sides; what it takes is here.
-        tunnels: false,
+        tunnels: true,
     }
 }
 
