@@ -96,11 +96,9 @@ const CONFIG: &str = r#"
 workers = 2
 
 [uplink.wan]
-driver = "tap"
+UPLINK
 interface = "wan0"
-host_side = false
 addresses = ["192.0.2.10/24"]
-host_addresses = []
 gateway = "192.0.2.1"
 
 [network.mesh]
@@ -121,11 +119,24 @@ struct World {
 }
 
 impl World {
-    fn new(test: &str, overlay: &str) -> World {
+    /// The uplink is a TAP, or one end of a veth pair of which `under0` is the other.
+    fn new(test: &str, is_tap: bool, overlay: &str) -> World {
         let scratch = Scratch::new(test);
         let host = Namespace::create(&scratch.name("host")).unwrap();
         ip(host.path(), "ip link set lo up");
-        let text = CONFIG.replace("OVERLAY", overlay);
+        let uplink = match is_tap {
+            true => "driver = \"tap\"\nhost_side = false\nhost_addresses = []",
+            false => "driver = \"xdp\"",
+        };
+        if !is_tap {
+            ip(
+                host.path(),
+                "ip link add wan0 type veth peer name under0
+                 ip link set wan0 up
+                 ip link set under0 up",
+            );
+        }
+        let text = CONFIG.replace("UPLINK", uplink).replace("OVERLAY", overlay);
         let mut command = Command::new(PROGRAM);
         command.args(["run", "-c"]).arg(scratch.config(&text));
         let mut daemon = netns::within(host.path(), || Daemon::spawn(command)).unwrap();
@@ -190,16 +201,17 @@ impl OpenVSwitch {
     }
 }
 
+/// By a veth pair: Open vSwitch reads its devices as packet sockets do, and takes no super-frames.
 #[test]
 fn open_vswitch_in_user_space_is_a_peer() {
-    let mut world = World::new("ovs", "peers = [\"192.0.2.1\"]");
+    let mut world = World::new("ovs", false, "peers = [\"192.0.2.1\"]");
     let file = world.scratch.folder.path().join("ovs.pcap");
-    let capture = Capture::start(world.host.path(), "wan0", file);
+    let capture = Capture::start(world.host.path(), "under0", file);
     let ovs = OpenVSwitch::start(world.host.path(), world.scratch.folder.path());
     // A bridge that has the underlay's address, and one with the tunnel and a veth to a station.
     ovs.set(&["add-br", "under", "--", "set", "bridge", "under", "datapath_type=netdev"]);
     ovs.set(&["add-br", "over", "--", "set", "bridge", "over", "datapath_type=netdev"]);
-    ovs.set(&["add-port", "under", "wan0"]);
+    ovs.set(&["add-port", "under", "under0"]);
     let tunnel = "options:remote_ip=192.0.2.10";
     ovs.set(&[
         "add-port",
@@ -218,8 +230,7 @@ fn open_vswitch_in_user_space_is_a_peer() {
     ovs.set(&station);
     ip(
         world.host.path(),
-        "ip addr flush dev wan0
-         ip addr add 192.0.2.1/24 dev under
+        "ip addr add 192.0.2.1/24 dev under
          ip link set under up
          ip link set st0 mtu 1450
          ip addr add 10.9.0.2/24 dev st0
@@ -237,7 +248,7 @@ fn open_vswitch_in_user_space_is_a_peer() {
 #[test]
 fn a_group_is_joined_so_that_a_snooping_switch_lets_it_through() {
     let overlay = "peers = [\"192.0.2.1\"]\ngroup = \"239.1.1.1\"\nport = 8472";
-    let mut world = World::new("group", overlay);
+    let mut world = World::new("group", true, overlay);
     // A switch that asks, and passes groups on to those alone who answer.
     ip(
         world.host.path(),
