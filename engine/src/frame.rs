@@ -136,8 +136,8 @@ impl FrameBalancer {
 pub struct FramePool {
     chunks: Vec<Frame>,
     tails: Vec<Tail>,
-    chunks_share: usize,
-    tails_share: usize,
+    chunks_max: usize,
+    tails_max: usize,
     balancer: Arc<FrameBalancer>,
     copier: Copier,
 }
@@ -153,7 +153,8 @@ impl FramePool {
         // Room for the share, what may come beyond it before a block leaves, and slack.
         chunks.reserve_exact(chunks_share + 4 * BLOCK_FRAMES);
         tails.reserve_exact(tails_share + 4 * BLOCK_FRAMES);
-        FramePool { chunks, tails, chunks_share, tails_share, balancer, copier: copier::portable }
+        let (chunks_max, tails_max) = (kept_max(chunks_share), kept_max(tails_share));
+        FramePool { chunks, tails, chunks_max, tails_max, balancer, copier: copier::portable }
     }
 
     /// The pool, with another way to copy and sum what its frames hold.
@@ -190,7 +191,7 @@ impl FramePool {
     #[inline(always)]
     pub fn give(&mut self, frame: Frame) {
         self.chunks.push(frame);
-        if self.chunks.len() > self.chunks_share + 2 * BLOCK_FRAMES {
+        if self.chunks.len() > self.chunks_max {
             spill(&mut self.chunks, &self.balancer.chunks);
         }
     }
@@ -199,7 +200,7 @@ impl FramePool {
     #[inline]
     pub fn give_tail(&mut self, tail: Tail) {
         self.tails.push(tail);
-        if self.tails.len() > self.tails_share + 2 * BLOCK_FRAMES {
+        if self.tails.len() > self.tails_max {
             spill(&mut self.tails, &self.balancer.tails);
         }
     }
@@ -208,6 +209,12 @@ impl FramePool {
     pub fn count(&self) -> (usize, usize) {
         (self.chunks.len(), self.tails.len())
     }
+}
+
+/// Frames that a pool keeps before it leaves a block to the others: its share and some slack, of a
+/// small share less, or one of few workers could keep what all need.
+fn kept_max(share: usize) -> usize {
+    (share + (share / 2).min(2 * BLOCK_FRAMES)).max(BLOCK_FRAMES)
 }
 
 #[cold]
