@@ -17,6 +17,7 @@ use gateway::netns::Namespace;
 use gateway::traffic::{echo_tcp, echo_udp, in_namespace};
 use rustix::process::Signal;
 
+use common::host::trust_link_locals;
 use common::{Daemon, PROGRAM, Scratch};
 
 /// The example, with a port of its own on a loopback address.
@@ -53,6 +54,7 @@ impl World {
         let scratch = Scratch::new(test);
         let (host, outside) = (scratch.name("host"), scratch.name("outside"));
         let namespaces = [Namespace::create(&host).unwrap(), Namespace::create(&outside).unwrap()];
+        namespaces.iter().for_each(trust_link_locals);
         let veth = ["-n", &host, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0"];
         run("ip", &[&veth[..], &["netns", &outside]].concat());
         for (name, own) in [(&host, HOST), (&outside, CLIENT)] {
