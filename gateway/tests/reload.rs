@@ -178,7 +178,7 @@ fn reloads_under_traffic_lose_no_packet_and_end_no_flow() {
         // Nobody listens to what the kernels of the namespaces say of themselves, the one whose
         // endpoint has just been removed included.
         let chatter = ["local_unhandled", "neighbour_unhandled", "not_for_us", "not_routable"];
-        let mut chatter = chatter.iter().chain(&["no_receiver", "port_gone"]);
+        let mut chatter = chatter.iter().chain(&["no_receiver", "port_gone", "egress_down"]);
         !chatter.any(|reason| labels.contains(reason))
     });
     println!(
