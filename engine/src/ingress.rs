@@ -338,10 +338,10 @@ impl IngressRule {
         }
     }
 
-    /// [`glance`](Self::glance) at a frame of IPv4 that came out of a tunnel: its destination, if
-    /// that is not the gateway.
+    /// [`glance`](Self::glance) at what came out of a tunnel: [`Glance::Bridged`] for a frame of
+    /// IPv4 that is not for the gateway.
     #[inline(always)]
-    pub(crate) fn glance_beyond(&self, window: &[u8; WINDOW_BYTES], bytes: usize) -> Option<u64> {
+    pub(crate) fn glance_beyond(&self, window: &[u8; WINDOW_BYTES], bytes: usize) -> Glance {
         let (destination, source) = (u64_at(window, 0) >> 16, u64_at(window, SOURCE_MAC));
         let right = source as u16 == ethernet::IPV4
             && source >> 16 != self.gateway_mac
@@ -349,7 +349,10 @@ impl IngressRule {
             && destination != self.gateway_mac
             && bytes >= parse::PLAIN_L4_V4
             && bytes <= self.glance_bytes_max;
-        right.then_some(destination)
+        match right {
+            true => Glance::Bridged(destination),
+            false => Glance::Unclear,
+        }
     }
 
     /// Parses a packet, checks its sender, and says how to go on.

@@ -215,7 +215,9 @@ impl Worker {
             return core.counters.dropped(DropReason::NoFrame).add(1);
         };
         match audience {
-            Audience::Network(..) => core.send_copies(packet, receivers, [owner, None]),
+            Audience::Network(..) => {
+                core.send_copies(packet, receivers, |_, port| Some(port) != owner)
+            }
             Audience::Uplink(port) => core.send(port, packet),
         }
     }

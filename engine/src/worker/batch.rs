@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use super::Worker;
 use super::core::Core;
+use super::decap::is_tunnelled;
 use super::flows::plain_key;
 use super::lookup::{Alike, Found, Lookup, Lookups, Ports, Way, mark_plain};
 use super::oversize::may_open;
@@ -85,7 +86,9 @@ impl Worker {
         if rule.lanes {
             return self.carry_lanes(&rule, batch, lookups);
         }
-        match rule.tunnels || self.core.egress.gives_tunnelled(id) {
+        let opens =
+            rule.tunnels || self.core.egress.gives_tunnelled(id) && batch.iter().any(is_tunnelled);
+        match opens {
             true => self.carry_opened(&rule, batch, lookups),
             false => self.carry_run(&rule, batch, lookups),
         }
@@ -147,10 +150,10 @@ impl Worker {
         while done < batch.len() {
             if CHECKED {
                 let (packets, lookups) = (&batch[done..], &mut lookups.all[done..]);
-                done += self.glance_at_bridged(rule, packets, lookups, &mut found);
+                done += self.glance_at_frames::<false>(rule, packets, lookups, &mut found);
             } else if rule.trunk {
                 let (packets, lookups) = (&batch[done..], &mut lookups.all[done..]);
-                done += self.glance_at_beyond(rule, packets, lookups, &mut found);
+                done += self.glance_at_frames::<true>(rule, packets, lookups, &mut found);
             }
             done = self.glance_at_others::<CHECKED>(rule, batch, lookups, done, &mut found);
             let (packets, lookups) = (&batch[done..], &mut lookups.all[done..]);
@@ -187,9 +190,10 @@ impl Worker {
         count
     }
 
-    /// The same for [`Way::Bridged`].
+    /// The same for [`Way::Bridged`], of what a member sends or what came out of a tunnel
+    /// (`BEYOND`), which never goes into another.
     #[inline(never)]
-    fn glance_at_bridged(
+    fn glance_at_frames<const BEYOND: bool>(
         &self,
         rule: &IngressRule,
         packets: &[Packet],
@@ -203,8 +207,15 @@ impl Worker {
             if !packet.is_ordinary() {
                 break;
             }
-            let Glance::Bridged(destination) = rule.glance::<true>(window, bytes) else { break };
+            let glance = match BEYOND {
+                true => rule.glance_beyond(window, bytes),
+                false => rule.glance::<true>(window, bytes),
+            };
+            let Glance::Bridged(destination) = glance else { break };
             let Some(port) = core.frame_port_likely(&rule, destination) else { break };
+            if BEYOND && core.tunnels.has(port) {
+                break;
+            }
             lookup.egress = port;
             lookup.way = Way::Bridged;
             ports.add(port);
@@ -570,7 +581,7 @@ impl Core {
 
     /// [`frame_port`](Core::frame_port), if the address is where it is found most quickly.
     #[inline(always)]
-    pub(super) fn frame_port_likely(&self, rule: &IngressRule, destination: u64) -> Option<PortId> {
+    fn frame_port_likely(&self, rule: &IngressRule, destination: u64) -> Option<PortId> {
         let fdb = &self.stages.bridge.fdb;
         let port = fdb.likely_port_of(rule.network, destination, self.generation, self.tick)?;
         (port != rule.port).then_some(port)

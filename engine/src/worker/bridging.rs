@@ -119,7 +119,7 @@ impl Core {
         if let Some(sender) = self.returned_to(network, &packet) {
             let tables = self.tables.clone();
             let members = tables.network(network).map_or(&[][..], |own| &own.members);
-            return self.send_copies(packet, members, [Some(ingress), Some(sender)]);
+            return self.send_copies(packet, members, |_, port| port != ingress && port != sender);
         }
         self.flood_from(packet, network, Some(ingress));
     }
@@ -142,18 +142,21 @@ impl Core {
         let Some(network) = tables.network(network) else {
             return self.drop(packet, DropReason::PortGone);
         };
-        self.send_copies(packet, &network.members, [except, None]);
+        self.send_copies(packet, &network.members, |_, port| Some(port) != except);
     }
 
-    /// Sends a copy to each of these ports but some. The packet itself goes to the last.
+    /// Sends a copy to each of these ports that it is for. The packet itself goes to the last.
     pub(super) fn send_copies(
         &mut self,
         packet: Packet,
         receivers: &[PortId],
-        except: [Option<PortId>; 2],
+        is_for: impl Fn(&Core, PortId) -> bool,
     ) {
         let mut last = None;
-        for &member in receivers.iter().filter(|&&member| !except.contains(&Some(member))) {
+        for &member in receivers {
+            if !is_for(self, member) {
+                continue;
+            }
             if let Some(receiver) = last.replace(member) {
                 match packet.copy(&mut self.frames) {
                     Some(copy) => self.send_bridged(receiver, copy, Receivers::All),

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Worker;
 use super::core::Core;
-use super::lookup::{Found, Lookup, Lookups, Way};
+use super::lookup::Lookups;
 use crate::counters::DropReason;
 use crate::decapsulate::{Last, SOURCE, combine_ecn, decapsulate};
 use crate::egress::finish;
@@ -98,39 +98,7 @@ impl Worker {
         self.runs = Some([run, rest]);
     }
 
-    /// The first pass while packets are frames of IPv4 out of a tunnel to members whose ports are
-    /// known; returns how many were.
-    #[inline(never)]
-    pub(super) fn glance_at_beyond(
-        &self,
-        rule: &IngressRule,
-        packets: &[Packet],
-        lookups: &mut [Lookup],
-        found: &mut Found,
-    ) -> usize {
-        let (rule, core) = (*rule, &self.core);
-        let (mut count, mut all_bytes, mut ports) = (0, 0, found.ports);
-        for (packet, lookup) in packets.iter().zip(lookups) {
-            let (bytes, window) = (packet.head_bytes(), packet.window());
-            if !packet.is_ordinary() {
-                break;
-            }
-            let Some(destination) = rule.glance_beyond(window, bytes) else { break };
-            let Some(port) = core.frame_port_likely(&rule, destination) else { break };
-            if core.tunnels.has(port) {
-                break;
-            }
-            lookup.egress = port;
-            lookup.way = Way::Bridged;
-            ports.add(port);
-            all_bytes += bytes as u64;
-            count += 1;
-        }
-        found.bytes += all_bytes;
-        found.ports = ports;
-        count
-    }
-
+    /// Carries through what came in by one port, if there is any.
     pub(super) fn carry_run_from(
         &mut self,
         port: PortId,
@@ -138,6 +106,7 @@ impl Worker {
         lookups: &mut Lookups,
     ) {
         match self.core.rule(port).copied() {
+            _ if run.is_empty() => {}
             Some(rule) => self.carry_run(&rule, run, lookups),
             None => run.drain(..).for_each(|packet| self.core.drop(packet, DropReason::PortGone)),
         }

@@ -8,7 +8,6 @@
 use arrayvec::ArrayVec;
 
 use super::core::Core;
-use super::oversize::Receivers;
 use crate::counters::DropReason;
 use crate::groups::{self, Groups, LEAVING_FOR, MEMBER_FOR, Noted, QUERIER_FOR, Said};
 use crate::hand_over::Message;
@@ -46,22 +45,9 @@ impl Core {
         let Some(table) = tables.network(network) else {
             return self.drop(packet, DropReason::PortGone);
         };
-        let mut last = None;
-        for &member in table.members.iter().filter(|&&member| member != ingress) {
-            if !self.is_in(audience, network, member) {
-                continue;
-            }
-            if let Some(receiver) = last.replace(member) {
-                match packet.copy(&mut self.frames) {
-                    Some(copy) => self.send_bridged(receiver, copy, Receivers::All),
-                    None => self.counters.dropped(DropReason::NoFrame).add(1),
-                }
-            }
-        }
-        match last {
-            Some(receiver) => self.send_bridged(receiver, packet, Receivers::All),
-            None => self.drop(packet, DropReason::NoReceiver),
-        }
+        self.send_copies(packet, &table.members, |core, member| {
+            member != ingress && core.is_in(audience, network, member)
+        });
     }
 
     /// Notes what a frame says, and tells who is to have it.

@@ -31,17 +31,25 @@ impl Worker {
     ) {
         let Some([mut run, rest]) = self.runs.take() else { return };
         let (mut from, mut opening) = (rule.port, Opening::default());
+        // What does not go on as the uplink's own came by its device all the same.
+        let (mut others, mut others_bytes) = (0, 0);
         for mut packet in batch.drain(..) {
             packet.meta.ingress = rule.port;
-            let (port, copy) = match self.core.sort(&mut packet, rule, &mut opening) {
+            let bytes = packet.len() as u64;
+            let sorted = self.core.sort(&mut packet, rule, &mut opening);
+            let own = |port, copy: &Option<Packet>| port == rule.port || copy.is_some();
+            if !matches!(&sorted, Ok((port, copy)) if own(*port, copy)) {
+                (others, others_bytes) = (others + 1, others_bytes + bytes);
+            }
+            let (port, copy) = match sorted {
                 Ok(sorted) => sorted,
                 Err(reason) => {
                     self.core.drop(packet, reason);
                     continue;
                 }
             };
-            let is_whole = !is_tunnelled(&packet);
-            if (port != from || copy.is_some() || !is_whole) && !run.is_empty() {
+            let is_alone = is_tunnelled(&packet);
+            if port != from || copy.is_some() || is_alone {
                 self.carry_run_from(from, &mut run, lookups);
             }
             if let Some(copy) = copy {
@@ -49,18 +57,19 @@ impl Worker {
                 self.carry_run_from(rule.port, &mut run, lookups);
             }
             from = port;
-            match is_whole {
-                true => run.push(packet),
-                false => self.core.cut_apart(packet, &mut run),
-            }
-            if !is_whole {
+            if is_alone {
+                self.core.cut_apart(packet, &mut run);
                 self.carry_run_from(from, &mut run, lookups);
+            } else {
+                run.push(packet);
             }
         }
-        if !run.is_empty() {
-            self.carry_run_from(from, &mut run, lookups);
-        }
+        self.carry_run_from(from, &mut run, lookups);
         self.runs = Some([run, rest]);
+        if let Some(port) = self.core.counters.port(rule.port) {
+            port.rx_packets.add(others);
+            port.rx_bytes.add(others_bytes);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use engine::sim::WireFrame;
 use engine::sim::frames::{ethernet, mac_at};
 use engine::tables::{Between, Direct, GatewayMode, PortKind, PortTable, Route, Routes, VlanTag};
-use engine::{DropReason, MacAddress, NetworkId, PortId, Tables, UplinkId};
+use engine::{Counters, DropReason, MacAddress, NetworkId, PortId, Tables, UplinkId};
 
 use crate::common::*;
 use crate::gateway::{Gateway, Seen, each_of};
@@ -277,6 +277,30 @@ fn tags_are_pushed_on_the_wire_and_popped_off_it() {
             assert_eq!(answer.port, WAN);
             let seen = send(&mut gateway, &CLIENT, strange(CLIENT.mac, MacAddress::BROADCAST));
             assert!(seen.is_empty());
+        });
+    }
+}
+
+#[test]
+fn the_uplink_counts_what_it_received_whoever_it_is_for_once() {
+    for (tag, between, shares_mac) in [STRAIGHT, SHARED, (Some(100), Between::Straight, false)] {
+        each_on_link((tag, between, shares_mac), |mut gateway, v6| {
+            let to = if shares_mac { WAN_MAC } else { WEB.mac };
+            let whose = frame((&CLIENT, CLIENT.mac), (&WEB, to), v6);
+            let for_all = strange(CLIENT.mac, MacAddress::BROADCAST);
+            let frames = [
+                tag.map_or(whose.clone(), |tag| tagged(tag, &whose)),
+                for_all,
+                who_has(&CLIENT, own(v6)),
+                echo(&CLIENT, 7, own(v6)),
+                tagged(99, &whose),
+            ];
+            for bytes in frames.clone() {
+                send(&mut gateway, &CLIENT, bytes);
+            }
+            let received =
+                |counters: &Counters| counters.port(WAN).map_or(0, |port| port.rx_packets.get());
+            assert_eq!(gateway.sum(received), frames.len() as u64, "{tag:?} {shares_mac}");
         });
     }
 }
