@@ -358,25 +358,8 @@ impl Text {
     }
 
     fn limits(&mut self, config: &Config) {
-        let limits = &config.limits;
         self.line("\n[limits]");
-        for (key, limit) in [
-            ("flows", limits.flows),
-            ("flows_per_port", limits.flows_per_port),
-            ("half_open_per_port", limits.half_open_per_port),
-            ("flows_per_source", limits.flows_per_source),
-            ("fdb", limits.fdb),
-            ("fdb_per_port", limits.fdb_per_port),
-            ("neighbours", limits.neighbours),
-            ("held_per_neighbour", limits.held_per_neighbour),
-            ("fragments", limits.fragments),
-            ("fragments_held", limits.fragments_held),
-            ("floods_per_second", limits.floods_per_second),
-            ("answers_per_second", limits.answers_per_second),
-            ("icmp_errors_per_second", limits.icmp_errors_per_second),
-            ("hand_over", limits.hand_over),
-            ("glued", limits.glued),
-        ] {
+        for (key, limit) in config.limits.named() {
             self.set(key, i64::from(limit));
         }
     }

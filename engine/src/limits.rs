@@ -66,6 +66,47 @@ pub struct Limits {
     pub glued: u32,
 }
 
+impl Limits {
+    /// Each by its name in a config's `[limits]`.
+    pub fn named(&self) -> [(&'static str, u32); 15] {
+        // By its pattern, so that no new one is forgotten.
+        let &Limits {
+            flows,
+            flows_per_port,
+            half_open_per_port,
+            flows_per_source,
+            fdb,
+            fdb_per_port,
+            neighbours,
+            held_per_neighbour,
+            fragments,
+            fragments_held,
+            floods_per_second,
+            answers_per_second,
+            icmp_errors_per_second,
+            hand_over,
+            glued,
+        } = self;
+        [
+            ("flows", flows),
+            ("flows_per_port", flows_per_port),
+            ("half_open_per_port", half_open_per_port),
+            ("flows_per_source", flows_per_source),
+            ("fdb", fdb),
+            ("fdb_per_port", fdb_per_port),
+            ("neighbours", neighbours),
+            ("held_per_neighbour", held_per_neighbour),
+            ("fragments", fragments),
+            ("fragments_held", fragments_held),
+            ("floods_per_second", floods_per_second),
+            ("answers_per_second", answers_per_second),
+            ("icmp_errors_per_second", icmp_errors_per_second),
+            ("hand_over", hand_over),
+            ("glued", glued),
+        ]
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {

@@ -357,24 +357,7 @@ fn gateway_facts(gateway: &Gateway) -> Vec<Fact> {
 }
 
 fn limit_facts(limits: &Limits) -> Vec<Fact> {
-    let all = [
-        ("flows", limits.flows),
-        ("flows_per_port", limits.flows_per_port),
-        ("half_open_per_port", limits.half_open_per_port),
-        ("flows_per_source", limits.flows_per_source),
-        ("fdb", limits.fdb),
-        ("fdb_per_port", limits.fdb_per_port),
-        ("neighbours", limits.neighbours),
-        ("held_per_neighbour", limits.held_per_neighbour),
-        ("fragments", limits.fragments),
-        ("fragments_held", limits.fragments_held),
-        ("floods_per_second", limits.floods_per_second),
-        ("answers_per_second", limits.answers_per_second),
-        ("icmp_errors_per_second", limits.icmp_errors_per_second),
-        ("hand_over", limits.hand_over),
-        ("glued", limits.glued),
-    ];
-    all.map(|(name, limit)| (name, limit.to_string())).into()
+    limits.named().map(|(name, limit)| (name, limit.to_string())).into()
 }
 
 #[cfg(test)]

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use gateway::netns::{self, Namespace};
 
-use common::tunnels::{PASSES_WITHIN, check_all, ip, wait_for_ping};
-use common::{Daemon, PROGRAM, Scratch};
+use common::host::start_on;
+use common::tunnels::{PASSES_WITHIN, check_all, host_of, ip, wait_for_ping};
+use common::{Daemon, Scratch};
 
 /// A process of ours, ended whatever happens.
 struct Running(Child);
@@ -122,8 +123,7 @@ impl World {
     /// The uplink is a TAP, or one end of a veth pair of which `under0` is the other.
     fn new(test: &str, is_tap: bool, overlay: &str) -> World {
         let scratch = Scratch::new(test);
-        let host = Namespace::create(&scratch.name("host")).unwrap();
-        ip(host.path(), "ip link set lo up");
+        let host = host_of(&scratch);
         let uplink = match is_tap {
             true => "driver = \"tap\"\nhost_side = false\nhost_addresses = []",
             false => "driver = \"xdp\"",
@@ -137,10 +137,7 @@ impl World {
             );
         }
         let text = CONFIG.replace("UPLINK", uplink).replace("OVERLAY", overlay);
-        let mut command = Command::new(PROGRAM);
-        command.args(["run", "-c"]).arg(scratch.config(&text));
-        let mut daemon = netns::within(host.path(), || Daemon::spawn(command)).unwrap();
-        daemon.wait_ready();
+        let daemon = start_on(&host, &scratch.config(&text));
         World { host, scratch, daemon }
     }
 

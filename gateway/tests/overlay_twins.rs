@@ -9,14 +9,14 @@ mod common;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use gateway::netns::{self, Namespace};
+use gateway::netns::Namespace;
 use gateway::traffic::{self, echo_tcp};
 
-use common::tunnels::{PASSES_WITHIN, at, check_all, ip, wait_for_ping};
-use common::{Daemon, PROGRAM, Scratch};
+use common::host::start_on;
+use common::tunnels::{PASSES_WITHIN, at, check_all, host_of, ip, wait_for_ping};
+use common::{Daemon, Scratch};
 
 const CONFIG: &str = r#"
 [gateway]
@@ -67,12 +67,8 @@ struct World {
 impl World {
     fn new() -> World {
         let scratch = Scratch::new("twins");
-        let host = Namespace::create(&scratch.name("host")).unwrap();
-        ip(host.path(), "ip link set lo up");
-        let mut command = Command::new(PROGRAM);
-        command.args(["run", "-c"]).arg(scratch.config(CONFIG));
-        let mut daemon = netns::within(host.path(), || Daemon::spawn(command)).unwrap();
-        daemon.wait_ready();
+        let host = host_of(&scratch);
+        let daemon = start_on(&host, &scratch.config(CONFIG));
         let far =
             NAMES.map(|name| Namespace::create(&scratch.name(&format!("far-{name}"))).unwrap());
         for (index, name) in NAMES.into_iter().enumerate() {

@@ -9,15 +9,15 @@ mod common;
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use drivers::TapOptions;
 use gateway::netns::{self, Namespace};
 use gateway::traffic::{self, ANSWER_WITHIN, echo_tcp};
 
-use common::tunnels::{PASSES_WITHIN, at, check_all, ip, wait_for_ping};
-use common::{Daemon, PROGRAM, Scratch};
+use common::host::start_on;
+use common::tunnels::{PASSES_WITHIN, at, check_all, host_of, ip, wait_for_ping};
+use common::{Daemon, Scratch};
 
 /// The MAC address of the kernel's own end inside the overlay.
 const FAR_MAC: &str = "02:42:0a:09:00:02";
@@ -59,14 +59,10 @@ impl World {
     /// `overlay`: what the network says; `device`: how the kernel's end is made.
     fn new(test: &str, workers: u8, overlay: &str, device: &str) -> World {
         let scratch = Scratch::new(test);
-        let host = Namespace::create(&scratch.name("host")).unwrap();
-        ip(host.path(), "ip link set lo up");
+        let host = host_of(&scratch);
         let text = UPLINK.replace("WORKERS", &workers.to_string()).replace("OVERLAY", overlay);
         let path = scratch.config(&text);
-        let mut command = Command::new(PROGRAM);
-        command.args(["run", "-c"]).arg(path);
-        let mut daemon = netns::within(host.path(), || Daemon::spawn(command)).unwrap();
-        daemon.wait_ready();
+        let daemon = start_on(&host, &path);
         let set_up = format!(
             "ip link add vx0 {device}
              ip link set vx0 address {FAR_MAC}
@@ -177,9 +173,7 @@ network = [{ name = "agents", ip = "9.0.SELF.10" }]
 
 #[test]
 fn two_gateways_share_a_network_and_route_to_each_others_prefixes() {
-    let host = Scratch::new("between");
-    let host = Namespace::create(&host.name("host")).unwrap();
-    ip(host.path(), "ip link set lo up");
+    let host = host_of(&Scratch::new("between"));
     netns::within(host.path(), || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))
         .unwrap()
         .unwrap();
@@ -187,10 +181,7 @@ fn two_gateways_share_a_network_and_route_to_each_others_prefixes() {
     for (own, peer) in [("1", "2"), ("2", "1")] {
         let scratch = Scratch::new(&format!("half{own}"));
         let path = scratch.config(&HALF.replace("SELF", own).replace("PEER", peer));
-        let mut command = Command::new(PROGRAM);
-        command.args(["run", "-c"]).arg(path);
-        let mut daemon = netns::within(host.path(), || Daemon::spawn(command)).unwrap();
-        daemon.wait_ready();
+        let daemon = start_on(&host, &path);
         halves.push((scratch, daemon));
     }
     let [one, other] = [0, 1].map(|half| halves[half].0.path("member"));

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use gateway::netns;
+use gateway::netns::{self, Namespace};
 use gateway::traffic::{self, echo_tcp, echo_udp};
+
+use super::Scratch;
 
 /// Longest wait for the first packet to pass: neighbours have to be found on both links.
 pub(crate) const PASSES_WITHIN: Duration = Duration::from_secs(30);
@@ -20,6 +22,13 @@ pub(crate) fn ip(namespace: &Path, lines: &str) {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{line}: {errors}");
     }
+}
+
+/// A namespace that stands for the gateway's host.
+pub(crate) fn host_of(scratch: &Scratch) -> Namespace {
+    let host = Namespace::create(&scratch.name("host")).unwrap();
+    ip(host.path(), "ip link set lo up");
+    host
 }
 
 /// Waits until a ping is answered.
