@@ -16,7 +16,6 @@ use super::core::Core;
 use super::decap::is_tunnelled;
 use super::flows::plain_key;
 use super::lookup::{Alike, Found, Lookup, Lookups, Ports, Way, mark_plain};
-use super::oversize::may_open;
 use crate::counters::DropReason;
 use crate::execute::{Edit, execute_plain, fits_plain};
 use crate::flow::{ActionKind, FlowKey, FlowTable, SideId, V4, V6};
@@ -568,36 +567,4 @@ fn repeat<F: Edit, const ORDINARY: bool>(
     let (action, expected) = side.action_and_expected();
     execute_plain::<F>(window, partial, action, expected, adjacency.macs());
     Some(adjacency.port)
-}
-
-impl Core {
-    /// Where a frame inside a network goes, if the FDB knows and nothing else is to be asked.
-    #[inline(always)]
-    fn frame_port(&self, rule: &IngressRule, destination: u64) -> Option<PortId> {
-        let fdb = &self.stages.bridge.fdb;
-        let port = fdb.port_of(rule.network, destination, self.generation, self.tick)?;
-        (port != rule.port).then_some(port)
-    }
-
-    /// [`frame_port`](Core::frame_port), if the address is where it is found most quickly.
-    #[inline(always)]
-    fn frame_port_likely(&self, rule: &IngressRule, destination: u64) -> Option<PortId> {
-        let fdb = &self.stages.bridge.fdb;
-        let port = fdb.likely_port_of(rule.network, destination, self.generation, self.tick)?;
-        (port != rule.port).then_some(port)
-    }
-
-    /// [`frame_port`](Core::frame_port) for any frame.
-    fn repeat_frame(&self, rule: &IngressRule, packet: &Packet) -> Option<PortId> {
-        // A port that may have several stations is heard first: the long way.
-        if !(rule.anti_spoofing || rule.trunk) || packet.len() > rule.frame_bytes_max {
-            return None;
-        }
-        // What a SYN announces may have to be lowered: the long way.
-        if rule.unequal_mtus && may_open(packet.window()) {
-            return None;
-        }
-        let port = self.frame_port(rule, packet.destination())?;
-        (!rule.trunk || !self.tunnels.has(port)).then_some(port)
-    }
 }

@@ -1,7 +1,8 @@
-//! Frames inside a network, off the short way: learn, decide, flood.
+//! Frames inside a network: where the FDB says that they go, and off the short way learn, decide,
+//! flood.
 
 use super::core::Core;
-use super::oversize::Receivers;
+use super::oversize::{Receivers, may_open};
 use crate::counters::DropReason;
 use crate::fdb::Heard;
 use crate::flow::FlowInput;
@@ -13,6 +14,36 @@ use crate::stage::{NextHop, Verdict};
 use crate::tables::Between;
 
 impl Core {
+    /// Where a frame inside a network goes, if the FDB knows and nothing else is to be asked.
+    #[inline(always)]
+    pub(super) fn frame_port(&self, rule: &IngressRule, destination: u64) -> Option<PortId> {
+        let fdb = &self.stages.bridge.fdb;
+        let port = fdb.port_of(rule.network, destination, self.generation, self.tick)?;
+        (port != rule.port).then_some(port)
+    }
+
+    /// [`frame_port`](Core::frame_port), if the address is where it is found most quickly.
+    #[inline(always)]
+    pub(super) fn frame_port_likely(&self, rule: &IngressRule, destination: u64) -> Option<PortId> {
+        let fdb = &self.stages.bridge.fdb;
+        let port = fdb.likely_port_of(rule.network, destination, self.generation, self.tick)?;
+        (port != rule.port).then_some(port)
+    }
+
+    /// [`frame_port`](Core::frame_port) for any frame.
+    pub(super) fn repeat_frame(&self, rule: &IngressRule, packet: &Packet) -> Option<PortId> {
+        // A port that may have several stations is heard first: the long way.
+        if !(rule.anti_spoofing || rule.trunk) || packet.len() > rule.frame_bytes_max {
+            return None;
+        }
+        // What a SYN announces may have to be lowered: the long way.
+        if rule.unequal_mtus && may_open(packet.window()) {
+            return None;
+        }
+        let port = self.frame_port(rule, packet.destination())?;
+        (!rule.trunk || !self.tunnels.has(port)).then_some(port)
+    }
+
     /// Notes the station that a frame came from, on a port that may have several. False: the frame
     /// is to be dropped, because stations move between ports as only a loop makes them.
     pub(super) fn hear(&mut self, rule: &IngressRule, source: u64) -> bool {
