@@ -25,6 +25,7 @@ pub(crate) fn advice(names: Names<'_>, about: &Explanation, reason: DropReason) 
         DropReason::PolicyDenied | DropReason::PolicyRejected => policy(names, about),
         DropReason::ClosedPort => closed_port(names, &about.input),
         DropReason::NoRoute => Some(no_route(&about.input)),
+        DropReason::NotRoutable => hosts_own(names, &about.input),
         _ => None,
     };
     special.unwrap_or_else(|| reasons::of(reason).1.to_owned())
@@ -133,6 +134,18 @@ fn closed_port(names: Names<'_>, input: &FlowInput) -> Option<String> {
     Some(format!(
         "nothing serves port {port}{kind} here: `publish = [\"{port}:PORT{kind}\"]` at the \
          endpoint that should"
+    ))
+}
+
+/// A port of the host's that is not published: the host does not send it here.
+fn hosts_own(names: Names<'_>, input: &FlowInput) -> Option<String> {
+    let (address, port) = (input.destination, input.destination_port);
+    let mut uplinks = names.tables.uplinks.iter().flatten();
+    uplinks.find(|uplink| uplink.host.is_host(address))?;
+    let kind = suffix(input.protocol)?;
+    Some(format!(
+        "{address} is the host's, which serves what is not published itself: `publish = \
+         [\"{port}:PORT{kind}\"]` at the endpoint that should"
     ))
 }
 

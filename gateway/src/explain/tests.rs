@@ -346,6 +346,19 @@ fn what_no_wire_should_carry_and_what_is_not_translated_is_told() {
     assert_eq!(out("web", "10.1.0.1/icmp").answer.as_deref(), Some("echo reply"));
 }
 
+#[test]
+fn a_port_of_the_host_that_is_not_published_is_the_hosts_to_serve() {
+    let config = CONFIG
+        .replace("netns = \"outside\"\ncreate = true\n", "")
+        .replace("gateway = ", "host_addresses = [\"192.0.2.1/24\"]\ngateway = ");
+    let asked = question("192.0.2.7:999", Some("wan"), "192.0.2.1:81/tcp");
+    let closed = under(&config, &asked);
+    dies(&closed, "not_routable");
+    let advice = closed.advice.unwrap();
+    assert!(advice.contains("192.0.2.1 is the host's"), "{advice}");
+    assert!(advice.contains("`publish = [\"81:PORT\"]`"), "{advice}");
+}
+
 /// Reasons under which a stage, or a guard after the stages, lets a packet die.
 const TOLD: [DropReason; 23] = [
     DropReason::Martian,
