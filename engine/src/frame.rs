@@ -159,8 +159,9 @@ impl FramePool {
 
     /// The pool, with another way to copy and sum what its frames hold.
     #[must_use]
-    pub fn with_copier(self, copier: Copier) -> FramePool {
-        FramePool { copier, ..self }
+    pub fn with_copier(mut self, copier: Copier) -> FramePool {
+        self.copier = copier;
+        self
     }
 
     /// How what its frames hold is copied and summed.
@@ -232,16 +233,73 @@ fn spill<T>(own: &mut Vec<T>, shared: &ArrayQueue<Block<T>>) {
     }
 }
 
-/// Chunks on the ordinary heap, for tests, benches and simulations.
+/// Chunks on the ordinary heap, for tests, benches and simulations. With the feature `sim` those of
+/// pools that have ended come first, with what lies in them: a process of thousands of worlds
+/// stays small.
 pub fn heap_frames(count: usize) -> Vec<Frame> {
-    let memory = vec![0u8; count * CHUNK_BYTES].leak();
-    memory.chunks_exact_mut(CHUNK_BYTES).map(Frame::new).collect()
+    let mut chunks = ended::chunks(count);
+    let memory = vec![0u8; (count - chunks.len()) * CHUNK_BYTES].leak();
+    chunks.extend(memory.chunks_exact_mut(CHUNK_BYTES).map(Frame::new));
+    chunks
 }
 
-/// Tails on the ordinary heap.
+/// Tails on the ordinary heap, likewise.
 pub fn heap_tails(count: usize) -> Vec<Tail> {
-    let memory = vec![0u8; count * TAIL_BYTES].leak();
-    memory.chunks_exact_mut(TAIL_BYTES).map(Tail::new).collect()
+    let mut tails = ended::tails(count);
+    let memory = vec![0u8; (count - tails.len()) * TAIL_BYTES].leak();
+    tails.extend(memory.chunks_exact_mut(TAIL_BYTES).map(Tail::new));
+    tails
+}
+
+/// Frames of pools that have ended. A gateway's pools end with it, and nobody asks for them.
+#[cfg(feature = "sim")]
+mod ended {
+    use crossbeam::queue::SegQueue;
+
+    use super::{Frame, FrameBalancer, FramePool, Tail};
+
+    static CHUNKS: SegQueue<Frame> = SegQueue::new();
+    static TAILS: SegQueue<Tail> = SegQueue::new();
+
+    /// As many chunks as there are, at most `count`.
+    pub(super) fn chunks(count: usize) -> Vec<Frame> {
+        std::iter::from_fn(|| CHUNKS.pop()).take(count).collect()
+    }
+
+    /// The same of tails.
+    pub(super) fn tails(count: usize) -> Vec<Tail> {
+        std::iter::from_fn(|| TAILS.pop()).take(count).collect()
+    }
+
+    impl Drop for FramePool {
+        fn drop(&mut self) {
+            self.chunks.drain(..).for_each(|chunk| CHUNKS.push(chunk));
+            self.tails.drain(..).for_each(|tail| TAILS.push(tail));
+        }
+    }
+
+    impl Drop for FrameBalancer {
+        fn drop(&mut self) {
+            let chunks = std::iter::from_fn(|| self.chunks.pop()).flatten();
+            chunks.for_each(|chunk| CHUNKS.push(chunk));
+            let tails = std::iter::from_fn(|| self.tails.pop()).flatten();
+            tails.for_each(|tail| TAILS.push(tail));
+        }
+    }
+}
+
+/// Without simulations, each pool has frames of its own.
+#[cfg(not(feature = "sim"))]
+mod ended {
+    use super::{Frame, Tail};
+
+    pub(super) fn chunks(_count: usize) -> Vec<Frame> {
+        Vec::new()
+    }
+
+    pub(super) fn tails(_count: usize) -> Vec<Tail> {
+        Vec::new()
+    }
 }
 
 #[cfg(test)]

@@ -47,18 +47,10 @@ pub(crate) fn unit_tests(remarks: &mut Vec<String>) -> Result<Counts> {
     test_run(targets, &[], remarks)
 }
 
-/// Worlds from this many seeds, so many at a time: the memory of packets is never freed, and each
-/// world has some of its own.
+/// Worlds from this many seeds.
 pub(crate) fn simulation(seed_count: u64, remarks: &mut Vec<String>) -> Result<Counts> {
-    const AT_A_TIME: u64 = 250;
-    let mut counts = Counts::default();
-    for first in (0..seed_count).step_by(AT_A_TIME as usize) {
-        let seeds = AT_A_TIME.min(seed_count - first);
-        let set = [("SIM_FIRST", 1 + first), ("SIM_SEEDS", seeds)];
-        let of_these = test_run(selected(&[SIMULATION.to_owned()]), &set, remarks)?;
-        counts = counts.plus(of_these);
-    }
-    Ok(counts)
+    let set = [("SIM_SEEDS", seed_count)];
+    test_run(selected(&[SIMULATION.to_owned()]), &set, remarks)
 }
 
 /// All other integration tests: real kernels in namespaces. One at a time, because they measure,
