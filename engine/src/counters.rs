@@ -167,6 +167,12 @@ drop_reasons! {
     OverlaySplitHorizon = "overlay_split_horizon",
     /// From an endpoint to a VTEP: what it sends would be taken for ours.
     OverlayForged = "overlay_forged",
+    /// To a tunnel's end of ours in fragments, or with IP options or extension headers.
+    OverlayFragment = "overlay_fragment",
+    /// An ICMP error that quotes an outer packet which we cannot have sent.
+    OverlayErrorForged = "overlay_error_forged",
+    /// An ICMP error about an outer packet: its far end is not there, or does not listen.
+    OverlayUnreachable = "overlay_unreachable",
     /// Came while the ingress port's ring was full: the kernel dropped it.
     IngressFull = "ingress_full",
     /// The egress port took no more.
@@ -294,6 +300,8 @@ counters! {
         floods_narrowed,
         /// Frames and questions for stations that a static overlay does not know.
         overlay_misses,
+        /// ICMP errors that said how large outer packets to a tunnel's far end may be.
+        overlay_too_big,
         /// Free chunks of packet memory in the worker's pool (gauge).
         chunks_free,
         /// Free tails of packet memory in the worker's pool (gauge).

@@ -22,7 +22,7 @@ const L4_V4: usize = L3 + ipv4::HEADER_BYTES;
 const L4_V6: usize = L3 + ipv6::HEADER_BYTES;
 
 /// The lowest source port: RFC 6335's dynamic range, which RFC 7348 section 5 recommends.
-const SOURCE_PORT_MIN: u16 = 0xc000;
+pub(crate) const SOURCE_PORT_MIN: u16 = 0xc000;
 
 /// Odd numbers that mix what little two flows differ in; nobody gains by foreseeing a port.
 const MIX: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xc2b2_ae3d_27d4_eb4f];
@@ -269,6 +269,12 @@ fn push_back(segment: &mut Packet, outer: &[u8], number: u16) {
 #[inline(always)]
 fn source_port(hash: u64) -> u16 {
     SOURCE_PORT_MIN | (hash >> 50) as u16
+}
+
+/// The outer source port of a frame of which this is the beginning; `None`: too little is there.
+pub(crate) fn source_port_of(inner: &[u8]) -> Option<u16> {
+    let window = inner.first_chunk::<{ WINDOW_BYTES }>()?;
+    Some(source_port(flow_of(window, WINDOW_BYTES).0))
 }
 
 #[inline(always)]

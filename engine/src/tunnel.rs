@@ -41,6 +41,14 @@ pub(crate) struct Origin {
     pub(crate) is_shared: bool,
 }
 
+/// The way of outer packets, as an ICMP error about one has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct UnderlayPath {
+    pub(crate) local: IpAddr,
+    pub(crate) vtep: IpAddr,
+    pub(crate) udp_port: u16,
+}
+
 /// The outer header of a tunnel.
 #[derive(Clone, Debug)]
 pub(crate) struct Outer {
@@ -79,6 +87,8 @@ pub(crate) struct Tunnels {
     /// All networks of a sender that has several, by the tunnel of the first.
     sharers: TableMap<PortId, Vec<Origin>>,
     vnis: TableMap<(Vni, u16), ()>,
+    /// By which uplink's port they leave.
+    underlay: TableMap<UnderlayPath, PortId>,
     groups: Vec<Joined>,
     udp_ports: Vec<u16>,
     locals_v4: Vec<u32>,
@@ -121,6 +131,11 @@ impl Tunnels {
                     self.add_sender(sender, origin);
                 }
                 self.vnis.insert((tunnel.vni, tunnel.udp_port), ());
+                if let Some(own) = tables.uplink(tunnel.uplink) {
+                    let (local, udp_port) = (tunnel.local, tunnel.udp_port);
+                    let path = UnderlayPath { local, vtep: *vtep, udp_port };
+                    self.underlay.insert(path, own.port);
+                }
                 Outer::of(tunnel, *vtep, tables).map(|outer| Way::Outer(Box::new(outer)))
             }
         };
@@ -206,6 +221,11 @@ impl Tunnels {
     /// True if some network has this identifier at this port.
     pub(crate) fn has_vni(&self, vni: Vni, udp_port: u16) -> bool {
         self.vnis.contains_key(&(vni, udp_port))
+    }
+
+    /// By which uplink's port outer packets of this path leave; `None`: there are none.
+    pub(crate) fn underlay_uplink(&self, path: &UnderlayPath) -> Option<PortId> {
+        self.underlay.get(path).copied()
     }
 
     /// Where a port leads; `None`: it is no overlay's.

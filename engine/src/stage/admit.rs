@@ -27,6 +27,11 @@ impl Stage for Admit {
         if never_a_destination(input.destination) {
             return Verdict::Drop(DropReason::Martian);
         }
+        let is_from_uplink = input.network == NetworkId::NONE && input.ingress != PortId::TURN;
+        if is_from_uplink && cx.tables.is_to_own_tunnel_end(input) {
+            // What could be opened has been: a VTEP sends no fragments (RFC 7348 section 4.3).
+            return Verdict::Drop(DropReason::OverlayFragment);
+        }
         if is_group(input.destination) && !never_a_source(input.source) {
             return Verdict::Drop(DropReason::NotRoutable);
         }
@@ -37,8 +42,7 @@ impl Stage for Admit {
             return Verdict::Drop(DropReason::OverlayForged);
         }
         // What turns round inside the gateway has its own outside address.
-        let from_outside = input.network == NetworkId::NONE && input.ingress != PortId::TURN;
-        match is_martian(input.source, from_outside, cx.tables) {
+        match is_martian(input.source, is_from_uplink, cx.tables) {
             true => Verdict::Drop(DropReason::Martian),
             false => Verdict::Continue,
         }

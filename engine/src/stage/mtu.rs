@@ -19,7 +19,7 @@ use super::{Cx, Decision, NextHop, Stage, Verdict};
 use crate::flow::FlowInput;
 use crate::id::{NetworkId, PortId};
 use crate::paths::{End, Paths, UNKNOWN};
-use crate::tables::{MssClamp, PortKind, Tables, TunnelEnd};
+use crate::tables::{MssClamp, PortKind, Tables, Tunnel, TunnelEnd};
 use crate::tunnel::{OUTER_V4_BYTES, OUTER_V6_BYTES};
 use crate::wire::{ipv4, ipv6, protocol, tcp};
 
@@ -69,13 +69,15 @@ impl Mtu {
         if self.paths.is_empty() {
             return UNKNOWN;
         }
-        let Some(end) = tunnel_end(port, tables) else { return UNKNOWN };
-        match end {
+        let Some(tunnel) = tunnel_of(port, tables) else { return UNKNOWN };
+        match &tunnel.end {
             TunnelEnd::Vtep(vtep) => self.inside(*vtep),
-            TunnelEnd::Trunk(tunnels) => {
-                let ends = tunnels.iter().filter_map(|&tunnel| tunnel_end(tunnel, tables));
-                let inside = ends.filter_map(|end| match end {
-                    TunnelEnd::Vtep(vtep) => Some(self.inside(*vtep)),
+            TunnelEnd::Trunk(_) => {
+                let network = tables.network(tunnel.network);
+                let overlay = network.and_then(|network| network.overlay.as_ref());
+                let all = overlay.iter().flat_map(|overlay| &overlay.tunnels);
+                let inside = all.filter_map(|&port| match tunnel_of(port, tables)?.end {
+                    TunnelEnd::Vtep(vtep) => Some(self.inside(vtep)),
                     TunnelEnd::Trunk(_) => None,
                 });
                 inside.min().unwrap_or(UNKNOWN)
@@ -98,9 +100,9 @@ impl Mtu {
     }
 }
 
-fn tunnel_end(port: PortId, tables: &Tables) -> Option<&TunnelEnd> {
+fn tunnel_of(port: PortId, tables: &Tables) -> Option<&Tunnel> {
     match &tables.port(port)?.kind {
-        PortKind::Tunnel(tunnel) => Some(&tunnel.end),
+        PortKind::Tunnel(tunnel) => Some(tunnel),
         PortKind::Endpoint(_) | PortKind::Uplink(_) | PortKind::Lane(_) => None,
     }
 }
@@ -155,20 +157,22 @@ mod tests {
     use super::super::sample::tables;
     use super::*;
     use crate::id::UplinkId;
-    use crate::tables::{PortTable, Tunnel, Vni};
+    use crate::tables::{Overlay, PortTable, Routes, TableMap, Vni};
     use crate::time::Tick;
     use std::sync::Arc;
 
     const V4_END: &str = "192.0.2.11";
     const V6_END: &str = "2001:db8::11";
 
-    /// A trunk and its two tunnels.
-    fn with_tunnels() -> (Tables, [PortId; 3]) {
+    /// A trunk and its two tunnels, to which what is for everybody goes, or not.
+    fn with_tunnels(learns: bool) -> (Tables, [PortId; 3]) {
         let mut tables = tables();
         let first = tables.ports.len() as u16;
         let ids = [0, 1, 2].map(|number| PortId(first + number));
         let vtep = |end: &str| TunnelEnd::Vtep(end.parse().unwrap());
-        let ends = [TunnelEnd::Trunk(vec![ids[1], ids[2]]), vtep(V4_END), vtep(V6_END)];
+        let tunnels = vec![ids[1], ids[2]];
+        let everybody = if learns { tunnels.clone() } else { Vec::new() };
+        let ends = [TunnelEnd::Trunk(everybody), vtep(V4_END), vtep(V6_END)];
         for (id, end) in ids.into_iter().zip(ends) {
             let kind = PortKind::Tunnel(Tunnel {
                 network: NetworkId(0),
@@ -181,12 +185,25 @@ mod tests {
             let port = PortTable { epoch: 1, id, name: String::new(), kind, mtu: 1_450 };
             tables.ports.push(Some(Arc::new(port)));
         }
+        let network = Arc::make_mut(tables.networks[0].as_mut().unwrap());
+        network.overlay = Some(Overlay {
+            trunk: ids[0],
+            tunnels,
+            learns,
+            hosts: TableMap::default(),
+            routes: Routes::new(1, Vec::new()),
+        });
         (tables, ids)
     }
 
     #[test]
     fn the_path_to_a_tunnels_end_bounds_what_goes_in_by_it_and_by_the_trunk() {
-        let (tables, [trunk, to_v4, to_v6]) = with_tunnels();
+        for learns in [true, false] {
+            check_bounds(with_tunnels(learns));
+        }
+    }
+
+    fn check_bounds((tables, [trunk, to_v4, to_v6]): (Tables, [PortId; 3])) {
         let mut mtu = Mtu { paths: Paths::new(8, 1) };
         let by = |mtu: &Mtu| [trunk, to_v4, to_v6].map(|port| mtu.tunnels_by(port, &tables));
         assert_eq!(by(&mtu), [UNKNOWN; 3]);

@@ -28,8 +28,10 @@ pub use policy::{GatewayMode, Policy, Question, Rule, RuleAction, RulePorts, Rul
 pub use publish::{Protocol, Publish, PublishEntry};
 pub use routes::{Route, Routes};
 
+use crate::flow::FlowInput;
 use crate::id::{MacAddress, NetworkId, PortId, UplinkId};
 use crate::limits::{Limits, NatSettings};
+use crate::wire::protocol;
 
 /// Counts the changes of one part of the tables.
 pub type Epoch = u64;
@@ -170,6 +172,15 @@ impl Tables {
             Some(PortKind::Tunnel(tunnel)) => tunnel.end == TunnelEnd::Vtep(address),
             _ => false,
         })
+    }
+
+    /// True if a packet is for a tunnel's end of ours: at an own address, or one's group.
+    pub(crate) fn is_to_own_tunnel_end(&self, input: &FlowInput) -> bool {
+        let (address, port) = (input.destination, input.destination_port);
+        input.protocol == protocol::UDP
+            && self.nat.reserved.binary_search(&port).is_ok()
+            && (self.uplink_with_address(address).is_some()
+                || address.is_multicast() && self.is_tunnel_end(address, port))
     }
 
     /// The MAC address that an overlay's static part gives for an address behind its trunk.

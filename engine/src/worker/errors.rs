@@ -40,6 +40,10 @@ impl<F: Edit> Flows<F> {
             Ok(quote) => quote,
             Err(reason) => return core.drop(packet, reason),
         };
+        if let Some(path) = core.underlay_path(&packet, &quote) {
+            let source = source_of::<F>(&packet);
+            return core.hear_underlay(packet, source, &quote, &path);
+        }
         match self.owner(core, &packet, &quote) {
             Ok(Owner::Side(side)) => self.carry_error(core, packet, &quote, side),
             Ok(Owner::Worker(to)) => core.hand_over(to, packet, hops),

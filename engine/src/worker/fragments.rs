@@ -12,7 +12,7 @@ use crate::counters::DropReason;
 use crate::execute::Edit;
 use crate::flow::{Arrival, Datagram, FlowKey};
 use crate::fragmentation;
-use crate::id::WorkerId;
+use crate::id::{NetworkId, WorkerId};
 use crate::packet::{Notes, Packet};
 
 /// Hops of a fragment that waited at its datagram's home: it may have been handed over once.
@@ -88,12 +88,16 @@ impl<F: Edit> Flows<F> {
 
     /// A later fragment goes where its first one went, if that went anywhere.
     fn follow(&mut self, core: &mut Core, packet: Packet, key: FlowKey<F::Addresses>, hops: u8) {
-        let known =
-            self.table.find(&key).is_some() || core.may_cross(&key.input::<F>(packet.meta.network));
-        match known {
-            true => self.route_key(core, packet, key, hops),
-            false => core.drop(packet, DropReason::FragmentUnattached),
+        let input = key.input::<F>(packet.meta.network);
+        if self.table.find(&key).is_some() || core.may_cross(&input) {
+            return self.route_key(core, packet, key, hops);
         }
+        let is_outer = input.network == NetworkId::NONE && core.tables.is_to_own_tunnel_end(&input);
+        let reason = match is_outer {
+            true => DropReason::OverlayFragment,
+            false => DropReason::FragmentUnattached,
+        };
+        core.drop(packet, reason);
     }
 
     /// Drops fragments whose datagram was forgotten while they waited.

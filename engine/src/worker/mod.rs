@@ -34,6 +34,7 @@ mod trace;
 mod translated;
 mod tunnels;
 mod turn;
+mod underlay;
 mod upkeep;
 mod view;
 mod warm;

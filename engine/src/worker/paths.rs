@@ -86,7 +86,7 @@ impl<F: Edit> Flows<F> {
 
 /// What an error claims to be the next link's MTU, and how long the quoted packet was. `None`: it
 /// is about something else.
-fn claim(error: &Packet, quote: &Quote) -> Option<(u32, u16)> {
+pub(super) fn claim(error: &Packet, quote: &Quote) -> Option<(u32, u16)> {
     let header: &[u8; 8] = header_at(error.head(), usize::from(error.meta.l4))?;
     let quoted = &error.head()[quote.l3()..];
     match (error.meta.notes.any(Notes::V6), header[0], header[1]) {

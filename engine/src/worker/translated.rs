@@ -247,7 +247,10 @@ impl Core {
     pub(super) fn stray_error(&mut self, packet: Packet, input: &FlowInput, hops: u8) {
         let home: WorkerId = steer::home(input, &self.tables, self.worker_count, self.seed);
         match home == self.id {
-            true => self.drop(packet, DropReason::IcmpError),
+            true => {
+                let reason = self.stray_reason(input);
+                self.drop(packet, reason);
+            }
             false => self.hand_over(home, packet, hops),
         }
     }

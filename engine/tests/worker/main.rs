@@ -41,5 +41,6 @@ mod trace;
 mod translated;
 mod tunnels;
 mod twins;
+mod underlay;
 mod unequal;
 mod views;

@@ -89,7 +89,7 @@ pub(crate) fn overlay(v6: bool, learns: bool) -> Tables {
 }
 
 /// All worker counts, and families of the outer and the inner header.
-fn each(learns: bool, test: impl Fn(Gateway, bool, bool)) {
+pub(crate) fn each(learns: bool, test: impl Fn(Gateway, bool, bool)) {
     for outer in [false, true] {
         each_of(|| overlay(outer, learns), |gateway, v6| test(gateway, outer, v6));
     }
@@ -112,7 +112,7 @@ pub(crate) fn tunnelled(from: &Host, v6: bool, inner: &[u8]) -> Vec<u8> {
 }
 
 /// The frame in a packet that left by a tunnel, after a look at what is around it.
-fn opened(seen: &Seen, to: &Host, v6: bool) -> Vec<u8> {
+pub(crate) fn opened(seen: &Seen, to: &Host, v6: bool) -> Vec<u8> {
     assert_eq!((seen.port, seen.mac()), (WAN, to.mac));
     let ip = seen.ip();
     assert_eq!((ip.source, ip.destination, ip.hops), (own(v6), to.ip(v6), 64));
@@ -129,7 +129,7 @@ pub(crate) fn is_tunnelled(seen: &Seen) -> bool {
     seen.port == WAN && is_ip && seen.ip().protocol == UDP
 }
 
-fn inner(bytes: &[u8]) -> Datagram<'_> {
+pub(crate) fn inner(bytes: &[u8]) -> Datagram<'_> {
     Datagram::parse(&bytes[14..]).unwrap()
 }
 

@@ -223,11 +223,20 @@ fn from_endpoint(
     };
     // To its own network it sends frames, to the MAC address that ARP or ND gives.
     let member = near.by_address.get(&address).and_then(|&port| tables.port(port));
-    match member.map(|port| &port.kind) {
-        Some(PortKind::Endpoint(member)) => {
-            Ok(asked(FlowInput::bridged(attachment.port, network, member.mac), false))
+    if let Some(PortKind::Endpoint(member)) = member.map(|port| &port.kind) {
+        return Ok(asked(FlowInput::bridged(attachment.port, network, member.mac), false));
+    }
+    let overlay = near.overlay.as_ref();
+    let host = overlay.and_then(|overlay| overlay.hosts.get(&address));
+    match host {
+        Some(&mac) => Ok(asked(FlowInput::bridged(attachment.port, network, mac), false)),
+        None if overlay.is_some_and(|overlay| overlay.learns) => {
+            let error = format!("{address} is no member here: it may be behind a tunnel");
+            Err(bad(error, "ask by its MAC address, which the endpoint learns by ARP or ND"))
         }
-        _ => Ok(asked(FlowInput::bridged(attachment.port, network, MacAddress::BROADCAST), true)),
+        None => {
+            Ok(asked(FlowInput::bridged(attachment.port, network, MacAddress::BROADCAST), true))
+        }
     }
 }
 

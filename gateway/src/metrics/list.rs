@@ -480,6 +480,15 @@ pub const METRICS: &[Metric] = &[
         },
     ),
     metric(
+        "portolan_worker_overlay_too_big",
+        Counter,
+        &["worker"],
+        "ICMP errors that said how large outer packets to a tunnel's far end may be.",
+        |state, out| {
+            workers(state, |id, link| out.count([id], link.counters.worker.overlay_too_big.get()));
+        },
+    ),
+    metric(
         "portolan_worker_free_chunks",
         Gauge,
         &["worker"],
