@@ -71,7 +71,9 @@ fn every_example_is_valid_and_becomes_a_config() {
         (Docker, "docker/inspect.json", &[]),
         (Docker, "docker/compose.yaml", &[]),
         (Dcos, "dcos/config.yaml", &["agent_index=1"]),
+        (Dcos, "dcos/config.yaml", &["agent_index=0", "agent_hosts=192.0.2.31,192.0.2.32"]),
         (Dcos, "dcos/agent.json", &[]),
+        (Dcos, "dcos/master.json", &["agent_ip=192.0.2.31"]),
     ];
     for (dialect, name, set) in cases {
         let text = example(name);
@@ -403,50 +405,6 @@ fn a_compose_file_is_its_networks_and_containers() {
     assert_eq!(config.endpoints.len(), 4, "d shares what a has");
     let said = lost(Docker, modes);
     assert!(said[0].ends_with("service d shares the namespace of another: it has no endpoint"));
-}
-
-#[test]
-fn a_dcos_cluster_shows_its_room_and_an_agents_part() {
-    let text = example("dcos/config.yaml");
-    let checked = check_dialect(Dcos, "x", &text, &settings(&["agent_index=1"])).unwrap();
-    assert_eq!(
-        checked.summary,
-        [
-            "overlay dcos: 9.0.0.0/8 in /24: 65536 agents x (2 x 126) container addresses",
-            "overlay dcos6: fd01:b::/64 in /80: 2^16 agents x (2 x 2^47) container addresses",
-            "tunnel ends: 44.128.0.0/20 has room for 4094 agents, MTU 1420",
-            "agent's slice of dcos: 9.0.1.0/24: m-dcos 9.0.1.0/25, d-dcos 9.0.1.128/25",
-            "  what leaves the overlays from 9.0.1.0/24 is masqueraded",
-            "agent's slice of dcos6: fd01:b:0:0:1::/80: m-dcos6 fd01:b:0:0:1::/81, d-dcos6 \
-             fd01:b::1:8000:0:0/81",
-            "  what leaves the overlays from fd01:b:0:0:1::/80 is masqueraded",
-            "agent's tunnel end: 44.128.0.2/20, fd01:a::2/64 70:b3:d5:80:00:02, VXLAN 1024, UDP \
-             port 64000",
-        ]
-    );
-    let state = check_dialect(Dcos, "x", &example("dcos/agent.json"), &[]).unwrap();
-    assert_eq!(state.summary[0], checked.summary[3], "the state says the same");
-    assert!(state.summary[2].contains("44.128.0.2/20 70:b3:d5:80:00:02"));
-    let defaults = check_dialect(Dcos, "x", "cluster_name: a\n", &[]).unwrap();
-    assert_eq!(defaults.summary, checked.summary[..3], "they are the defaults");
-    let config = native(Dcos, &text, &["agent_index=1"]);
-    assert!(config.to_toml().contains("subnets = [\"9.0.1.0/24\"]"));
-    let set = settings(&["agent_index=1"]);
-    let said =
-        of_severity(&convert(Dcos, Native, "x", &text, &set).unwrap().warnings, Severity::Warning);
-    assert!(said[0].contains("the file does not say where they are"));
-    let refused = convert(Dcos, Native, "x", &text, &[]).unwrap_err();
-    assert_eq!(refused[0].message, "which of the agents this is, is not said");
-    let set = settings(&["agent_index=4094"]);
-    let refused = check_dialect(Dcos, "x", &text, &set).unwrap_err();
-    assert_eq!(refused[0].message, "vtep_subnet 44.128.0.0/20 has no address for agent 4094");
-}
-
-#[test]
-fn dcos_configs_are_refused_in_the_words_of_the_installer() {
-    assert_refused(Dcos, "dcos.txt", 20);
-    let off = check_dialect(Dcos, "x", "dcos_overlay_enable: false\n", &[]).unwrap();
-    assert_eq!(off.warnings.len(), 1);
 }
 
 #[test]

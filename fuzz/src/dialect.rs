@@ -9,7 +9,7 @@ use config::{Config, Diagnostic, Dialect, Severity, check_dialect, convert};
 pub fn run(dialect: Dialect, text: &str) {
     let set: &[&str] = match dialect {
         Dialect::Marathon => &["default_network_name=n", "offered_ports=1-65535"],
-        Dialect::Dcos => &["agent_index=1"],
+        Dialect::Dcos => &["agent_index=1", "agent_hosts=192.0.2.30,192.0.2.31,192.0.2.32"],
         _ => &[],
     };
     let set: Vec<String> = set.iter().map(|&one| one.to_owned()).collect();

@@ -25,6 +25,8 @@ pub(crate) struct Fragment {
     pub(crate) parents: BTreeMap<String, PlaceId>,
     /// A network is on a link that the files do not name.
     pub(crate) lacks_parent: bool,
+    /// Our end of the tunnels that networks have, where the files say it.
+    pub(crate) underlay: Option<(IpAddr, PlaceId)>,
     /// What the files come to, for people.
     pub(crate) summary: Vec<String>,
 }

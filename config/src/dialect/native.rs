@@ -5,7 +5,9 @@
 //! taken the same tables that are written, so whatever comes out here is a config, and what the
 //! checker refuses is shown where it stands in the file.
 
+use std::collections::HashSet;
 use std::fmt::{Display, Write};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use toml::Value;
@@ -42,16 +44,37 @@ pub(crate) fn write(
         text.comment(line);
     }
     let publishes = |part: &fragment::Part<schema::Endpoint>| !part.table.publish.is_absent();
+    let tunnels = |part: &fragment::Part<schema::Network>| !part.table.vni.is_absent();
+    let has_tunnels = fragment.networks.iter().any(tunnels);
     let mut document = Document::default();
     let mut uplinks = Vec::new();
-    if fragment.lacks_parent || fragment.endpoints.iter().any(publishes) {
-        let uplink = uplink(settings, report)?;
+    if fragment.lacks_parent || has_tunnels || fragment.endpoints.iter().any(publishes) {
+        let uplink = Way::new(&fragment, settings).uplink(settings, report)?;
         text.uplink(UPLINK, &uplink);
         uplinks.push((fragment::text(PlaceId::ROOT, UPLINK), Field::Given(PlaceId::ROOT, uplink)));
         if settings.text("uplink_address").is_none() {
-            let message =
-                "the file does not say where ports are published: the uplink is an example";
-            let problem = report.warning(PlaceId::ROOT, message);
+            let (at, message) = match fragment.underlay {
+                Some((own, at)) if has_tunnels => (
+                    at,
+                    format!(
+                        "the file does not say what link {own} is on: the uplink's \
+                                  prefix and its neighbour are examples"
+                    ),
+                ),
+                _ if has_tunnels => (
+                    PlaceId::ROOT,
+                    "the file does not say where tunnels end here: the uplink is \
+                                     an example"
+                        .to_owned(),
+                ),
+                _ => (
+                    PlaceId::ROOT,
+                    "the file does not say where ports are published: the \
+                                      uplink is an example"
+                        .to_owned(),
+                ),
+            };
+            let problem = report.warning(at, message);
             problem.hint(
                 "set uplink_address, uplink_host_address and uplink_gateway, or edit [uplink.wan]",
             );
@@ -86,39 +109,99 @@ pub(crate) fn write(
     (!report.has_errors()).then_some(text.0)
 }
 
-fn uplink(settings: &Settings, report: &mut Report) -> Option<schema::Uplink> {
-    let mut prefix = |key: &str, default: &str| {
-        let (written, at) = settings.text(key).unwrap_or((default, PlaceId::ROOT));
-        match written.parse::<IpNet>() {
-            Ok(prefix) => Some(fragment::prefix(at, prefix)),
-            Err(_) => {
-                let message = format!("{written:?} is no address with its prefix length");
-                report.error(at, message);
-                None
+/// The defaults of the uplink.
+struct Way {
+    own: String,
+    host: String,
+    gateway: String,
+    /// The tunnels' own end, which is one of the uplink's addresses.
+    underlay: Option<IpAddr>,
+}
+
+impl Way {
+    fn new(fragment: &Fragment, settings: &Settings) -> Way {
+        let underlay = fragment.underlay.map(|(own, _)| own);
+        let example = Way {
+            own: UPLINK_ADDRESS.to_owned(),
+            host: UPLINK_HOST_ADDRESS.to_owned(),
+            gateway: match settings.text("uplink_address") {
+                Some(_) => String::new(),
+                None => UPLINK_GATEWAY.to_owned(),
+            },
+            underlay,
+        };
+        let Some(own) = underlay.filter(|_| settings.text("uplink_address").is_none()) else {
+            return example;
+        };
+        let link = IpNet::new(own, if own.is_ipv4() { 24 } else { 64 }).expect("a length it has");
+        let taken = ends(fragment);
+        let free = link.hosts().find(|host| *host != own && !taken.contains(host));
+        let Some(free) = free else { return example };
+        Way {
+            own: link.to_string(),
+            host: format!("{free}/{}", link.prefix_len()),
+            gateway: free.to_string(),
+            underlay,
+        }
+    }
+
+    fn uplink(&self, settings: &Settings, report: &mut Report) -> Option<schema::Uplink> {
+        let mut prefix = |key: &str, default: &str| {
+            let (written, at) = settings.text(key).unwrap_or((default, PlaceId::ROOT));
+            match written.parse::<IpNet>() {
+                Ok(prefix) => Some((prefix, at)),
+                Err(_) => {
+                    let message = format!("{written:?} is no address with its prefix length");
+                    report.error(at, message);
+                    None
+                }
             }
+        };
+        let (own, own_at) = prefix("uplink_address", &self.own)?;
+        let (host, host_at) = prefix("uplink_host_address", &self.host)?;
+        if let Some(end) = self.underlay.filter(|end| *end != own.addr()) {
+            report.error(own_at, format!("tunnels end here at {end}, by what the file says"));
         }
-    };
-    let own = prefix("uplink_address", UPLINK_ADDRESS)?;
-    let host = prefix("uplink_host_address", UPLINK_HOST_ADDRESS)?;
-    let default = if settings.text("uplink_address").is_some() { "" } else { UPLINK_GATEWAY };
-    let (written, at) = settings.text("uplink_gateway").unwrap_or((default, PlaceId::ROOT));
-    let gateway = match written.parse() {
-        Ok(gateway) => fragment::address(at, gateway),
-        Err(_) if written.is_empty() => Field::Absent,
-        Err(_) => {
-            report.error(at, format!("{written:?} is no address"));
-            return None;
-        }
-    };
-    let interface = settings.text_or("uplink_interface", UPLINK_INTERFACE);
-    Some(schema::Uplink {
-        driver: fragment::text(PlaceId::ROOT, "tap"),
-        interface: fragment::text(PlaceId::ROOT, interface),
-        addresses: Field::Given(PlaceId::ROOT, WordOrList::List(vec![own])),
-        host_addresses: list(vec![host]),
-        gateway,
-        ..schema::Uplink::default()
-    })
+        let (written, at) =
+            settings.text("uplink_gateway").unwrap_or((&self.gateway, PlaceId::ROOT));
+        let gateway = match written.parse::<IpAddr>() {
+            Ok(gateway) => Some(gateway),
+            Err(_) if written.is_empty() => None,
+            Err(_) => {
+                report.error(at, format!("{written:?} is no address"));
+                return None;
+            }
+        };
+        let of = |v6: bool| {
+            let gateway = gateway.filter(|gateway| gateway.is_ipv6() == v6);
+            gateway.map_or(Field::Absent, |gateway| fragment::address(at, gateway))
+        };
+        let interface = settings.text_or("uplink_interface", UPLINK_INTERFACE);
+        Some(schema::Uplink {
+            driver: fragment::text(PlaceId::ROOT, "tap"),
+            interface: fragment::text(PlaceId::ROOT, interface),
+            addresses: Field::Given(
+                PlaceId::ROOT,
+                WordOrList::List(vec![fragment::prefix(own_at, own)]),
+            ),
+            host_addresses: list(vec![fragment::prefix(host_at, host)]),
+            gateway: of(false),
+            gateway6: of(true),
+            ..schema::Uplink::default()
+        })
+    }
+}
+
+/// Tunnel ends on other machines.
+fn ends(fragment: &Fragment) -> HashSet<IpAddr> {
+    let mut ends = HashSet::new();
+    for part in &fragment.networks {
+        let peers = part.table.peers.value().into_iter().flatten().filter_map(Field::value);
+        ends.extend(peers.map(|peer| peer.0));
+        let routes = part.table.route.value().into_iter().flatten().filter_map(Field::value);
+        ends.extend(routes.filter_map(|route| route.host.value()).map(|host| host.0));
+    }
+    ends
 }
 
 /// The uplink whose link networks are on: the device that the file names.
@@ -188,8 +271,10 @@ impl Text {
             self.set("addresses", Value::Array(shown.collect()));
         }
         self.set_list("host_addresses", &uplink.host_addresses, |one| one.0.to_string());
-        if let Some(gateway) = uplink.gateway.value() {
-            self.set("gateway", gateway.0.to_string());
+        for (key, field) in [("gateway", &uplink.gateway), ("gateway6", &uplink.gateway6)] {
+            if let Some(gateway) = field.value() {
+                self.set(key, gateway.0.to_string());
+            }
         }
     }
 
@@ -213,6 +298,9 @@ impl Text {
             });
             self.set("aux_addresses", Value::Table(shown.collect()));
         }
+        if let Some(mac) = table.gateway_mac.value() {
+            self.set("gateway_mac", mac.0.to_string());
+        }
         self.set_text("parent", &table.parent);
         self.set_text("flag", &table.flag);
         self.set_flag("internal", &table.internal);
@@ -220,9 +308,34 @@ impl Text {
         self.set_text("mode", &table.mode);
         self.set_flag("masquerade", &table.masquerade);
         self.set_text("mac_policy", &table.mac_policy);
-        if let Some(mtu) = table.mtu.value() {
-            self.set("mtu", mtu.0);
+        for (key, field) in [("mtu", &table.mtu), ("vni", &table.vni), ("port", &table.port)] {
+            if let Some(number) = field.value() {
+                self.set(key, number.0);
+            }
         }
+        self.set_list("peers", &table.peers, |one| one.0.to_string());
+        self.routes(&table.route);
+    }
+
+    /// One line a route: there may be thousands.
+    fn routes(&mut self, routes: &Field<Vec<Field<schema::OverlayRoute>>>) {
+        let Some(routes) = routes.value() else { return };
+        self.line("route = [");
+        for route in routes.iter().filter_map(Field::value) {
+            let given = (
+                route.subnet.value(),
+                route.vtep_ip.value(),
+                route.vtep_mac.value(),
+                route.host.value(),
+            );
+            if let (Some(subnet), Some(end), Some(mac), Some(host)) = given {
+                self.line(format_args!(
+                    "  {{ subnet = \"{}\", vtep_ip = \"{}\", vtep_mac = \"{}\", host = \"{}\" }},",
+                    subnet.0, end.0, mac.0, host.0
+                ));
+            }
+        }
+        self.line("]");
     }
 
     fn endpoint(&mut self, name: &str, comment: &str, table: &schema::Endpoint) {

@@ -69,8 +69,10 @@ impl Settings {
                 "local_port_max",
                 "offered_ports",
                 "bridge_network",
+                "mesos_network_prefix",
+                "docker_network_prefix",
             ],
-            Dialect::Dcos => &["agent_index"],
+            Dialect::Dcos => &["agent_index", "agent_ip", "agent_hosts"],
             Dialect::Cni => &[],
             Dialect::Docker => &["project"],
         };

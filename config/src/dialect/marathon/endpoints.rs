@@ -7,7 +7,7 @@
 use super::super::Purpose;
 use super::super::fragment::{self, Fragment, list, number, text};
 use super::Definition;
-use super::app::{App, Mapping, Mode, Network};
+use super::app::{App, Engine, Mapping, Mode, Network};
 use super::labels::Vip;
 use super::options::Options;
 use super::pod::Pod;
@@ -40,6 +40,8 @@ struct Workload<'d> {
     at: PlaceId,
     instances: u32,
     mode: Mode,
+    /// What runs it; Mesos unless it is said to be Docker.
+    engine: Engine,
     networks: &'d [Network],
     ports: Vec<Port<'d>>,
 }
@@ -89,6 +91,7 @@ impl<'d> Workload<'d> {
                 at: app.id_at,
                 instances: app.instances,
                 mode: app.mode(),
+                engine: app.engine.unwrap_or(Engine::Mesos),
                 networks: &app.networks,
                 ports: ports_of_app(app),
             },
@@ -98,6 +101,7 @@ impl<'d> Workload<'d> {
                 at: pod.id_at,
                 instances: pod.instances,
                 mode: pod.mode(),
+                engine: Engine::Mesos,
                 networks: &pod.networks,
                 ports: ports_of_pod(pod),
             },
@@ -346,9 +350,10 @@ impl Placing<'_> {
         let mut members = Vec::new();
         for network in workload.networks {
             let Some(name) = network.name.as_deref() else { continue };
+            let called = self.options.network(workload.engine, name);
             let comment = "A container network of the apps; its subnet is the next free one.";
-            fragment.join(network.name_at, name, false, comment);
-            let mut member = fragment::member(network.name_at, name);
+            fragment.join(network.name_at, &called, false, comment);
+            let mut member = fragment::member(network.name_at, &called);
             if workload.networks.len() > 1 && first.is_some_and(|(wanted, _)| wanted == name) {
                 member.gw_priority = number(network.name_at, 1);
             }

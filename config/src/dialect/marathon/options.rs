@@ -2,6 +2,7 @@
 
 use super::super::fragment::Attaching;
 use super::super::settings::Settings;
+use super::app::Engine;
 use crate::report::{PlaceId, Report};
 
 /// Mesos offers these unless an agent is told otherwise.
@@ -20,6 +21,8 @@ pub(super) struct Options {
     pub(super) offered: Vec<(u16, u16)>,
     /// The network of what is in mode container/bridge.
     pub(super) bridge_network: String,
+    /// What comes before the names of container networks that Mesos' and Docker's containers join.
+    network_prefixes: [String; 2],
     pub(super) attaching: Attaching,
 }
 
@@ -47,8 +50,16 @@ impl Options {
             local_ports: (min as u16, max as u16),
             offered,
             bridge_network: settings.text_or("bridge_network", "bridge").to_owned(),
+            network_prefixes: ["mesos_network_prefix", "docker_network_prefix"]
+                .map(|key| settings.text_or(key, "").to_owned()),
             attaching: Attaching::new(settings, report),
         }
+    }
+
+    /// What a container network is called here: DC/OS has one of a name for either engine.
+    pub(super) fn network(&self, engine: Engine, name: &str) -> String {
+        let [mesos, docker] = &self.network_prefixes;
+        format!("{}{name}", if engine == Engine::Docker { docker } else { mesos })
     }
 }
 
