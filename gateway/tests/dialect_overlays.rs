@@ -1,8 +1,8 @@
 //! Overlays of other dialects with real traffic: each of two gateways runs what its own file gives,
 //! and their containers meet through the tunnel, whose packets are captured on the way.
 //!
-//! Needs root and `ip`; does not skip without them. Both gateways are on one host, a namespace, with
-//! an uplink each, between which that host routes.
+//! Needs root and `ip`; does not skip without them. Both gateways are on one host, a namespace,
+//! with an uplink each, between which that host routes.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 

@@ -53,31 +53,7 @@ pub(crate) fn write(
         text.uplink(UPLINK, &uplink);
         uplinks.push((fragment::text(PlaceId::ROOT, UPLINK), Field::Given(PlaceId::ROOT, uplink)));
         if settings.text("uplink_address").is_none() {
-            let (at, message) = match fragment.underlay {
-                Some((own, at)) if has_tunnels => (
-                    at,
-                    format!(
-                        "the file does not say what link {own} is on: the uplink's \
-                                  prefix and its neighbour are examples"
-                    ),
-                ),
-                _ if has_tunnels => (
-                    PlaceId::ROOT,
-                    "the file does not say where tunnels end here: the uplink is \
-                                     an example"
-                        .to_owned(),
-                ),
-                _ => (
-                    PlaceId::ROOT,
-                    "the file does not say where ports are published: the \
-                                      uplink is an example"
-                        .to_owned(),
-                ),
-            };
-            let problem = report.warning(at, message);
-            problem.hint(
-                "set uplink_address, uplink_host_address and uplink_gateway, or edit [uplink.wan]",
-            );
+            say_example(fragment.underlay.filter(|_| has_tunnels), has_tunnels, report);
         }
     }
     for (device, &at) in &fragment.parents {
@@ -107,6 +83,24 @@ pub(crate) fn write(
     fragment.add_to(&mut document, |_| true, report);
     check::check(&document, &Leases::default(), report);
     (!report.has_errors()).then_some(text.0)
+}
+
+/// Says what of the uplink is made up. `underlay`: our end of the tunnels, and where that is said.
+fn say_example(underlay: Option<(IpAddr, PlaceId)>, has_tunnels: bool, report: &mut Report) {
+    let example = "the uplink is an example";
+    let (at, message) = match underlay {
+        Some((own, at)) => {
+            let what = "the uplink's prefix and its neighbour are examples";
+            (at, format!("the file does not say what link {own} is on: {what}"))
+        }
+        None => {
+            let what = if has_tunnels { "tunnels end here" } else { "ports are published" };
+            (PlaceId::ROOT, format!("the file does not say where {what}: {example}"))
+        }
+    };
+    let problem = report.warning(at, message);
+    problem
+        .hint("set uplink_address, uplink_host_address and uplink_gateway, or edit [uplink.wan]");
 }
 
 /// The defaults of the uplink.
