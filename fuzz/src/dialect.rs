@@ -10,6 +10,7 @@ pub fn run(dialect: Dialect, text: &str) {
     let set: &[&str] = match dialect {
         Dialect::Marathon => &["default_network_name=n", "offered_ports=1-65535"],
         Dialect::Dcos => &["agent_index=1", "agent_hosts=192.0.2.30,192.0.2.31,192.0.2.32"],
+        Dialect::Docker => &["node_ip=192.0.2.31", "overlay_peers=192.0.2.32", "overlay_vni=7"],
         _ => &[],
     };
     let set: Vec<String> = set.iter().map(|&one| one.to_owned()).collect();

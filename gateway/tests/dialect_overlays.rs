@@ -202,3 +202,49 @@ fn two_agents_of_a_dcos_cluster_reach_each_others_containers() {
         assert!(daemon.terminate().success(), "{:?}", daemon.log);
     }
 }
+
+/// The other node's part of the network of `examples/docker/inspect-overlay.json`.
+const COMPOSE: &str = "
+services:
+  web:
+    ports: ['8080:80']
+    networks: { mesh: { ipv4_address: 10.0.1.5 } }
+networks:
+  mesh:
+    name: mesh
+    driver: overlay
+    driver_opts: { com.docker.network.driver.overlay.vxlanid_list: '4097' }
+    ipam: { config: [{ subnet: 10.0.1.0/24, gateway: 10.0.1.1 }] }
+";
+
+#[test]
+fn nodes_of_docker_overlays_reach_each_others_containers() {
+    let host = routing_host("swarm");
+    let capture = Capture::of(host.path());
+    let inspected = example("docker/inspect-overlay.json");
+    let inspected = inspected.replace("192.0.2.31", &own(1)).replace("192.0.2.32", &own(2));
+    let set = [format!("node_ip={}", own(1))];
+    let one = Half::start(&host, (Dialect::Docker, &inspected), 1, &set, "");
+    let set = [
+        format!("node_ip={}", own(2)),
+        format!("overlay_peers={},{}", own(1), own(2)),
+        "project=shop".to_owned(),
+    ];
+    let two = Half::start(&host, (Dialect::Docker, COMPOSE), 2, &set, "");
+    let (near, far) = (one.station("web.1", false), two.station("shop-web-1", false));
+    assert_eq!((&*near.1, &*far.1), ("10.0.1.3", "10.0.1.5"));
+    check_between(&near, &far, 1_450);
+    let seen = capture.tunnels(&[64_000, 4_789]);
+    for (from, to) in [("03", "05"), ("05", "03")] {
+        let mac = |last: &str| format!("02:42:0a:00:01:{last}");
+        let count = seen.get(&(4_789, 4097, mac(from), mac(to)));
+        assert!(count.is_some_and(|count| *count > 50), "{seen:?}");
+    }
+    assert!(seen.keys().all(|(port, vni, ..)| (*port, *vni) == (4_789, 4097)), "{seen:?}");
+    // The service is published on its own node.
+    let (server, published) = ((&*far.0, at("10.0.1.5", 80)), at(&own(2), 8_080));
+    echo_tcp(server, (host.path(), published), 100_000).unwrap();
+    for mut half in [one, two] {
+        assert!(half.daemon.terminate().success(), "{:?}", half.daemon.log);
+    }
+}

@@ -129,7 +129,8 @@ impl Way {
         };
         let link = IpNet::new(own, if own.is_ipv4() { 24 } else { 64 }).expect("a length it has");
         let taken = ends(fragment);
-        let free = link.hosts().find(|host| *host != own && !taken.contains(host));
+        let usable = |host: &IpAddr| *host != own && *host != link.network();
+        let free = link.hosts().find(|host| usable(host) && !taken.contains(host));
         let Some(free) = free else { return example };
         Way {
             own: link.to_string(),
@@ -193,6 +194,8 @@ fn ends(fragment: &Fragment) -> HashSet<IpAddr> {
         let peers = part.table.peers.value().into_iter().flatten().filter_map(Field::value);
         ends.extend(peers.map(|peer| peer.0));
         let routes = part.table.route.value().into_iter().flatten().filter_map(Field::value);
+        let remotes = part.table.remote.value().into_iter().flatten().filter_map(Field::value);
+        ends.extend(remotes.filter_map(|remote| remote.vtep.value()).map(|vtep| vtep.0));
         ends.extend(routes.filter_map(|route| route.host.value()).map(|host| host.0));
     }
     ends
@@ -308,7 +311,23 @@ impl Text {
             }
         }
         self.set_list("peers", &table.peers, |one| one.0.to_string());
+        self.remotes(&table.remote);
         self.routes(&table.route);
+    }
+
+    fn remotes(&mut self, remotes: &Field<Vec<Field<schema::Remote>>>) {
+        let Some(remotes) = remotes.value() else { return };
+        self.line("remote = [");
+        for remote in remotes.iter().filter_map(Field::value) {
+            let given = (remote.ip.value(), remote.mac.value(), remote.vtep.value());
+            if let (Some(ip), Some(mac), Some(vtep)) = given {
+                self.line(format_args!(
+                    "  {{ ip = \"{}\", mac = \"{}\", vtep = \"{}\" }},",
+                    ip.0, mac.0, vtep.0
+                ));
+            }
+        }
+        self.line("]");
     }
 
     /// One line a route: there may be thousands.

@@ -74,7 +74,9 @@ impl Settings {
             ],
             Dialect::Dcos => &["agent_index", "agent_ip", "agent_hosts"],
             Dialect::Cni => &[],
-            Dialect::Docker => &["project"],
+            Dialect::Docker => {
+                &["project", "node_ip", "overlay_peers", "overlay_vni", "data_path_port"]
+            }
         };
         own.iter().copied().chain(ATTACHING).chain(UPLINK).collect()
     }

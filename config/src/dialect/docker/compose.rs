@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::super::Source;
 use super::super::fragment::{Attaching, Fragment};
 use super::super::settings::Settings;
 use super::super::tree::{Node, Value};
-use super::super::{Purpose, Source};
+use super::Reading;
 use super::labels::Labels;
 use super::pools::{self, COMPOSE};
 use super::service::Service;
@@ -56,12 +57,12 @@ pub(super) struct Known {
 pub(super) fn read(
     node: &Node,
     source: &Source<'_>,
-    settings: &Settings,
-    purpose: Purpose,
+    reading: &mut Reading<'_>,
     fragment: &mut Fragment,
     report: &mut Report,
 ) {
     let before = report.error_count();
+    let (settings, purpose) = (reading.settings, reading.purpose);
     node.warn_unknown_but_x(&TOP, report);
     let project = project(node, source, settings, report);
     let attaching = Attaching::new(settings, report);
@@ -82,7 +83,7 @@ pub(super) fn read(
         return;
     }
     for spec in &networks.specs {
-        spec.add_to(fragment, purpose, report);
+        spec.add_to(reading, fragment, report);
     }
     for service in &services {
         service.add_to(&project, &networks, &attaching, purpose, fragment, report);
@@ -178,6 +179,9 @@ fn spec(table: &Node, name: String, report: &mut Report) -> Spec {
         pools: ipam.map_or(Vec::new(), |ipam| pools::read(ipam, &COMPOSE, false, report)),
         ipam_driver: ipam.and_then(|ipam| pools::driver(ipam, "driver", report)),
         labels: Labels::read(table.map_at("driver_opts", report), is_internal, report),
+        peers: Vec::new(),
+        tasks: Vec::new(),
+        ingress: None,
     }
 }
 
@@ -211,6 +215,9 @@ impl Spec {
             pools: Vec::new(),
             ipam_driver: None,
             labels: Labels::default(),
+            peers: Vec::new(),
+            tasks: Vec::new(),
+            ingress: None,
         }
     }
 }

@@ -7,17 +7,17 @@ use ipnet::IpNet;
 
 use super::super::Purpose;
 use super::super::fragment::{self, Attaching, Fragment, list};
-use super::super::settings::Settings;
 use super::super::tree::{Node, Value};
 use super::labels::Labels;
 use super::pools::{self, INSPECT};
 use super::spec::{Spec, validate_together};
+use super::{Reading, overlay};
 use crate::reader::Field;
 use crate::report::{PlaceId, Report};
 use crate::schema;
 use crate::values::Mac;
 
-const NETWORK: [&str; 18] = [
+const NETWORK: [&str; 19] = [
     "Name",
     "Id",
     "Created",
@@ -35,9 +35,13 @@ const NETWORK: [&str; 18] = [
     "Options",
     "Labels",
     "Peers",
+    "Services",
     "Status",
 ];
 const CONTAINER: [&str; 5] = ["Name", "EndpointID", "MacAddress", "IPv4Address", "IPv6Address"];
+
+/// What the id of a node's own endpoint in an overlay begins with: it is no container's.
+const BALANCER: &str = "lb-";
 
 /// Characters of an id that Docker shows.
 const SHORT_ID_LEN: usize = 12;
@@ -55,12 +59,12 @@ struct Member {
 /// Reads a list of networks, or one.
 pub(super) fn read(
     node: &Node,
-    settings: &Settings,
-    purpose: Purpose,
+    reading: &mut Reading<'_>,
     fragment: &mut Fragment,
     report: &mut Report,
 ) {
     let before = report.error_count();
+    let (settings, purpose) = (reading.settings, reading.purpose);
     let attaching = Attaching::new(settings, report);
     let one = std::slice::from_ref(node);
     let networks = if let Value::List(networks) = &node.value { networks.as_slice() } else { one };
@@ -70,6 +74,11 @@ pub(super) fn read(
         spec.validate(report);
         let containers = network.map_at("Containers", report);
         for entry in containers.map(Node::entries).unwrap_or_default() {
+            if spec.driver == "overlay" && entry.key.starts_with(BALANCER) {
+                let message = "Docker's balancer of this node has no endpoint here";
+                report.warning(entry.node.at, message);
+                continue;
+            }
             members.extend(member(&entry.key, &entry.node, &spec, report));
         }
         specs.push(spec);
@@ -79,7 +88,7 @@ pub(super) fn read(
         return;
     }
     for spec in &specs {
-        spec.add_to(fragment, purpose, report);
+        spec.add_to(reading, fragment, report);
     }
     add_members(&members, &specs, &attaching, purpose, fragment);
 }
@@ -112,6 +121,12 @@ fn spec(node: &Node, report: &mut Report) -> Option<Spec> {
         pools: ipam.map_or(Vec::new(), |ipam| pools::read(ipam, &INSPECT, true, report)),
         ipam_driver: ipam.and_then(|ipam| pools::driver(ipam, "Driver", report)),
         labels: Labels::read(node.map_at("Options", report), is_internal, report),
+        ingress: node
+            .get("Ingress")
+            .filter(|given| given.flag(report) == Some(true))
+            .map(|given| given.at),
+        peers: overlay::peers(node, report),
+        tasks: overlay::tasks(node, report),
     })
 }
 

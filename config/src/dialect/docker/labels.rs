@@ -1,6 +1,7 @@
 //! Options of a network: labels such as `com.docker.network.bridge.enable_icc`.
 
 use super::super::tree::{Node, Value};
+use super::overlay;
 use crate::report::{PlaceId, Report};
 
 const ICC: &str = "com.docker.network.bridge.enable_icc";
@@ -20,8 +21,12 @@ const INTERFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
 const OUTSIDE_V4: &str = "com.docker.network.host_ipv4";
 const OUTSIDE_V6: &str = "com.docker.network.host_ipv6";
 
+/// Of overlays: an identifier per subnet, and that packets are encrypted, whatever it says.
+const VXLAN_IDS: &str = "com.docker.network.driver.overlay.vxlanid_list";
+const ENCRYPTED: &str = "encrypted";
+
 /// Labels that mean something to us, are checked, and carried over or reported.
-const KNOWN: [&str; 16] = [
+const KNOWN: [&str; 18] = [
     ICC,
     MASQUERADE,
     HOST_BINDING,
@@ -38,6 +43,8 @@ const KNOWN: [&str; 16] = [
     INTERFACE_PREFIX,
     OUTSIDE_V4,
     OUTSIDE_V6,
+    VXLAN_IDS,
+    ENCRYPTED,
 ];
 
 /// A label that describes what is so here anyway.
@@ -60,6 +67,9 @@ pub(super) struct Labels {
     modes: [Option<(&'static str, PlaceId)>; 2],
     /// What a network of a native config has no words for: what is said of it.
     pub(super) lost: Vec<(PlaceId, String)>,
+    /// VXLAN identifiers of an overlay.
+    pub(super) vnis: Option<(Vec<i64>, PlaceId)>,
+    pub(super) encrypted: Option<PlaceId>,
     pub(super) parent: Option<(String, PlaceId)>,
     pub(super) driver_mode: Option<(String, PlaceId)>,
     pub(super) driver_flag: Option<(String, PlaceId)>,
@@ -74,6 +84,7 @@ impl Labels {
             let text = match &entry.node.value {
                 Value::Text(text) | Value::Number(text) => text.clone(),
                 Value::Bool(flag) => flag.to_string(),
+                Value::Null if entry.key == ENCRYPTED => String::new(),
                 Value::Null => continue,
                 _ => {
                     entry.node.expected("text", report);
@@ -119,12 +130,8 @@ impl Labels {
             TRUSTED if text.is_empty() => {}
             TRUSTED => self.lost(at, "trust is the uplink's here: its key `trusted` gives it"),
             INTERFACE_PREFIX if matches!(text.as_str(), "" | "eth") => {}
-            INTERFACE_PREFIX => {
-                self.lost(
-                    at,
-                    "devices are called by the key `interface` here, not by their network",
-                );
-            }
+            INTERFACE_PREFIX => self
+                .lost(at, "devices are called by the key `interface` here, not by their network"),
             OUTSIDE_V4 | OUTSIDE_V6 => match text.parse::<std::net::IpAddr>() {
                 Ok(address) if address.is_ipv4() == (key == OUTSIDE_V4) => self.lost(
                     at,
@@ -139,6 +146,10 @@ impl Labels {
             BRIDGE_NAME => self.bridge_name = Some((text, at)),
             ANNOUNCE_COUNT => self.within(key, &text, 0..=3, at, report),
             ANNOUNCE_MS => self.within(key, &text, 0..=2000, at, report),
+            VXLAN_IDS => {
+                self.vnis = overlay::identifiers(&text, at, report).map(|vnis| (vnis, at));
+            }
+            ENCRYPTED => self.encrypted = Some(at),
             "parent" => self.parent = Some((text, at)),
             "macvlan_mode" | "ipvlan_mode" => self.driver_mode = Some((text, at)),
             "ipvlan_flag" => self.driver_flag = Some((text, at)),

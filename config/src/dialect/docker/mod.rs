@@ -8,6 +8,7 @@
 mod compose;
 mod inspect;
 mod labels;
+mod overlay;
 mod pools;
 mod service;
 mod spec;
@@ -16,6 +17,14 @@ use super::fragment::Fragment;
 use super::settings::Settings;
 use super::{Purpose, Source, json, yaml};
 use crate::report::Report;
+use overlay::Swarm;
+
+/// What a file is read with.
+struct Reading<'r> {
+    settings: &'r Settings,
+    purpose: Purpose,
+    swarm: &'r mut Swarm,
+}
 
 /// Reads files.
 pub(super) fn read(
@@ -25,6 +34,7 @@ pub(super) fn read(
     report: &mut Report,
 ) -> Fragment {
     let mut fragment = Fragment::default();
+    let mut swarm = Swarm::read(settings, report);
     for source in sources {
         let start = source.text.trim_start_matches('\u{feff}').trim_start();
         let node = match start.starts_with(['[', '{']) {
@@ -33,9 +43,11 @@ pub(super) fn read(
         };
         let Some(node) = node else { continue };
         if node.get("services").is_some() || node.get("networks").is_some() {
-            compose::read(&node, source, settings, purpose, &mut fragment, report);
+            let mut reading = Reading { settings, purpose, swarm: &mut swarm };
+            compose::read(&node, source, &mut reading, &mut fragment, report);
         } else {
-            inspect::read(&node, settings, purpose, &mut fragment, report);
+            let mut reading = Reading { settings, purpose, swarm: &mut swarm };
+            inspect::read(&node, &mut reading, &mut fragment, report);
         }
     }
     fragment

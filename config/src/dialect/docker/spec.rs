@@ -7,7 +7,9 @@ use ipnet::IpNet;
 
 use super::super::Purpose;
 use super::super::fragment::{self, Fragment, flag, list, number, text};
+use super::Reading;
 use super::labels::Labels;
+use super::overlay::Task;
 use super::pools::{Pool, overlap};
 use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
@@ -29,6 +31,11 @@ pub(super) struct Spec {
     pub(super) pools: Vec<Pool>,
     pub(super) ipam_driver: Option<(String, PlaceId)>,
     pub(super) labels: Labels,
+    /// The nodes that have endpoints of an overlay, ours among them.
+    pub(super) peers: Vec<(IpAddr, PlaceId)>,
+    pub(super) tasks: Vec<Task>,
+    /// It is the routing mesh's.
+    pub(super) ingress: Option<PlaceId>,
 }
 
 impl Spec {
@@ -79,7 +86,8 @@ impl Spec {
                 report,
             ),
             "ipvlan" => self.validate_parent("ipvlan", &["l2", "l3", "l3s"], "l2", report),
-            "overlay" | "host" | "null" | "none" => {}
+            "overlay" => self.validate_overlay(report),
+            "host" | "null" | "none" => {}
             other => drop(report.warning(self.driver_at, format!("plugin {other:?} not found"))),
         }
     }
@@ -148,15 +156,21 @@ impl Spec {
     }
 
     /// Adds it to a fragment.
-    pub(super) fn add_to(&self, fragment: &mut Fragment, purpose: Purpose, report: &mut Report) {
+    pub(super) fn add_to(
+        &self,
+        reading: &mut Reading<'_>,
+        fragment: &mut Fragment,
+        report: &mut Report,
+    ) {
         let summary = self.summary();
         fragment.summary.push(summary.clone());
-        if purpose == Purpose::Check {
+        if reading.purpose == Purpose::Check {
             return;
         }
         match self.driver.as_str() {
             "bridge" => {}
             "macvlan" | "ipvlan" => return self.add_child(&summary, fragment, report),
+            "overlay" => return self.add_overlay(&summary, reading.swarm, fragment, report),
             // They exist without being written down.
             "host" | "null" | "none" => return,
             other => {
@@ -211,7 +225,7 @@ impl Spec {
     }
 
     /// Says what a native network has no words for.
-    fn say_losses(&self, report: &mut Report) {
+    pub(super) fn say_losses(&self, report: &mut Report) {
         for (at, message) in &self.labels.lost {
             report.warning(*at, message);
         }
@@ -223,7 +237,7 @@ impl Spec {
     }
 
     /// Everything but the gateway mode.
-    fn table(&self) -> schema::Network {
+    pub(super) fn table(&self) -> schema::Network {
         let at = self.at;
         let of = |given: Option<(bool, PlaceId)>| {
             given.map_or(Field::Absent, |(value, at)| flag(at, value))
