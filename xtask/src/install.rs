@@ -13,7 +13,7 @@ use crate::machine::is_root;
 use crate::steps::Counts;
 
 /// Programs that the tests start, and the Debian package of each.
-const PROGRAMS: [(&str, &str); 13] = [
+const PROGRAMS: [(&str, &str); 16] = [
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
@@ -22,6 +22,9 @@ const PROGRAMS: [(&str, &str); 13] = [
     ("turnserver", "coturn"),               // measures how NAT behaves
     ("stun", "stun-client"),                // the same, by an older protocol
     ("ovs-vswitchd", "openvswitch-switch"), // a tunnel's other end
+    ("dockerd", "docker.io"),               // two of them share an overlay with us
+    ("etcd", "etcd-server"),                // by this
+    ("serf", "serf"),                       // and this
     ("tcpdump", "tcpdump"),                 // captures what passes through it
     ("tshark", "tshark"),                   // judges the capture
     ("valgrind", "valgrind"),               // runs the instruction-count benches

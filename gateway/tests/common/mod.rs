@@ -7,6 +7,7 @@ pub(crate) mod beyond;
 pub(crate) mod cover;
 pub(crate) mod host;
 pub(crate) mod load;
+pub(crate) mod partners;
 pub(crate) mod tunnels;
 
 use std::io::{BufRead, BufReader, Read, Write};
