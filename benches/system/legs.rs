@@ -38,14 +38,15 @@ fn kernel_and_copier_pass_both_kinds_of_traffic() {
     let _alone = one_run();
     let report = measure(&options(None)).expect("the legs come up");
     let legs = [Leg::BridgeKernel, Leg::BridgeCopier, Leg::MasqueradeKernel];
-    let legs = legs.into_iter().chain([Leg::MasqueradeKernelBeside]);
+    let tunnels = [Leg::TunnelKernel, Leg::TunnelKernelPlain];
+    let legs = legs.into_iter().chain([Leg::MasqueradeKernelBeside]).chain(tunnels);
     for leg in legs {
-        for traffic in [Traffic::Tcp, Traffic::Udp64] {
+        for traffic in [Traffic::Tcp, Traffic::Udp64].into_iter().filter(|&one| leg.carries(one)) {
             let rate = report.median(leg, traffic).expect("the leg was measured");
             assert!(rate > 0.0, "{} {}", leg.name(), traffic.name());
         }
     }
-    assert_eq!(report.samples.len(), 8);
+    assert_eq!(report.samples.len(), 10);
     assert_eq!(own_namespaces(), Vec::<String>::new());
 }
 

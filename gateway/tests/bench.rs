@@ -28,7 +28,7 @@ fn every_leg_passes_its_traffic_and_leaves_nothing() {
         }
     }
     // What is compared is there: no dash stands in the table.
-    assert_eq!(report.gates().len(), 6);
+    assert_eq!(report.gates().len(), 8);
     let table = report.markdown();
     assert!(!table.contains("| – "), "{table}");
     let prefix = format!("portolan-bench-{}-", std::process::id());

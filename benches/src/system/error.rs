@@ -54,6 +54,9 @@ pub enum Error {
     /// A TAP device of the bare copier.
     #[error("cannot make a TAP device of the bare copier: {0}")]
     Tap(#[source] drivers::DriverError),
+    /// A device keeps its offloads.
+    #[error("cannot switch a device's offloads off: {0}")]
+    Offloads(#[source] drivers::DriverError),
     /// Portolan did not come up.
     #[error("{} did not print `ready`: {why}; its last lines:\n{lines}", .binary.display())]
     NotReady {

@@ -15,6 +15,7 @@ mod portolan;
 mod report;
 mod topology;
 mod traffic;
+mod tunnel;
 mod xdp;
 
 use std::path::PathBuf;
@@ -29,7 +30,8 @@ use signal_hook::{SigId, flag, low_level};
 pub use error::Error;
 pub use report::{
     Gate, Leg, Ratio, Report, Sample, Setting, TCP_OF_BRIDGE_LEAST, TCP_OF_COPIER_LEAST,
-    TCP_OF_MASQUERADE_LEAST, TCP_OF_UNGLUED_LEAST, UDP_BY_XDP_OF_KERNEL_LEAST,
+    TCP_OF_MASQUERADE_LEAST, TCP_OF_UNGLUED_LEAST, TCP_THROUGH_TUNNEL_LEAST,
+    TCP_THROUGH_TUNNEL_OF_PLAIN_LEAST, UDP_BY_XDP_OF_KERNEL_LEAST,
 };
 pub use traffic::Traffic;
 
@@ -46,7 +48,7 @@ pub struct BenchOptions {
     /// Portolan's binary, started with `run -c FILE`; usually `std::env::current_exe()`. None
     /// measures only the kernel and the copier, to know the machine.
     pub portolan: Option<PathBuf>,
-    /// 9 rounds of 0.4 s instead of 30 of 1 s: about 45 s in all. Many short rounds rather than few
+    /// 9 rounds of 0.4 s instead of 30 of 1 s: about 95 s in all. Many short rounds rather than few
     /// long ones: what disturbs the machine spoils some of them, and the median forgets those.
     pub quick: bool,
     /// Print JSON instead of the Markdown table.
@@ -134,6 +136,10 @@ pub fn legs(with_portolan: bool) -> Vec<Leg> {
         Leg::MasqueradeKernelBeside,
         Leg::InboundGlued,
         Leg::InboundUnglued,
+        Leg::TunnelKernel,
+        Leg::TunnelPortolan,
+        Leg::TunnelKernelPlain,
+        Leg::TunnelXdp,
     ];
     all.into_iter().filter(|leg| with_portolan || !leg.is_portolan()).collect()
 }

@@ -23,6 +23,13 @@ pub const TCP_OF_MASQUERADE_LEAST: f64 = 0.85;
 /// TCP from AF_XDP to a TAP is at least so many times what it is without gluing.
 pub const TCP_OF_UNGLUED_LEAST: f64 = 2.0;
 
+/// TCP through a tunnel between TAPs is at least this much of the kernel's with all its offloads.
+pub const TCP_THROUGH_TUNNEL_LEAST: f64 = 0.5;
+
+/// TCP through a tunnel by AF_XDP is at least this much of the kernel's by uplinks without
+/// segmentation offloads.
+pub const TCP_THROUGH_TUNNEL_OF_PLAIN_LEAST: f64 = 1.0;
+
 /// Masqueraded UDP between veths by AF_XDP is at least so many times the kernel's.
 pub const UDP_BY_XDP_OF_KERNEL_LEAST: f64 = 1.8;
 
@@ -47,6 +54,14 @@ pub enum Leg {
     InboundGlued,
     /// The same with `glued = 1`.
     InboundUnglued,
+    /// Two gateways with a VXLAN tunnel between TAPs, which super-frames cross whole.
+    TunnelPortolan,
+    /// Two kernel bridges with `vxlan` devices.
+    TunnelKernel,
+    /// Two gateways with a tunnel between AF_XDP sockets: each segment is a packet there.
+    TunnelXdp,
+    /// As `TunnelKernel`, with the segmentation offloads of the uplinks off.
+    TunnelKernelPlain,
 }
 
 impl Leg {
@@ -62,6 +77,10 @@ impl Leg {
             Leg::MasqueradeKernelBeside => "masquerade/kernel-beside",
             Leg::InboundGlued => "inbound/glued",
             Leg::InboundUnglued => "inbound/unglued",
+            Leg::TunnelPortolan => "tunnel/portolan",
+            Leg::TunnelKernel => "tunnel/kernel",
+            Leg::TunnelXdp => "tunnel/xdp",
+            Leg::TunnelKernelPlain => "tunnel/kernel-plain",
         }
     }
 
@@ -73,12 +92,23 @@ impl Leg {
                 | Leg::BridgeCopier
                 | Leg::MasqueradeKernel
                 | Leg::MasqueradeKernelBeside
+                | Leg::TunnelKernel
+                | Leg::TunnelKernelPlain
         )
     }
 
     /// True if this traffic is measured on it.
     pub fn carries(self, traffic: Traffic) -> bool {
-        traffic == Traffic::Tcp || !matches!(self, Leg::InboundGlued | Leg::InboundUnglued)
+        traffic == Traffic::Tcp
+            || !matches!(
+                self,
+                Leg::InboundGlued
+                    | Leg::InboundUnglued
+                    | Leg::TunnelPortolan
+                    | Leg::TunnelKernel
+                    | Leg::TunnelXdp
+                    | Leg::TunnelKernelPlain
+            )
     }
 }
 
@@ -172,7 +202,7 @@ struct Row {
     traffic: Traffic,
 }
 
-const ROWS: [Row; 7] = [
+const ROWS: [Row; 9] = [
     row("bridge", Leg::BridgePortolan, Leg::BridgeKernel, Traffic::Tcp),
     row("bridge", Leg::BridgePortolan, Leg::BridgeKernel, Traffic::Udp64),
     row("masquerade", Leg::MasqueradePortolan, Leg::MasqueradeKernel, Traffic::Tcp),
@@ -181,6 +211,8 @@ const ROWS: [Row; 7] = [
     row("masquerade, af_xdp", Leg::MasqueradeXdp, Leg::MasqueradeKernelBeside, Traffic::Udp64),
     // Here the peer is Portolan as well, without gluing.
     row("af_xdp to a tap, peer unglued", Leg::InboundGlued, Leg::InboundUnglued, Traffic::Tcp),
+    row("tunnel", Leg::TunnelPortolan, Leg::TunnelKernel, Traffic::Tcp),
+    row("tunnel, af_xdp, peer plain", Leg::TunnelXdp, Leg::TunnelKernelPlain, Traffic::Tcp),
 ];
 
 const fn row(case: &'static str, portolan: Leg, kernel: Leg, traffic: Traffic) -> Row {
@@ -239,6 +271,20 @@ impl Report {
                 InboundUnglued,
                 tcp,
                 TCP_OF_UNGLUED_LEAST,
+            ),
+            (
+                "tcp, tunnel, of the kernel with its offloads",
+                TunnelPortolan,
+                TunnelKernel,
+                tcp,
+                TCP_THROUGH_TUNNEL_LEAST,
+            ),
+            (
+                "tcp, tunnel by af_xdp, of the kernel without segmentation offloads",
+                TunnelXdp,
+                TunnelKernelPlain,
+                tcp,
+                TCP_THROUGH_TUNNEL_OF_PLAIN_LEAST,
             ),
             (
                 "udp-64, masquerade by af_xdp, of the kernel",
@@ -455,7 +501,7 @@ mod tests {
         let mut report = report(&rates);
         let udp = |sample: &Sample| Sample { traffic: Traffic::Udp64, ..*sample };
         report.samples.extend(report.samples.clone().iter().map(udp));
-        assert_eq!(report.gates().len(), 6);
+        assert_eq!(report.gates().len(), 8);
         let text = report.markdown();
         assert!(text.contains("of not gluing: 1.00, at least 2: not met."), "{text}");
     }

@@ -8,6 +8,7 @@
 //! masquerade/kernel    client [veth] routing, nftables NAT [veth] outside
 //! masquerade/xdp       client [veth] Portolan by AF_XDP, NAT [veth] outside
 //! inbound/…            outside [veth] Portolan by AF_XDP [tap] server, frames glued or not
+//! tunnel/…             two gateways with a tunnel between them, see `tunnel.rs`
 //! ```
 //!
 //! The hard constraint: the legs differ in the middle only. The ends have the same addresses, MTU
@@ -30,6 +31,7 @@ use super::namespace::Namespace;
 use super::portolan::Portolan;
 use super::report::Leg;
 use super::traffic::{Ends, Rates, Traffic, Window, measure};
+use super::tunnel::Tunnel;
 use super::xdp;
 
 pub(super) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 2);
@@ -50,6 +52,16 @@ pub(super) struct Placement<'a> {
     pub(super) idle: &'a str,
     /// Set by a signal.
     pub(super) interrupted: &'a AtomicBool,
+}
+
+impl<'a> Placement<'a> {
+    /// The same for one of a tunnel's two gateways: the second is beside the first one's workers.
+    pub(super) fn of_tunnel_end(&self, index: usize) -> Placement<'a> {
+        let Cpus { middle, ends, all } = self.cpus;
+        let beside = &ends[ends.len().saturating_sub(middle.len())..];
+        let cpus = Cpus { middle: [middle, beside][index], ends: all, all };
+        Placement { cpus, ..*self }
+    }
 }
 
 /// A leg that is up. Fields are dropped in order: first the machine in the middle, so that
@@ -79,6 +91,7 @@ enum Middle {
         sides: [OwnedFd; 2],
         cpu: usize,
     },
+    Tunnel(Tunnel),
 }
 
 impl Built {
@@ -128,6 +141,9 @@ impl Built {
                 kernel_masquerade(&client, &namespace, &server)?;
                 Middle::Kernel { _namespace: namespace }
             }
+            Leg::TunnelPortolan | Leg::TunnelKernel | Leg::TunnelXdp | Leg::TunnelKernelPlain => {
+                Middle::Tunnel(Tunnel::build(leg, [&client, &server], placement)?)
+            }
             Leg::BridgeCopier => {
                 let cpu = *placement.cpus.middle.last().expect("there is at least one worker");
                 Middle::Copier { sides: [tap(&client, CLIENT)?, tap(&server, SERVER)?], cpu }
@@ -145,13 +161,18 @@ impl Built {
     ) -> Result<Rates, Error> {
         let (client, server) = (&self.client, &self.server);
         let (server_address, source_seen) = match self.leg {
-            Leg::BridgePortolan | Leg::BridgeKernel | Leg::BridgeCopier => (SERVER, CLIENT),
             Leg::InboundGlued | Leg::InboundUnglued => (SERVER, OUTSIDE_SERVER),
-            _ => (OUTSIDE_SERVER, OUTSIDE_GATEWAY),
+            Leg::MasqueradePortolan
+            | Leg::MasqueradeKernel
+            | Leg::MasqueradeXdp
+            | Leg::MasqueradeKernelBeside => (OUTSIDE_SERVER, OUTSIDE_GATEWAY),
+            _ => (SERVER, CLIENT),
         };
         let cpus = match &self.middle {
             // Beside AF_XDP the ends are placed alike, so that the middle alone differs.
             Middle::Kernel { .. } if self.leg != Leg::MasqueradeKernelBeside => cpus.all,
+            // Two gateways have two CPUs between them, and so have the ends beside either kind.
+            Middle::Tunnel(_) => cpus.all,
             _ => cpus.ends,
         };
         let path = self.leg.name();
@@ -166,6 +187,10 @@ impl Built {
                     side.try_clone().map_err(Error::system("duplicate a TAP's descriptor"))
                 };
                 let _copier = Copier::start([same(left)?, same(right)?], *cpu);
+                measure(traffic, &ends, window)
+            }
+            Middle::Tunnel(tunnel) => {
+                let _awake = tunnel.awake();
                 measure(traffic, &ends, window)
             }
             Middle::Kernel { .. } => measure(traffic, &ends, window),
@@ -232,7 +257,7 @@ pub(super) fn veth(
 
 fn bridge_config(client: &Namespace, server: &Namespace) -> String {
     [
-        network_config("internal = true\n"),
+        network_config("bridge", "internal = true\n"),
         endpoint_config("client", client, CLIENT),
         endpoint_config("server", server, SERVER),
     ]
@@ -250,8 +275,12 @@ fn masquerade_config(client: &Namespace, outside: &Namespace) -> String {
          gateway = \"{OUTSIDE_SERVER}\"\n",
         outside.name()
     );
-    [uplink, network_config("masquerade = true\n"), endpoint_config("client", client, CLIENT)]
-        .concat()
+    [
+        uplink,
+        network_config("bridge", "masquerade = true\n"),
+        endpoint_config("client", client, CLIENT),
+    ]
+    .concat()
 }
 
 pub(super) fn gateway_config(placement: &Placement, folder: &Path) -> String {
@@ -263,9 +292,9 @@ pub(super) fn gateway_config(placement: &Placement, folder: &Path) -> String {
     )
 }
 
-pub(super) fn network_config(more: &str) -> String {
+pub(super) fn network_config(driver: &str, more: &str) -> String {
     format!(
-        "[network.bench]\ndriver = \"bridge\"\nsubnet = \"10.97.0.0/24\"\n\
+        "[network.bench]\ndriver = \"{driver}\"\nsubnet = \"10.97.0.0/24\"\n\
          gateway = \"{GATEWAY}\"\n{more}"
     )
 }

@@ -39,7 +39,7 @@ pub(super) fn inbound(
         gateway_config(placement, folder),
         if glues { String::new() } else { "[limits]\nglued = 1\n".to_owned() },
         uplink_config(),
-        network_config("mode = \"nat-unprotected\"\n"),
+        network_config("bridge", "mode = \"nat-unprotected\"\n"),
         endpoint_config("server", server, SERVER),
     ]
     .concat();
@@ -58,7 +58,7 @@ pub(super) fn masquerade(
     let config = [
         gateway_config(placement, folder),
         uplink_config(),
-        network_config("masquerade = true\n"),
+        network_config("bridge", "masquerade = true\n"),
         format!(
             "[endpoint.client]\n\
              attach = {{ xdp = \"inside\" }}\n\
