@@ -27,6 +27,9 @@ use rustix::time::{ClockId, clock_gettime};
 const ENDPOINTS: usize = 10_000;
 const ENDPOINTS_PER_NETWORK: usize = 1_000;
 const ROUTES: usize = 100_000;
+/// Remotes of the overlay, and prefixes behind other gateways, by as many tunnels.
+const REMOTES: usize = 2_000;
+const TUNNELS: usize = 200;
 const FRAMES: usize = 4 * 4_096;
 
 /// How often each change is made.
@@ -60,6 +63,36 @@ fn text(variant: usize) -> String {
             10_000 + endpoint,
         );
     }
+    text
+}
+
+/// The same with an overlay, which is changed apart from the rest.
+fn text_with_overlay() -> String {
+    let mut text = text(0);
+    let vtep = |index: usize| format!("192.0.2.{}", 20 + index % TUNNELS);
+    text.push_str(
+        "[network.mesh]\ndriver = \"overlay\"\nvni = 4097\nsubnet = \"10.200.0.0/16\"\n\
+         peers = [\"192.0.2.20\"]\nremote = [\n",
+    );
+    for remote in 0..REMOTES {
+        let (high, low) = (1 + remote / 250, 1 + remote % 250);
+        let (ip, mac) =
+            (format!("10.200.{high}.{low}"), format!("02:00:00:00:{high:02x}:{low:02x}"));
+        let _ = writeln!(text, "{{ ip = {ip:?}, mac = {mac:?}, vtep = {:?} }},", vtep(remote));
+    }
+    text.push_str("]\nroute = [\n");
+    for route in 0..REMOTES {
+        let end = route % TUNNELS;
+        let (subnet, ip) =
+            (format!("11.{}.{}.0/24", route / 250, route % 250), format!("44.0.0.{end}"));
+        let _ = writeln!(
+            text,
+            "{{ subnet = {subnet:?}, vtep_ip = {ip:?}, vtep_mac = \"02:00:00:01:00:{end:02x}\", \
+             host = {:?} }},",
+            vtep(route)
+        );
+    }
+    text.push_str("]\n");
     text
 }
 
@@ -239,14 +272,8 @@ impl Bench<'_> {
     }
 }
 
-fn main() {
-    let texts = [text(0), text(1)];
-    let configs = texts.each_ref().map(|text| {
-        let started = Time::now();
-        let config = parse(text);
-        println!("parse and check of {} KiB: {:?}", text.len() >> 10, started.elapsed());
-        config
-    });
+/// A worker with the first of these configs, while `changes` are made.
+fn beside(configs: &[Config], changes: impl FnOnce(&mut Bench)) {
     let started = Time::now();
     let tables = Arc::new(config::compile(&configs[0], None));
     println!("first compile: {:?}", started.elapsed());
@@ -263,18 +290,24 @@ fn main() {
         let (wall, cpu) = gaps.take();
         thread::sleep(Duration::from_millis(500));
         println!("longest gap at start: {wall:?}, CPU {cpu:?}; at rest: {:?}", gaps.take());
+        changes(&mut bench);
+        gaps.stop.store(true, Relaxed);
+    });
+}
+
+fn main() {
+    let texts = [text(0), text(1)];
+    let configs = texts.each_ref().map(|text| {
+        let started = Time::now();
+        let config = parse(text);
+        println!("parse and check of {} KiB: {:?}", text.len() >> 10, started.elapsed());
+        config
+    });
+    beside(&configs, |bench| {
         bench.change("everything changes", |_, round| configs[(round + 1) % 2].clone());
         bench.change("one endpoint more", |config, round| {
-            let mut next = config.clone();
-            let mut endpoint = (*next.endpoints[0]).clone();
-            endpoint.name = format!("new{round}");
-            endpoint.publish.clear();
-            let own = &mut endpoint.attachments[0];
-            let address = [10, 0, 200, 1 + round as u8].into();
-            own.ipv4 = Some(ipnet::Ipv4Net::new(address, 16).expect("a length"));
-            own.mac = MacAddress::derived(address);
-            next.endpoints.insert(next.endpoints.len() / 2, Arc::new(endpoint));
-            next
+            let place = config.endpoints.len() / 2;
+            with_endpoint(config, round, (place, "n0", [10, 0, 200, 1 + round as u8]))
         });
         bench.change("one published port more", |config, round| {
             let mut next = config.clone();
@@ -292,6 +325,68 @@ fn main() {
             routes.insert(routes.len() / 2, config::Route { to, via: routes[0].via });
             next
         });
-        gaps.stop.store(true, Relaxed);
     });
+    println!("\nwith an overlay of {REMOTES} remotes and {REMOTES} routes by {TUNNELS} tunnels");
+    beside(&[parse(&text_with_overlay())], |bench| {
+        bench.change("one endpoint more, of the overlay", |config, round| {
+            let place = config.endpoints.len();
+            with_endpoint(config, round, (place, "mesh", [10, 200, 200, 1 + round as u8]))
+        });
+        bench.change("one endpoint more, of another network", |config, round| {
+            let place = config.endpoints.len() / 2;
+            with_endpoint(config, 100 + round, (place, "n0", [10, 0, 200, 1 + round as u8]))
+        });
+        bench.change("one peer more", |config, round| {
+            with_overlay(config, |overlay| {
+                let vtep = [192, 0, 2, 230 + round as u8].into();
+                overlay.peers.push(vtep);
+                overlay.tunnels.push((vtep, PortId(0)));
+            })
+        });
+        bench.change("one remote more", |config, round| {
+            with_overlay(config, |overlay| {
+                let ip = [10, 200, 100, 1 + round as u8];
+                let remote = config::OverlayHost {
+                    ip: ip.into(),
+                    mac: MacAddress::derived(ip.into()),
+                    vtep: overlay.tunnels[round].0,
+                };
+                overlay.remotes.insert(overlay.remotes.len() / 2, remote);
+            })
+        });
+        bench.change("one route of the overlay more", |config, round| {
+            with_overlay(config, |overlay| {
+                let subnet = format!("12.0.{round}.0/24").parse().expect("a prefix");
+                let route = config::OverlayRoute { subnet, ..overlay.routes[round] };
+                overlay.routes.insert(overlay.routes.len() / 2, route);
+            })
+        });
+    });
+}
+
+/// The config with one endpoint more: at this place, in this network, with this address.
+fn with_endpoint(
+    config: &Config,
+    number: usize,
+    (place, network, address): (usize, &str, [u8; 4]),
+) -> Config {
+    let mut next = config.clone();
+    let mut endpoint = (*next.endpoints[0]).clone();
+    endpoint.name = format!("new{number}");
+    endpoint.publish.clear();
+    let own = &mut endpoint.attachments[0];
+    own.network = network.to_owned();
+    own.ipv4 = Some(ipnet::Ipv4Net::new(address.into(), 16).expect("a length"));
+    own.mac = MacAddress::derived(address.into());
+    next.endpoints.insert(place, Arc::new(endpoint));
+    next
+}
+
+/// The config with its overlay changed.
+fn with_overlay(config: &Config, edit: impl FnOnce(&mut config::Overlay)) -> Config {
+    let mut next = config.clone();
+    let mesh = next.networks.iter_mut().find(|network| network.overlay.is_some());
+    let mesh = Arc::make_mut(mesh.expect("the text has one"));
+    edit(mesh.overlay.as_mut().expect("it is one"));
+    next
 }

@@ -13,18 +13,17 @@ use std::sync::Arc;
 use engine::limits::{NatSettings, StaticNat, Statics};
 use engine::tables::{
     Attachment, Epoch, HostLink, Network, Overlay, Policy, PortKind, PortTable, Protocol, Publish,
-    PublishEntry, Route, Routes, Rule, RulePorts, RuleSide, Subnet, TableMap, Tunnel, TunnelEnd,
-    Uplink, Vni,
+    PublishEntry, Route, Routes, Rule, RulePorts, RuleSide, Subnet, TableMap, Uplink,
 };
-use engine::{NetworkId, PortId, Tables, UplinkId};
+use engine::{NetworkId, Tables, UplinkId};
 use ipnet::IpNet;
 
-use crate::check::tunnel_overhead;
 use crate::host::HostSide;
 use crate::ids;
 use crate::lanes;
 use crate::model::{self, Config};
 use crate::policy;
+use crate::tunnels::{add_trunks, network_ports, overlay_table};
 
 /// Compiles a config, sharing with the running tables whatever is equal.
 pub fn compile(config: &Config, previous: Option<&Tables>) -> Tables {
@@ -228,17 +227,9 @@ impl<'c> Compiler<'c> {
         let endpoints = self
             .attachments()
             .map(|(endpoint, own, network)| port_table(endpoint, own, network, self.epoch));
-        let overlays = self.config.networks.iter();
-        let tunnels = overlays.flat_map(|network| self.tunnel_ports(network));
-        let trunks = lanes::trunk_ports(self.config, self.epoch);
-        uplinks.chain(endpoints).chain(tunnels).chain(trunks).collect()
-    }
-
-    fn tunnel_ports(&self, network: &model::Network) -> Vec<PortTable> {
-        let Some(overlay) = &network.overlay else { return Vec::new() };
-        let uplink = self.config.uplink(&overlay.uplink).map(|uplink| uplink.mtu);
-        let link = (self.uplink_ids[&*overlay.uplink], uplink.unwrap_or(u16::MAX));
-        overlay_ports(network, overlay, link, self.epoch)
+        let networks = self.config.networks.iter();
+        let others = networks.flat_map(|network| network_ports(network, self.config, self.epoch));
+        uplinks.chain(endpoints).chain(others).collect()
     }
 
     fn networks(&self) -> Vec<Network> {
@@ -257,9 +248,8 @@ impl<'c> Compiler<'c> {
             network.by_address.extend(addresses.map(|address| (address, own.port)));
         }
         for (network, model) in networks.iter_mut().zip(&self.config.networks) {
-            if let Some(overlay) = &model.overlay {
-                add_overlay(network, overlay, self.uplink_ids[&*overlay.uplink]);
-            }
+            network.overlay = overlay_table(model, &self.uplink_ids);
+            add_trunks(network, model);
             network.members.sort_unstable();
         }
         networks
@@ -267,12 +257,7 @@ impl<'c> Compiler<'c> {
 
     fn uplinks(&self) -> Vec<Uplink> {
         let uplinks = self.config.uplinks.iter();
-        uplinks
-            .map(|own| Uplink {
-                link: lanes::link_of(own, self.config),
-                ..uplink_table(own, self.epoch)
-            })
-            .collect()
+        uplinks.map(|own| uplink_table(own, self.config, self.epoch)).collect()
     }
 
     fn publish(&self) -> Vec<PublishEntry> {
@@ -287,77 +272,6 @@ impl<'c> Compiler<'c> {
     fn routes(&self) -> Vec<Route> {
         self.config.uplinks.iter().flat_map(routes_of).collect()
     }
-}
-
-/// The ports of an overlay, the trunk first. `link`: the uplink, and the MTU that it has now: when
-/// that falls, what goes into the tunnels is to be smaller than the network's own MTU.
-fn overlay_ports(
-    network: &model::Network,
-    overlay: &model::Overlay,
-    (uplink, link_mtu): (UplinkId, u16),
-    epoch: Epoch,
-) -> Vec<PortTable> {
-    let all_v6 = overlay.tunnels.iter().any(|(vtep, _)| vtep.is_ipv6());
-    let inside = |vtep: Option<IpAddr>| {
-        let is_v6 = vtep.map_or(all_v6, |vtep| vtep.is_ipv6());
-        network.mtu.min(link_mtu.saturating_sub(tunnel_overhead(is_v6)))
-    };
-    let port = |id, vtep: Option<IpAddr>, end| PortTable {
-        epoch,
-        id,
-        name: ids::tunnel_name(&network.name, vtep),
-        kind: PortKind::Tunnel(Tunnel {
-            network: network.id,
-            vni: Vni(overlay.vni),
-            udp_port: overlay.udp_port,
-            uplink,
-            local: local_of(overlay, vtep),
-            end,
-        }),
-        mtu: inside(vtep),
-    };
-    let everybody = match overlay.group {
-        Some(group) => overlay.port_to(group).into_iter().collect(),
-        None => overlay.peers.iter().filter_map(|&peer| overlay.port_to(peer)).collect(),
-    };
-    let trunk = port(overlay.trunk, None, TunnelEnd::Trunk(everybody));
-    let tunnels = overlay.tunnels.iter();
-    let tunnels = tunnels.map(|&(vtep, id)| port(id, Some(vtep), TunnelEnd::Vtep(vtep)));
-    [trunk].into_iter().chain(tunnels).collect()
-}
-
-/// Our own end of a tunnel; a trunk has that of the first family.
-fn local_of(overlay: &model::Overlay, vtep: Option<IpAddr>) -> IpAddr {
-    let (v4, v6) = (overlay.local_v4, overlay.local_v6);
-    let own = match vtep.is_some_and(|vtep| vtep.is_ipv6()) {
-        true => v6,
-        false => v4.or(v6),
-    };
-    own.expect("a checked uplink has an address of each tunnel's family")
-}
-
-/// Makes a network an overlay.
-fn add_overlay(network: &mut Network, overlay: &model::Overlay, uplink: UplinkId) {
-    let learns = !overlay.peers.is_empty();
-    if learns {
-        network.members.push(overlay.trunk);
-    }
-    let mut tunnels: Vec<PortId> = overlay.tunnels.iter().map(|(_, port)| *port).collect();
-    tunnels.sort_unstable();
-    let remotes = overlay.remotes.iter().map(|remote| (remote.ip, remote.mac, remote.vtep));
-    let routers = overlay.routes.iter().map(|route| (route.vtep_ip, route.vtep_mac, route.host));
-    let mut hosts = TableMap::default();
-    for (ip, mac, vtep) in remotes.chain(routers) {
-        hosts.insert(ip, mac);
-        network.by_mac.extend(overlay.port_to(vtep).map(|port| (mac, port)));
-    }
-    let routes = overlay.routes.iter().map(|route| Route {
-        to: route.subnet,
-        via: Some(route.vtep_ip),
-        uplink,
-    });
-    let routes = Routes::new(0, routes.collect());
-    network.overlay = Some(Overlay { trunk: overlay.trunk, tunnels, learns, hosts, routes });
 }
 
 fn network_id(ids: &TableMap<&str, NetworkId>, name: &str) -> NetworkId {
@@ -425,7 +339,7 @@ pub(crate) fn network_table(
     lanes::on_parent(table, network, uplink_ids)
 }
 
-pub(crate) fn uplink_table(uplink: &model::Uplink, epoch: Epoch) -> Uplink {
+pub(crate) fn uplink_table(uplink: &model::Uplink, config: &Config, epoch: Epoch) -> Uplink {
     Uplink {
         epoch,
         id: uplink.id,
@@ -435,7 +349,7 @@ pub(crate) fn uplink_table(uplink: &model::Uplink, epoch: Epoch) -> Uplink {
         addresses: uplink.addresses.clone(),
         trusted: uplink.trusted,
         host: host_link(uplink),
-        link: None,
+        link: lanes::link_of(uplink, config),
     }
 }
 

@@ -13,14 +13,11 @@ use crate::model::{
     Config, IpvlanFlag, IpvlanMode, LinkMode, MacvlanMode, Network, Parent, Uplink,
 };
 
-/// The ports by which networks on uplinks' links reach the wire.
-pub(crate) fn trunk_ports(config: &Config, epoch: Epoch) -> impl Iterator<Item = PortTable> {
-    let networks = config.networks.iter().filter(|network| network.is_on_link());
-    networks.filter_map(move |network| {
-        let id = network.parent.as_ref()?.trunk;
-        let name = ids::lane_name(&network.name);
-        Some(PortTable { epoch, id, name, kind: PortKind::Lane(network.id), mtu: network.mtu })
-    })
+/// The port by which a network on an uplink's link reaches the wire.
+pub(crate) fn trunk_port(network: &Network, epoch: Epoch) -> Option<PortTable> {
+    let id = network.parent.as_ref().filter(|_| network.is_on_link())?.trunk;
+    let name = ids::lane_name(&network.name);
+    Some(PortTable { epoch, id, name, kind: PortKind::Lane(network.id), mtu: network.mtu })
 }
 
 /// A network's table as its parent has it.
@@ -39,7 +36,6 @@ pub(crate) fn on_parent(
         subnets: Vec::new(),
         // Where there is a tag, the gateway itself is not.
         internal: direct.tag.is_some(),
-        members: vec![direct.trunk],
         direct: Some(direct),
         ..table
     }

@@ -38,6 +38,7 @@ mod report;
 mod resolved;
 mod schema;
 mod subnet_pool;
+mod tunnels;
 mod value_schemas;
 mod values;
 mod words;

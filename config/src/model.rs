@@ -387,8 +387,8 @@ impl Overlay {
 
     /// The port of a tunnel end.
     pub(crate) fn port_to(&self, vtep: IpAddr) -> Option<PortId> {
-        let found = self.tunnels.iter().find(|(end, _)| *end == vtep);
-        found.map(|(_, port)| *port)
+        let place = self.tunnels.binary_search_by_key(&vtep, |(end, _)| *end).ok()?;
+        Some(self.tunnels[place].1)
     }
 }
 

@@ -24,16 +24,11 @@ use crate::compile::{
 use crate::host::HostSide;
 use crate::ids::Numbers;
 use crate::model::{Attachment, Config, Endpoint, Network, Uplink};
+use crate::tunnels::{add_trunks, network_ports, overlay_table, remove_trunks};
 
 /// Sets the ids of `next` and compiles it, given the config in force and its tables. What `next`
 /// has in common with it is shared afterwards.
 pub fn recompile(running: &Config, tables: &Tables, next: &mut Config) -> Tables {
-    if has_trunks(running) || has_trunks(next) {
-        // LIMIT: with overlays and networks on links everything is compiled anew; it is shared all
-        // the same.
-        adopt_ids(running, tables, next);
-        return crate::compile(next, Some(tables));
-    }
     let epoch = tables.generation + 1;
     adopt_ids(running, tables, next);
     let networks = middle(&running.networks, &next.networks, Arc::ptr_eq);
@@ -63,10 +58,6 @@ pub fn recompile(running: &Config, tables: &Tables, next: &mut Config) -> Tables
     new
 }
 
-fn has_trunks(config: &Config) -> bool {
-    config.networks.iter().any(|network| network.overlay.is_some() || network.parent.is_some())
-}
-
 /// What two lists differ in, when their equal beginnings and ends are left out.
 #[derive(Clone, Debug)]
 struct Middle {
@@ -85,9 +76,6 @@ fn middle<T>(old: &[T], new: &[T], same: impl Fn(&T, &T) -> bool) -> Middle {
 /// Sets the ids of `next` to those that it will have beside the running tables, so that devices can
 /// be matched with ports before the swap, and replaces what equals its running part by it.
 pub fn adopt_ids(running: &Config, tables: &Tables, next: &mut Config) {
-    if has_trunks(running) || has_trunks(next) {
-        return next.adopt_ids(tables);
-    }
     let mut numbers = Numbers::new(tables);
     for uplink in &mut next.uplinks {
         let before = running.uplink(&uplink.name);
@@ -97,18 +85,14 @@ pub fn adopt_ids(running: &Config, tables: &Tables, next: &mut Config) {
             uplink.routes = before.routes.clone();
         }
     }
-    let span = middle(&running.networks, &next.networks, Arc::ptr_eq);
-    let before = &running.networks[span.old];
-    let before: TableMap<&str, &Arc<Network>> =
-        before.iter().map(|network| (network.name.as_str(), network)).collect();
-    for network in &mut next.networks[span.new] {
-        let before = before.get(network.name.as_str());
+    let networks = middle(&running.networks, &next.networks, Arc::ptr_eq);
+    let networks_before: TableMap<&str, &Arc<Network>> =
+        running.networks[networks.old].iter().map(|own| (own.name.as_str(), own)).collect();
+    for network in &mut next.networks[networks.new.clone()] {
+        let before = networks_before.get(network.name.as_str());
         let id = before.map_or_else(|| numbers.network(), |before| before.id);
         if network.id != id {
             Arc::make_mut(network).id = id;
-        }
-        if let Some(before) = before.filter(|before| ***before == *network) {
-            *network = (*before).clone();
         }
     }
     let span = middle(&running.endpoints, &next.endpoints, Arc::ptr_eq);
@@ -121,6 +105,52 @@ pub fn adopt_ids(running: &Config, tables: &Tables, next: &mut Config) {
         if let Some(before) = before.filter(|before| **before == *endpoint) {
             *endpoint = before.clone();
         }
+    }
+    // In the order in which `ids::of` gives them: ports of tunnels, then those to wires.
+    let of_name = |network: &Network| networks_before.get(network.name.as_str()).copied();
+    for network in &mut next.networks[networks.new.clone()] {
+        assign_tunnels(of_name(network), network, &mut numbers);
+    }
+    for network in &mut next.networks[networks.new] {
+        let before = of_name(network);
+        assign_trunk(before, network, &mut numbers);
+        if let Some(before) = before.filter(|before| **before == *network) {
+            *network = before.clone();
+        }
+    }
+}
+
+fn assign_tunnels(before: Option<&Arc<Network>>, own: &mut Arc<Network>, numbers: &mut Numbers) {
+    let Some(overlay) = &own.overlay else { return };
+    let before = before.and_then(|before| before.overlay.as_ref());
+    let trunk = before.map_or_else(|| numbers.port(), |before| before.trunk);
+    let ports: Vec<PortId> = overlay
+        .tunnels
+        .iter()
+        .map(|(vtep, _)| before.and_then(|before| before.port_to(*vtep)))
+        .map(|port| port.unwrap_or_else(|| numbers.port()))
+        .collect();
+    let is_same = overlay.tunnels.iter().map(|(_, port)| *port).eq(ports.iter().copied());
+    if is_same && overlay.trunk == trunk {
+        return;
+    }
+    if let Some(overlay) = &mut Arc::make_mut(own).overlay {
+        overlay.trunk = trunk;
+        overlay.tunnels.iter_mut().zip(ports).for_each(|((_, port), new)| *port = new);
+    }
+}
+
+fn assign_trunk(before: Option<&Arc<Network>>, own: &mut Arc<Network>, numbers: &mut Numbers) {
+    if !own.is_on_link() {
+        return;
+    }
+    let before = before.filter(|before| before.is_on_link());
+    let before = before.and_then(|before| before.parent.as_ref());
+    let trunk = before.map_or_else(|| numbers.port(), |before| before.trunk);
+    if own.parent.as_ref().is_some_and(|parent| parent.trunk != trunk)
+        && let Some(parent) = &mut Arc::make_mut(own).parent
+    {
+        parent.trunk = trunk;
     }
 }
 
@@ -184,8 +214,26 @@ impl<'c> Step<'c> {
         for own in self.old_endpoints().flat_map(|endpoint| &endpoint.attachments) {
             ports[own.port.index()] = None;
         }
+        for network in &self.running.networks[self.networks.old.clone()] {
+            let overlay = network.overlay.iter();
+            let tunnels = overlay.flat_map(|overlay| {
+                overlay.tunnels.iter().map(|(_, port)| *port).chain([overlay.trunk])
+            });
+            let parent = network.parent.iter().filter(|_| network.is_on_link());
+            for port in tunnels.chain(parent.map(|parent| parent.trunk)) {
+                ports[port.index()] = None;
+            }
+        }
         for uplink in &self.next.uplinks {
             share_at(&mut ports, &self.tables.ports, uplink_port_table(uplink, self.epoch));
+        }
+        // Tunnels are as large as their uplink has room for.
+        let is_moved = !links(self.running).eq(links(self.next));
+        for (index, network) in self.next.networks.iter().enumerate() {
+            if self.networks.new.contains(&index) || is_moved {
+                let own = network_ports(network, self.next, self.epoch);
+                own.into_iter().for_each(|port| share_at(&mut ports, &self.tables.ports, port));
+            }
         }
         for endpoint in self.new_endpoints() {
             for own in &endpoint.attachments {
@@ -201,6 +249,8 @@ impl<'c> Step<'c> {
         let mut networks = self.tables.networks.clone();
         let changed = &self.running.networks[self.networks.old.clone()];
         changed.iter().for_each(|network| networks[network.id.index()] = None);
+        let before_models: TableMap<&str, &Network> =
+            changed.iter().map(|network| (network.name.as_str(), &**network)).collect();
         let mut members = self.member_changes();
         let uplink_ids: HashMap<&str, UplinkId> =
             self.next.uplinks.iter().map(|uplink| (uplink.name.as_str(), uplink.id)).collect();
@@ -219,8 +269,21 @@ impl<'c> Step<'c> {
                 table.by_mac.clone_from(&before.by_mac);
                 table.by_address.clone_from(&before.by_address);
             }
+            let before = before.map(|before| (&**before, before_models.get(&*network.name)));
+            match before {
+                Some((before, model)) if model.is_some() || is_moved => {
+                    remove_trunks(&mut table, before, model.copied().unwrap_or(network));
+                }
+                Some((before, _)) => table.overlay.clone_from(&before.overlay),
+                None => {}
+            }
             if let Some(change) = change {
                 change.apply(&mut table);
+            }
+            if is_moved || self.networks.new.contains(&index) {
+                table.overlay = overlay_table(network, &uplink_ids);
+                add_trunks(&mut table, network);
+                table.members.sort_unstable();
             }
             share_at(&mut networks, &self.tables.networks, table);
         }
@@ -252,7 +315,11 @@ impl<'c> Step<'c> {
     fn uplinks(&self) -> Vec<Option<Arc<tables::Uplink>>> {
         let mut uplinks = Vec::new();
         for uplink in &self.next.uplinks {
-            share_at(&mut uplinks, &self.tables.uplinks, uplink_table(uplink, self.epoch));
+            share_at(
+                &mut uplinks,
+                &self.tables.uplinks,
+                uplink_table(uplink, self.next, self.epoch),
+            );
         }
         trimmed(uplinks)
     }
@@ -352,6 +419,11 @@ impl MemberChange {
     }
 }
 
+/// What tunnels by an uplink depend on.
+fn links(config: &Config) -> impl Iterator<Item = (&str, UplinkId, u16)> {
+    config.uplinks.iter().map(|uplink| (&*uplink.name, uplink.id, uplink.mtu))
+}
+
 /// What routes of an uplink depend on, besides its own list of them.
 fn key_of(uplink: &Uplink) -> (UplinkId, &[IpNet], Option<&HostSide>) {
     (uplink.id, &uplink.addresses, uplink.host.as_ref())
@@ -378,9 +450,98 @@ mod tests {
         networks: Vec<(bool, bool, bool, bool)>,
         /// In this order: number, networks by bit, a MAC address of its own, published ports.
         endpoints: Vec<(u8, u8, bool, u8)>,
+        /// Per network what it is where there is an uplink: a bridge, an overlay, or on the link.
+        kinds: Vec<Kind>,
         /// There at all, with its second address, and its routes by (number, next hop).
         uplink: (bool, bool, Vec<(u8, bool)>),
+        /// The uplink's MTU has fallen since the file was read.
+        narrow: bool,
         timeout: bool,
+    }
+
+    #[derive(Clone, Debug)]
+    enum Kind {
+        Bridge,
+        /// Peers by bit, remotes and routes by (number, tunnel end), a group.
+        Overlay(u8, Vec<(u8, u8)>, Vec<(u8, u8)>, bool),
+        /// With a VLAN or, the first network alone, as the untagged part of the link; that one by
+        /// a trunk or routed.
+        Link(bool, bool),
+    }
+
+    fn kind() -> impl Strategy<Value = Kind> {
+        let pairs = || prop::collection::vec((0u8..8, 0u8..5), 0..6);
+        prop_oneof![
+            Just(Kind::Bridge),
+            (0u8..32, pairs(), pairs(), any::<bool>()).prop_map(
+                |(peers, remotes, routes, group)| { Kind::Overlay(peers, remotes, routes, group) }
+            ),
+            (any::<bool>(), any::<bool>())
+                .prop_map(|(tagged, on_link)| Kind::Link(tagged, on_link)),
+        ]
+    }
+
+    impl Kind {
+        /// On an uplink's link without a way to the wire.
+        fn is_routed(&self, number: usize) -> bool {
+            number == 0 && matches!(self, Kind::Link(_, false))
+        }
+
+        /// What the file says of network `number` because of it.
+        fn text(&self, number: usize) -> String {
+            match self {
+                Kind::Bridge => String::new(),
+                Kind::Link(..) if self.is_routed(number) => {
+                    "driver = \"ipvlan\"\nmode = \"l3\"\nparent = \"wan\"\n".to_owned()
+                }
+                Kind::Link(tagged, _) => {
+                    let vlan = if *tagged || number > 0 {
+                        format!(".{}", 100 + number)
+                    } else {
+                        "".into()
+                    };
+                    format!("driver = \"macvlan\"\nparent = \"wan{vlan}\"\n")
+                }
+                Kind::Overlay(peers, remotes, routes, group) => {
+                    let vtep = |end: u8| format!("192.0.2.{}", 100 + end);
+                    let mut text = format!("driver = \"overlay\"\nvni = {}\n", 100 + number);
+                    let peers = (0..5u8).filter(|end| peers >> end & 1 == 1);
+                    let peers: Vec<String> = peers.map(|end| format!("{:?}", vtep(end))).collect();
+                    // An overlay leads to somebody.
+                    let is_alone = peers.is_empty() && remotes.is_empty() && routes.is_empty();
+                    if !peers.is_empty() || is_alone {
+                        let all =
+                            if is_alone { "\"192.0.2.100\"".into() } else { peers.join(", ") };
+                        let _ = writeln!(text, "peers = [{all}]");
+                        if *group {
+                            text += "group = \"239.1.1.1\"\n";
+                        }
+                    }
+                    text += "remote = [";
+                    let mut seen = BTreeSet::new();
+                    for (host, end) in remotes.iter().filter(|remote| seen.insert(remote.0)) {
+                        // Some have the MAC address that an endpoint has in another step.
+                        let (mac, vtep) =
+                            (format!("02:00:00:00:{number:02x}:{host:02x}"), vtep(*end));
+                        let ip = format!("10.{number}.0.{}", 100 + host);
+                        let _ = write!(text, "{{ ip = {ip:?}, mac = {mac:?}, vtep = {vtep:?} }}, ");
+                    }
+                    text += "]\nroute = [";
+                    let mut seen = BTreeSet::new();
+                    for (net, end) in routes.iter().filter(|route| seen.insert(route.0)) {
+                        let mac = format!("02:00:00:01:{number:02x}:{end:02x}");
+                        let _ = write!(
+                            text,
+                            "{{ subnet = \"10.{}.{net}.0/24\", vtep_ip = \"44.0.{number}.{end}\", \
+                             vtep_mac = {mac:?}, host = {:?} }}, ",
+                            100 + number,
+                            vtep(*end)
+                        );
+                    }
+                    text + "]\n"
+                }
+            }
+        }
     }
 
     fn plan() -> impl Strategy<Value = Plan> {
@@ -388,16 +549,34 @@ mod tests {
         let endpoints = prop::collection::vec((0u8..12, any::<u8>(), any::<bool>(), 0u8..4), 0..12);
         let routes = prop::collection::vec((0u8..40, any::<bool>()), 0..40);
         let uplink = (any::<bool>(), any::<bool>(), routes);
-        (networks, endpoints, uplink, any::<bool>()).prop_map(
-            |(networks, endpoints, uplink, timeout)| Plan { networks, endpoints, uplink, timeout },
+        let kinds = prop::collection::vec(kind(), 4);
+        (networks, kinds, endpoints, uplink, any::<(bool, bool)>()).prop_map(
+            |(networks, kinds, endpoints, uplink, (narrow, timeout))| {
+                let mut plan = Plan { networks, endpoints, kinds, uplink, narrow, timeout };
+                plan.make_valid();
+                plan
+            },
         )
     }
 
     impl Plan {
+        /// What no config may have: one MAC address twice in a network.
+        fn make_valid(&mut self) {
+            for (network, kind) in self.kinds.iter_mut().enumerate() {
+                let Kind::Overlay(_, remotes, ..) = kind else { continue };
+                let is_member = |host: u8| {
+                    self.endpoints.iter().any(|(number, bits, has_mac, _)| {
+                        *number == host && *has_mac && bits >> network & 1 == 1
+                    })
+                };
+                remotes.retain(|(host, _)| !is_member(*host));
+            }
+        }
+
         fn text(&self) -> String {
             let mut text = String::new();
-            let (is_there, second, routes) = &self.uplink;
-            if *is_there {
+            let (is_uplink, second, routes) = &self.uplink;
+            if *is_uplink {
                 let second = if *second { ", \"198.18.0.10/24\"" } else { "" };
                 let _ = write!(
                     text,
@@ -414,12 +593,13 @@ mod tests {
             }
             for (number, (is_there, icc, small, internal)) in self.networks.iter().enumerate() {
                 if *is_there {
-                    let mtu = if *small { 1_400 } else { 1_500 };
-                    let _ = write!(
-                        text,
-                        "[network.n{number}]\nsubnet = \"10.{number}.0.0/24\"\nicc = {icc}\n\
-                         mtu = {mtu}\ninternal = {internal}\n"
-                    );
+                    let kind = if *is_uplink { &self.kinds[number] } else { &Kind::Bridge };
+                    let _ = write!(text, "[network.n{number}]\nsubnet = \"10.{number}.0.0/24\"\n");
+                    text += &kind.text(number);
+                    if !matches!(kind, Kind::Link(..)) {
+                        let mtu = if *small || *is_uplink { 1_400 } else { 1_500 };
+                        let _ = write!(text, "icc = {icc}\nmtu = {mtu}\ninternal = {internal}\n");
+                    }
                 }
             }
             let mut seen = BTreeSet::new();
@@ -443,8 +623,9 @@ mod tests {
                 text,
                 "[endpoint.e{number}]\nattach = {{ netns = \"e{number}\", create = true }}\n"
             );
-            let can_publish =
-                self.uplink.0 && own.iter().any(|&own| !self.networks[usize::from(own)].3);
+            let is_link = |own: u8| matches!(self.kinds[usize::from(own)], Kind::Link(..));
+            let can_publish = self.uplink.0
+                && own.iter().any(|&own| !self.networks[usize::from(own)].3 && !is_link(own));
             let ports = (0..publish)
                 .map(|port| format!("\"{}:80\"", 1_000 + 10 * u16::from(number) + u16::from(port)));
             if can_publish {
@@ -452,7 +633,9 @@ mod tests {
             }
             text.push_str("network = [");
             for network in own {
-                let mac = match has_mac {
+                let has_own =
+                    !self.uplink.0 || !self.kinds[usize::from(network)].is_routed(network.into());
+                let mac = match has_mac && has_own {
                     true => format!(", mac = \"02:00:00:00:{network:02x}:{number:02x}\""),
                     false => String::new(),
                 };
@@ -468,7 +651,10 @@ mod tests {
 
     fn parse(plan: &Plan) -> Config {
         let text = plan.text();
-        Config::parse("test.toml", &text).unwrap_or_else(|errors| panic!("{errors:?}\n{text}"))
+        let config = Config::parse("test.toml", &text);
+        let mut config = config.unwrap_or_else(|errors| panic!("{errors:?}\n{text}"));
+        config.uplinks.iter_mut().filter(|_| plan.narrow).for_each(|uplink| uplink.mtu = 1_420);
+        config
     }
 
     /// Where each part of a snapshot is: equal pointers mean shared parts.
@@ -523,15 +709,25 @@ mod tests {
         #[test]
         fn after_small_edits_of_one_config_both_ways_meet(
             first in plan(),
-            edits in prop::collection::vec((0u8..7, 0u8..12, any::<u8>()), 1..8),
+            edits in prop::collection::vec((0u8..10, 0u8..12, any::<u8>(), kind()), 1..8),
             is_edited in any::<bool>(),
         ) {
             let mut plan = first;
             let mut running = parse(&plan);
             let mut tables = compile(&running, None);
-            for (kind, which, bits) in edits {
+            for (kind, which, bits, new_kind) in edits {
                 let index = usize::from(which);
                 match kind {
+                    7 => plan.kinds[index % 4] = new_kind.clone(),
+                    8 => plan.narrow ^= true,
+                    9 => match &mut plan.kinds[index % 4] {
+                        Kind::Overlay(peers, remotes, routes, _) => match bits % 3 {
+                            0 => *peers ^= 1 << (which % 5),
+                            1 => remotes.push((bits % 8, which % 5)),
+                            _ => routes.insert(0, (bits % 8, which % 5)),
+                        },
+                        other => *other = Kind::Link(true, bits % 2 == 0),
+                    },
                     0 => plan.networks[index % 4].0 ^= true,
                     1 => plan.networks[index % 4].1 ^= true,
                     2 => {
@@ -548,6 +744,7 @@ mod tests {
                     5 => plan.uplink.2.insert(0, (which, bits % 2 == 0)),
                     _ => plan.timeout ^= true,
                 }
+                plan.make_valid();
                 let mut next = parse(&plan);
                 if is_edited {
                     share(&running, &mut next);
@@ -579,7 +776,9 @@ mod tests {
         let plan = Plan {
             networks: vec![(true, true, false, false); 4],
             endpoints: vec![(0, 15, false, 3), (1, 3, false, 1), (2, 1, true, 0)],
+            kinds: vec![Kind::Bridge; 4],
             uplink: (true, true, vec![(1, true), (2, false)]),
+            narrow: false,
             timeout: false,
         };
         let running = parse(&plan);

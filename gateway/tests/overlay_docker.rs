@@ -9,8 +9,8 @@
 //! network's VNI, and each endpoint's address, MAC and machine. Docker hears of the gateway's
 //! endpoint as of any other, by a Serf event. What passes is captured and judged by tshark.
 //!
-//! Needs root, `docker.io` of Debian 12 (20.10: later ones have no `--cluster-store`), `etcd-server`,
-//! `serf`, `tcpdump` and `tshark`; does not skip without them.
+//! Needs root, `docker.io` of Debian 12 (20.10: later ones have no `--cluster-store`),
+//! `etcd-server`, `serf`, `tcpdump` and `tshark`; does not skip without them.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! tunnel/portolan      client [tap] Portolan [tap] bridge [tap] Portolan [tap] server
-//! tunnel/kernel        client [veth] bridge, vxlan [veth] bridge [veth] vxlan, bridge [veth] server
+//! tunnel/kernel        client [veth] bridge, vxlan [veth] bridge [veth] vxlan, bridge [veth]
+//!                      server
 //! tunnel/xdp           client [tap] Portolan by AF_XDP [veth] Portolan by AF_XDP [tap] server
 //! tunnel/kernel-plain  client [veth] bridge, vxlan [veth] vxlan, bridge [veth] server, with no
 //!                      super-frames on the veth in the middle
