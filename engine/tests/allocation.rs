@@ -6,6 +6,8 @@
 //! allocate and is not measured.
 
 mod common;
+#[path = "allocation/tunnels.rs"]
+mod tunnels;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,11 +18,12 @@ use engine::hand_over::HandOverRings;
 use engine::limits::Limits;
 use engine::sim::WireFrame;
 use engine::sim::frames::{UDP, ethernet, flags};
+use engine::tables::PortKind;
 use engine::trace::TraceFilter;
 use engine::worker::{Tracer, WorkerParts};
 use engine::{
-    Batch, Caps, Counters, DropReason, Instant, MacAddress, Packet, Port, PortId, PortSet, Tables,
-    Worker, WorkerId,
+    Batch, Caps, Counters, DropReason, Instant, MacAddress, Packet, Port, PortSet, Tables, Worker,
+    WorkerId,
 };
 
 /// Chunks of each worker.
@@ -110,8 +113,10 @@ impl Engine {
                 now,
             });
             let lines: Vec<Arc<Mutex<Line>>> = (0..port_count).map(|_| Arc::default()).collect();
-            for (port, line) in lines.iter().enumerate() {
-                worker.attach(PortId(port as u16), Box::new(PreparedPort(line.clone(), caps)));
+            for (port, line) in tables.ports.iter().flatten().zip(&lines) {
+                if !matches!(port.kind, PortKind::Tunnel(_)) {
+                    worker.attach(port.id, Box::new(PreparedPort(line.clone(), caps)));
+                }
             }
             engine.workers.push(worker);
             engine.counters.push(counters);

@@ -14,6 +14,7 @@ use super::key::{Family, FlowInput, FlowKey};
 use super::order::{Class, Order};
 use super::track::{Expected, TcpState};
 use super::wheel::Wheel;
+use crate::id::PortId;
 use crate::id::WorkerId;
 use crate::stage::Parts;
 use crate::time::Tick;
@@ -170,6 +171,8 @@ impl<A: Copy + Eq> Side<A> {
 pub(crate) struct Cold {
     /// The input of its first packet. The stages run on it again when the tables changed.
     pub(crate) input: FlowInput,
+    /// Whose share of the table it takes: its ingress port's, or of a trunk the tunnel's.
+    pub(crate) share: PortId,
     /// The parts of the tables that the decision used.
     pub(crate) parts: Parts,
     /// The NAT mapping that it holds.
@@ -188,6 +191,7 @@ pub(crate) struct Cold {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ended {
     pub(crate) input: FlowInput,
+    pub(crate) share: PortId,
     pub(crate) mapping: Option<u32>,
     pub(crate) two_sided: bool,
 }
@@ -347,7 +351,7 @@ impl<F: Family> FlowTable<F> {
             }
         }
         let class = if cold.two_sided { Class::HalfOpen } else { Class::Stub };
-        self.order.add(id.0, cold.input.ingress, class);
+        self.order.add(id.0, cold.share, class);
         self.cold[id.0 as usize] = Some(cold);
         Some(id)
     }
@@ -365,13 +369,13 @@ impl<F: Family> FlowTable<F> {
     /// Ends a flow and returns what it held.
     pub(crate) fn remove(&mut self, id: FlowId) -> Option<Ended> {
         let cold = self.cold.get_mut(id.0 as usize)?;
-        let Cold { input, mapping, two_sided, .. } = *cold.as_ref()?;
+        let Cold { input, share, mapping, two_sided, .. } = *cold.as_ref()?;
         *cold = None;
         self.forget_sides(id);
         self.wheel.cancel(id.0);
         self.order.remove(id.0);
         self.free.push(id.0);
-        Some(Ended { input, mapping, two_sided })
+        Some(Ended { input, share, mapping, two_sided })
     }
 
     /// When the flow was last used, in either direction.
@@ -445,7 +449,6 @@ impl<F: Family> FlowTable<F> {
 mod tests {
     use super::super::key::V4;
     use super::*;
-    use crate::id::PortId;
     use proptest::prelude::*;
     use std::net::{IpAddr, Ipv4Addr};
 
@@ -463,6 +466,7 @@ mod tests {
         let input = FlowInput::bridged(PortId(1), crate::NetworkId(0), crate::MacAddress(0));
         Cold {
             input: FlowInput { source: none, ..input },
+            share: input.ingress,
             parts: Parts::default(),
             mapping: None,
             two_sided: true,

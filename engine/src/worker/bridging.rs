@@ -121,9 +121,10 @@ impl Core {
         }
     }
 
-    /// Takes of what a port may flood.
-    pub(super) fn may_flood(&mut self, ingress: PortId) -> bool {
-        self.floods.get_mut(ingress.index()).is_some_and(|rate| rate.take(self.now))
+    /// Takes of what a port may flood, or of what those behind one tunnel may.
+    pub(super) fn may_flood(&mut self, packet: &Packet) -> bool {
+        let share = self.share_of(packet);
+        self.floods.get_mut(share.index()).is_some_and(|rate| rate.take(self.now))
     }
 
     /// Keeps where a MAC address is, if that does not depend on who asks.
@@ -143,7 +144,7 @@ impl Core {
     /// Sends a copy to every other member of the packet's network.
     pub(super) fn flood(&mut self, packet: Packet) {
         let (ingress, network) = (packet.meta.ingress, packet.meta.network);
-        if !self.may_flood(ingress) {
+        if !self.may_flood(&packet) {
             return self.drop(packet, DropReason::FloodLimited);
         }
         self.counters.worker.floods.add(1);

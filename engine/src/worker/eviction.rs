@@ -19,6 +19,7 @@ use crate::execute::Edit;
 use crate::explain::Room;
 use crate::flow::{Class, FlowId, FlowInput, TcpState, Whose, mix, seed_for};
 use crate::id::{NetworkId, PortId};
+use crate::packet::Packet;
 use crate::time::Tick;
 
 /// Flows that one search looks at: 16 lines of memory, about 1 us. With fewer a search in a table
@@ -79,9 +80,18 @@ impl Sources {
 }
 
 impl Core {
+    /// Whose share a flow takes that begins with this packet. Of what came out of tunnels each has
+    /// its own, as far as is known where the sender is: no peer takes room from another.
+    pub(super) fn share_of(&self, packet: &Packet) -> PortId {
+        match self.rule(packet.meta.ingress).is_some_and(|rule| rule.trunk) {
+            true => self.heard_by(packet),
+            false => packet.meta.ingress,
+        }
+    }
+
     /// A flow with this input has begun.
-    pub(super) fn count_begun(&mut self, input: &FlowInput) {
-        if let Some(started) = self.started.get_mut(input.ingress.index()) {
+    pub(super) fn count_begun(&mut self, input: &FlowInput, share: PortId) {
+        if let Some(started) = self.started.get_mut(share.index()) {
             *started += 1;
         }
         if is_from_outside(input) {
@@ -90,8 +100,8 @@ impl Core {
     }
 
     /// A flow with this input has ended.
-    pub(super) fn count_ended(&mut self, input: &FlowInput) {
-        if let Some(started) = self.started.get_mut(input.ingress.index()) {
+    pub(super) fn count_ended(&mut self, input: &FlowInput, share: PortId) {
+        if let Some(started) = self.started.get_mut(share.index()) {
             *started = started.saturating_sub(1);
         }
         if is_from_outside(input) {
@@ -106,16 +116,16 @@ fn is_from_outside(input: &FlowInput) -> bool {
 }
 
 impl<F: Edit> Flows<F> {
-    /// Makes room for a flow with this input, or says which limit it is that lets none in.
+    /// Makes room for a flow with this input and share, or says which limit it is that lets none in.
     pub(super) fn make_room(
         &mut self,
         core: &mut Core,
         input: &FlowInput,
+        port: PortId,
     ) -> Result<(), DropReason> {
         if is_from_outside(input) && core.sources.is_full(input.source) {
             return Err(DropReason::SourceShareFull);
         }
-        let port = input.ingress;
         let started = core.started.get(port.index()).copied();
         // What turns round has no port, and a share by its other half.
         if started.is_some_and(|started| started >= core.flows_per_port_max)
@@ -178,8 +188,8 @@ impl<F: Edit> Flows<F> {
     }
 
     /// Ends a flow of a port so that its outside port is free. False: there is none to end.
-    pub(super) fn evict_for_its_port(&mut self, core: &mut Core, input: &FlowInput) -> bool {
-        self.evict(core, Whose::Port(input.ingress))
+    pub(super) fn evict_for_its_port(&mut self, core: &mut Core, share: PortId) -> bool {
+        self.evict(core, Whose::Port(share))
     }
 
     fn evict(&mut self, core: &mut Core, whose: Whose) -> bool {
@@ -223,8 +233,8 @@ impl<F: Edit> Flows<F> {
 
     fn defer(&mut self, flow: FlowId) {
         if let Some(cold) = self.table.cold(flow) {
-            let port = cold.input.ingress;
-            self.table.order.defer(flow.0, port, Class::Open);
+            let share = cold.share;
+            self.table.order.defer(flow.0, share, Class::Open);
         }
     }
 

@@ -161,7 +161,7 @@ impl<F: Edit> Flows<F> {
         };
         let mut decided = decide(core);
         if decided.1 == Verdict::Drop(DropReason::OutsidePortsUsedUp)
-            && self.evict_for_its_port(core, &input)
+            && self.evict_for_its_port(core, core.share_of(&packet))
         {
             decided = decide(core);
         }
@@ -194,6 +194,7 @@ impl<F: Edit> Flows<F> {
         let parts = Parts::of(input, &Decision::default(), &core.tables);
         let cold = Cold {
             input: *input,
+            share: input.ingress,
             parts,
             mapping: None,
             two_sided: false,
@@ -224,19 +225,21 @@ impl<F: Edit> Flows<F> {
         if let Some(mapping) = decision.mapping {
             core.stages.nat.hold(mapping, input);
         }
+        let share = core.share_of(packet);
         let opens = packet.meta.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
         let installed = if input.protocol == protocol::TCP && !opens && !core.tables.nat.tcp_pickup
         {
             Err(DropReason::NoConnection)
         } else {
-            self.make_room(core, input).and_then(|()| self.install_pair(core, input, key, decision))
+            self.make_room(core, input, share)
+                .and_then(|()| self.install_pair(core, (input, share), key, decision))
         };
         match installed {
             Ok(flow) => {
                 let state = self.begin(flow, packet);
                 let timeout = state.timeout(input.protocol, &core.tables.nat.timeouts);
                 self.table.wheel.set(flow.0, core.tick, Tick::count(timeout));
-                core.count_begun(input);
+                core.count_begun(input, share);
                 Ok(flow)
             }
             Err(reason) => {
@@ -251,7 +254,7 @@ impl<F: Edit> Flows<F> {
     fn install_pair(
         &mut self,
         core: &mut Core,
-        input: &FlowInput,
+        (input, share): (&FlowInput, PortId),
         key: FlowKey<F::Addresses>,
         decision: &Decision,
     ) -> Result<FlowId, DropReason> {
@@ -268,6 +271,7 @@ impl<F: Edit> Flows<F> {
         let (stamp, tick) = (core.stamp, core.tick);
         let cold = Cold {
             input: *input,
+            share,
             parts,
             mapping,
             two_sided: true,
@@ -300,7 +304,7 @@ impl<F: Edit> Flows<F> {
         if let Some(mapping) = cold.mapping {
             core.stages.nat.release(mapping, &cold.input);
         }
-        core.count_ended(&cold.input);
+        core.count_ended(&cold.input, cold.share);
     }
 
     /// Asks whether a flow's decision still holds. Cheap when the tables are the same; when they

@@ -32,7 +32,7 @@ impl Core {
     /// Sends a frame to a group to those of its network who want it.
     pub(super) fn flood_group(&mut self, packet: Packet, mac: MacAddress) {
         let (ingress, network) = (packet.meta.ingress, packet.meta.network);
-        if !self.may_flood(ingress) {
+        if !self.may_flood(&packet) {
             return self.drop(packet, DropReason::FloodLimited);
         }
         let audience = self.audience(&packet, network, mac);
@@ -94,7 +94,7 @@ impl Core {
     }
 
     /// The port that a frame came by; out of a tunnel, that tunnel's, if it is known.
-    fn heard_by(&self, packet: &Packet) -> PortId {
+    pub(super) fn heard_by(&self, packet: &Packet) -> PortId {
         let (ingress, network) = (packet.meta.ingress, packet.meta.network);
         if !self.tunnels.has(ingress) {
             return ingress;

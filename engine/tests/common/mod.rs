@@ -8,6 +8,8 @@
 //!  wan   192.0.2.10,  2001:db8::10   client .50 and router .1 on the link, far behind the router
 //! ```
 //!
+//! Network front may go on behind tunnels to the client and to the router ([`overlay`]).
+//!
 //! Frames are built by the simulator's code, which shares nothing with the engine. Nothing here
 //! turns a worker.
 
@@ -15,7 +17,9 @@
 #![allow(dead_code)]
 
 mod frames;
+mod overlays;
 mod tables;
 
 pub(crate) use frames::*;
+pub(crate) use overlays::*;
 pub(crate) use tables::*;

@@ -39,6 +39,7 @@ mod super_frames;
 mod tcp;
 mod trace;
 mod translated;
+mod tunnel_faults;
 mod tunnels;
 mod twins;
 mod underlay;

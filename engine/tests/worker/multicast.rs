@@ -8,7 +8,7 @@ use engine::PortId;
 use engine::sim::WireFrame;
 use engine::sim::frames::{ICMPV6, UDP, ethernet, fill_checksum};
 
-use super::overlay::{introduce, is_tunnelled, overlay, tunnelled};
+use super::overlay::{introduce, is_tunnelled};
 use crate::common::*;
 use crate::gateway::{Gateway, Seen, each, each_of};
 
@@ -150,7 +150,7 @@ fn through_tunnels_it_goes_to_the_peers_that_members_are_behind() {
             let asked = send(&mut gateway, &FARM, says(&FARM, v6, Word::Query));
             assert_eq!(ends(&asked).len(), 2, "both peers hear the question");
             assert!(ends(&send(&mut gateway, &WEB, data(&WEB, v6))).is_empty(), "nobody there");
-            let away = super::overlay::AWAY;
+            let away = AWAY;
             let report = tunnelled(&CLIENT, false, &says(&away, v6, Word::Join));
             let seen = send(&mut gateway, &CLIENT, report);
             assert_eq!(seen.iter().map(|seen| seen.port).collect::<Vec<_>>(), [FARM.port]);
