@@ -32,12 +32,14 @@ struct Ends {
 impl World {
     fn ends(&self, cell: &Cell) -> Ends {
         let host = ip(cell.v6, "192.0.2.1", "2001:db8::1");
+        let far = ip(cell.v6, "10.1.0.2", "fd00:1::2");
         let web = ip(cell.v6, "10.1.0.10", "fd00:1::10");
         let gateway = ip(cell.v6, "192.0.2.10", "2001:db8::10");
         let (client, server, own, asked) = match cell.way {
             Way::Bridge => ("mate", "web", (web, 80), (web, 80)),
             Way::Routed | Way::Nat => ("web", "host", (host, 80), (host, 80)),
             Way::Published => ("host", "web", (web, 80), (gateway, 8_080)),
+            Way::Overlay => ("web", "far", (far, 80), (far, 80)),
         };
         let (client, server) = (self.path(client), self.path(server));
         Ends { client, server, own: own.into(), asked: asked.into() }
@@ -103,6 +105,7 @@ impl Ends {
         let (own_mtu, path_mtu) = match cell.way {
             Way::Bridge => (cell.egress_mtu, cell.endpoint_mtu.min(cell.egress_mtu)),
             Way::Routed | Way::Nat => (cell.endpoint_mtu, cell.endpoint_mtu.min(cell.egress_mtu)),
+            Way::Overlay => (cell.endpoint_mtu, cell.endpoint_mtu.min(cell.inside_mtu())),
             // Of a published port only TCP and UDP go on: the gateway answers.
             Way::Published => (cell.egress_mtu, cell.egress_mtu),
         };
