@@ -45,7 +45,7 @@ fn port(id: PortId, v6: bool, end: TunnelEnd) -> Option<Arc<PortTable>> {
 }
 
 fn change(tables: &mut Tables, change: impl FnOnce(&mut Network)) {
-    change(Arc::make_mut(tables.networks[0].as_mut().unwrap()));
+    change(Arc::make_mut(tables.networks[0].as_mut().expect("there is front")));
 }
 
 /// Network front as an overlay with both tunnel ends. `v6`: of the outer header. Without `learns`
@@ -57,8 +57,8 @@ pub(crate) fn overlay(v6: bool, learns: bool) -> Tables {
     tables.ports.push(port(TRUNK, v6, TunnelEnd::Trunk(all)));
     tables.ports.push(port(TO_CLIENT, v6, TunnelEnd::Vtep(CLIENT.ip(v6))));
     tables.ports.push(port(TO_ROUTER, v6, TunnelEnd::Vtep(ROUTER.ip(v6))));
-    let via: IpAddr = "44.128.0.1".parse().unwrap();
-    let to = "9.0.0.0/8".parse().unwrap();
+    let via: IpAddr = "44.128.0.1".parse().expect("an address");
+    let to = "9.0.0.0/8".parse().expect("a prefix");
     let route = Route { to, via: Some(via), uplink: UplinkId(0) };
     let mut own = Overlay {
         trunk: TRUNK,
