@@ -1,16 +1,16 @@
 //! The MTU matrix: whatever the sizes of links and packets, all bytes arrive, or the sender is told
 //! how large a packet may be.
 //!
-//! Endpoint MTU × egress MTU (inside a network: the other member's; through a tunnel: that of a link
-//! on the way) × the way × the traffic × the family × offloads of the sender × the kind of uplink,
-//! each cell with real kernels at both ends.
-//! What is expected is one rule, in [`probe`]: data of TCP and UDP comes back byte for byte; a ping
-//! that is larger than the path and may not be cut is told the path's MTU. Afterwards no kernel has
-//! seen a wrong checksum. The ordinary run takes a cover in which every pair of values of two
-//! dimensions occurs, from a seed that is the same each time (`PORTOLAN_MTU_SEED` sets another);
-//! `PORTOLAN_MTU_ALL=1` (or `PORTOLAN_MATRIX_ALL=1`, as `cargo xtask test --all` has it) takes
-//! every cell; `PORTOLAN_MTU_WAY=Overlay` those of one way only. Cells of one gateway follow each other there, and some gateways are up at a time,
-//! since most of a cell is waiting.
+//! Endpoint MTU × egress MTU (inside a network: the other member's; through a tunnel: that of a
+//! link on the way) × the way × the traffic × the family × offloads of the sender × the kind of
+//! uplink, each cell with real kernels at both ends. What is expected is one rule, in [`probe`]:
+//! data of TCP and UDP comes back byte for byte; a ping that is larger than the path and may not be
+//! cut is told the path's MTU. Afterwards no kernel has seen a wrong checksum. The ordinary run
+//! takes a cover in which every pair of values of two dimensions occurs, from a seed that is the
+//! same each time (`PORTOLAN_MTU_SEED` sets another); `PORTOLAN_MTU_ALL=1` (or
+//! `PORTOLAN_MATRIX_ALL=1`, as `cargo xtask test --all` has it) takes every cell, and
+//! `PORTOLAN_MTU_WAY=Overlay` those of one way only. Cells of one gateway follow each other there,
+//! and some gateways are up at a time, since most of a cell is waiting.
 //!
 //! Needs root; does not skip without it.
 

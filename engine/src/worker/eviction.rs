@@ -116,7 +116,7 @@ fn is_from_outside(input: &FlowInput) -> bool {
 }
 
 impl<F: Edit> Flows<F> {
-    /// Makes room for a flow with this input and share, or says which limit it is that lets none in.
+    /// Makes room for a flow with this input in a share, or says which limit lets none in.
     pub(super) fn make_room(
         &mut self,
         core: &mut Core,

@@ -5,9 +5,9 @@
 //!                                        ---(egress MTU)----- front: mate
 //! ```
 //!
-//! Through a tunnel the narrow link is between the host, a router then, and the kernel that has the
-//! other end, so that the path has to be learnt. The host is a namespace, so nothing of this machine
-//! is touched.
+//! Through a tunnel the narrow link is between the host, a router then, and the kernel that has
+//! the other end, so that the path has to be learnt. The host is a namespace, so nothing of this
+//! machine is touched.
 //!
 //! ```text
 //! far: vxlan ---(egress MTU)--- host ---(9100)--- wan0 [gateway] ---(endpoint MTU)--- front: web
