@@ -67,6 +67,10 @@ fn every_example_is_valid_and_becomes_a_config() {
     let cases = [
         (Cni, "cni/dcos.json", &[][..]),
         (Cni, "cni/front.conflist", &[]),
+        (Cni, "cni/macvlan.conf", &[]),
+        (Cni, "cni/ipvlan.conf", &["uplink_address=192.0.2.10/24", "uplink_gateway=192.0.2.1"]),
+        (Cni, "cni/vlan.conf", &[]),
+        (Docker, "docker/inspect-macvlan.json", &[]),
         (Docker, "docker/inspect-1.10.json", &[]),
         (Docker, "docker/inspect.json", &[]),
         (Docker, "docker/inspect-overlay.json", &["node_ip=192.0.2.31"]),

@@ -20,7 +20,7 @@ use crate::leases::Leases;
 use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
 use crate::schema::{self, Document};
-use crate::values::WordOrList;
+use crate::values::{Address, WordOrList};
 
 /// The uplink of a config whose file knows none. The addresses are those of documentation
 /// (RFC 5737), so that nobody's network is meant.
@@ -56,14 +56,18 @@ pub(crate) fn write(
             say_example(fragment.underlay.filter(|_| has_tunnels), has_tunnels, report);
         }
     }
+    // The settings are about the only uplink that there is.
+    let is_only = uplinks.is_empty() && fragment.parents.len() == 1;
+    let own = is_only.then_some(settings);
     for (device, &at) in &fragment.parents {
-        let uplink = parent(device, at, report);
+        let uplink = parent(device, at, own, report)?;
         text.uplink(device, &uplink);
         uplinks.push((fragment::text(at, device), Field::Given(at, uplink)));
     }
     if !uplinks.is_empty() {
         document.uplink = Field::Given(PlaceId::ROOT, Named(uplinks));
     }
+    say_unrouted(&fragment, &document, report);
     for part in &fragment.networks {
         text.network(&part.name, &part.comment, &part.table);
     }
@@ -141,36 +145,16 @@ impl Way {
     }
 
     fn uplink(&self, settings: &Settings, report: &mut Report) -> Option<schema::Uplink> {
-        let mut prefix = |key: &str, default: &str| {
+        let mut of = |key: &str, default: &str| {
             let (written, at) = settings.text(key).unwrap_or((default, PlaceId::ROOT));
-            match written.parse::<IpNet>() {
-                Ok(prefix) => Some((prefix, at)),
-                Err(_) => {
-                    let message = format!("{written:?} is no address with its prefix length");
-                    report.error(at, message);
-                    None
-                }
-            }
+            Some((prefix(written, at, report)?, at))
         };
-        let (own, own_at) = prefix("uplink_address", &self.own)?;
-        let (host, host_at) = prefix("uplink_host_address", &self.host)?;
+        let (own, own_at) = of("uplink_address", &self.own)?;
+        let (host, host_at) = of("uplink_host_address", &self.host)?;
         if let Some(end) = self.underlay.filter(|end| *end != own.addr()) {
             report.error(own_at, format!("tunnels end here at {end}, by what the file says"));
         }
-        let (written, at) =
-            settings.text("uplink_gateway").unwrap_or((&self.gateway, PlaceId::ROOT));
-        let gateway = match written.parse::<IpAddr>() {
-            Ok(gateway) => Some(gateway),
-            Err(_) if written.is_empty() => None,
-            Err(_) => {
-                report.error(at, format!("{written:?} is no address"));
-                return None;
-            }
-        };
-        let of = |v6: bool| {
-            let gateway = gateway.filter(|gateway| gateway.is_ipv6() == v6);
-            gateway.map_or(Field::Absent, |gateway| fragment::address(at, gateway))
-        };
+        let [gateway, gateway6] = gateways(Some(settings), &self.gateway, report)?;
         let interface = settings.text_or("uplink_interface", UPLINK_INTERFACE);
         Some(schema::Uplink {
             driver: fragment::text(PlaceId::ROOT, "tap"),
@@ -180,8 +164,8 @@ impl Way {
                 WordOrList::List(vec![fragment::prefix(own_at, own)]),
             ),
             host_addresses: list(vec![fragment::prefix(host_at, host)]),
-            gateway: of(false),
-            gateway6: of(true),
+            gateway,
+            gateway6,
             ..schema::Uplink::default()
         })
     }
@@ -201,16 +185,82 @@ fn ends(fragment: &Fragment) -> HashSet<IpAddr> {
     ends
 }
 
-/// The uplink whose link networks are on: the device that the file names.
-fn parent(device: &str, at: PlaceId, report: &mut Report) -> schema::Uplink {
+/// The uplink whose link networks are on: the device that the file names, with an address of the
+/// gateway's if a setting gives it one.
+fn parent(
+    device: &str,
+    at: PlaceId,
+    settings: Option<&Settings>,
+    report: &mut Report,
+) -> Option<schema::Uplink> {
     let message = format!("whatever comes by {device} is the gateway's alone here");
     let problem = report.warning(at, message);
     problem.hint("a device that the host uses too: make the uplink a TAP (driver = \"tap\")");
-    schema::Uplink {
+    let own = settings.and_then(|settings| settings.text("uplink_address"));
+    let own = match own {
+        Some((written, own_at)) => {
+            vec![fragment::prefix(own_at, prefix(written, own_at, report)?)]
+        }
+        None => Vec::new(),
+    };
+    let [gateway, gateway6] = gateways(settings, "", report)?;
+    Some(schema::Uplink {
         driver: fragment::text(at, "xdp"),
         interface: fragment::text(at, device),
-        addresses: Field::Given(at, WordOrList::List(Vec::new())),
+        addresses: Field::Given(at, WordOrList::List(own)),
+        gateway,
+        gateway6,
         ..schema::Uplink::default()
+    })
+}
+
+fn prefix(written: &str, at: PlaceId, report: &mut Report) -> Option<IpNet> {
+    let parsed = written.parse().ok();
+    if parsed.is_none() {
+        report.error(at, format!("{written:?} is no address with its prefix length"));
+    }
+    parsed
+}
+
+/// The next hops of the default routes of either family, of which one is given at most.
+fn gateways(
+    settings: Option<&Settings>,
+    default: &str,
+    report: &mut Report,
+) -> Option<[Field<Address>; 2]> {
+    let given = settings.and_then(|settings| settings.text("uplink_gateway"));
+    let (written, at) = given.unwrap_or((default, PlaceId::ROOT));
+    if written.is_empty() {
+        return Some([Field::Absent, Field::Absent]);
+    }
+    let Ok(gateway) = written.parse::<IpAddr>() else {
+        report.error(at, format!("{written:?} is no address"));
+        return None;
+    };
+    let gateway = fragment::address(at, gateway);
+    Some(match gateway.value().is_some_and(|gateway| gateway.0.is_ipv6()) {
+        true => [Field::Absent, gateway],
+        false => [gateway, Field::Absent],
+    })
+}
+
+/// Networks that are routed to by an address of the gateway's, which it has not.
+fn say_unrouted(fragment: &Fragment, document: &Document, report: &mut Report) {
+    let uplinks = document.uplink.value().into_iter().flat_map(|Named(uplinks)| uplinks);
+    let lacks = |uplink: &schema::Uplink| matches!(uplink.addresses.value(), Some(WordOrList::List(own)) if own.is_empty());
+    let lacking: Vec<&str> = uplinks
+        .filter(|(_, uplink)| uplink.value().is_some_and(lacks))
+        .filter_map(|(name, _)| name.value().map(String::as_str))
+        .collect();
+    for part in &fragment.networks {
+        let is_routed = matches!(part.table.mode.value().map(String::as_str), Some("l3" | "l3s"));
+        let parent = part.table.parent.value().filter(|parent| lacking.contains(&parent.as_str()));
+        if let Some(parent) = parent.filter(|_| is_routed) {
+            let name = &part.name;
+            let message = format!("network {name} is routed to by an address on {parent}");
+            let problem = report.warning(part.at, message);
+            problem.hint("the file does not say which: set uplink_address and uplink_gateway");
+        }
     }
 }
 
