@@ -139,14 +139,14 @@ impl Config {
         let (mut table, mut errors) = DeTable::parse_recoverable(text);
         let span = |error: &toml::de::Error| error.span().unwrap_or_default();
         for error in &errors {
-            report.syntax_error(span(error), error.message());
+            report_syntax(text, span(error), error.message(), &mut report);
         }
         let blanked = damage::without_lost_lines(text, errors.iter().map(span));
         if let Some(blanked) = &blanked {
             let before: HashSet<usize> = errors.iter().map(|error| span(error).start).collect();
             (table, errors) = DeTable::parse_recoverable(blanked);
             for error in errors.iter().filter(|error| !before.contains(&span(error).start)) {
-                report.syntax_error(span(error), error.message());
+                report_syntax(text, span(error), error.message(), &mut report);
             }
         }
         report.find_damage(errors.iter().map(span));
@@ -167,5 +167,14 @@ impl Config {
         config.warnings = diagnostics;
         config.imported = imported;
         Ok(config)
+    }
+}
+
+/// Reports what is no TOML. Quotation marks of a text processor look right to those who look.
+fn report_syntax(text: &str, span: std::ops::Range<usize>, message: &str, report: &mut Report) {
+    let mark = text.get(span.start..).and_then(|rest| rest.chars().next());
+    let problem = report.syntax_error(span, message);
+    if let Some(mark) = mark.filter(|mark| dialect::is_typographic(*mark)) {
+        problem.hint(format!("{mark} is a typographic quotation mark: write straight ones, \""));
     }
 }

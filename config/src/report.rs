@@ -4,6 +4,7 @@
 //! later names the place and goes on. Nothing stops at the first error. A place knows the one that
 //! it lies in, so paths are put together only for those few that are reported.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 
 use crate::damage::Damage;
@@ -44,19 +45,46 @@ struct Source {
     file: String,
     text: String,
     line_starts: Vec<usize>,
+    /// Characters before every so many bytes, once somebody asks for a column.
+    counts: OnceCell<Vec<usize>>,
 }
+
+/// How many bytes apart characters are counted beforehand. A file may be one line of 64 MiB with an
+/// error at each of its values, so columns are not counted from the line's beginning.
+const COUNTED_BYTES: usize = 1_024;
 
 impl Source {
     fn new(file: &str, text: &str) -> Source {
         let line_starts = std::iter::once(0)
             .chain(text.match_indices('\n').map(|(offset, _)| offset + 1))
             .collect();
-        Source { file: file.to_owned(), text: text.to_owned(), line_starts }
+        let counts = OnceCell::new();
+        Source { file: file.to_owned(), text: text.to_owned(), line_starts, counts }
     }
 
     /// The line of a byte, from 1.
     fn line_of(&self, offset: usize) -> usize {
         self.line_starts.partition_point(|&start| start <= offset)
+    }
+
+    /// The column of a byte in a line that begins at `start`, from 1.
+    fn column(&self, start: usize, offset: usize) -> usize {
+        self.characters_before(offset) - self.characters_before(start) + 1
+    }
+
+    fn characters_before(&self, offset: usize) -> usize {
+        let boundary = |index: usize| self.text.floor_char_boundary(index * COUNTED_BYTES);
+        let count = |from: usize, to: usize| self.text[from..to].chars().count();
+        let counts = self.counts.get_or_init(|| {
+            let mut counts = vec![0];
+            for index in 1..=self.text.len() / COUNTED_BYTES {
+                counts.push(counts[index - 1] + count(boundary(index - 1), boundary(index)));
+            }
+            counts
+        });
+        let offset = self.text.floor_char_boundary(offset);
+        let index = offset / COUNTED_BYTES;
+        counts[index] + count(boundary(index), offset)
     }
 }
 
@@ -185,8 +213,12 @@ impl Report {
     }
 
     /// Reports an error in text that could not be read, by its bytes.
-    pub(crate) fn syntax_error(&mut self, span: Range<usize>, message: impl Into<String>) {
-        self.push(PlaceId::ROOT, span, Severity::Error, message.into());
+    pub(crate) fn syntax_error(
+        &mut self,
+        span: Range<usize>,
+        message: impl Into<String>,
+    ) -> &mut Problem {
+        self.push(PlaceId::ROOT, span, Severity::Error, message.into())
     }
 
     /// How many errors were reported so far.
@@ -244,17 +276,9 @@ impl Report {
 
     /// Line and column, both from 1, of a byte, and the text there.
     ///
-    /// Columns are counted in a window only, and from `near`, a place in the same line whose column
-    /// is known: a file may be one line of 64 MiB with an error at each of its values.
-    fn locate(source: &Source, span: &Range<usize>, near: &mut Known) -> (u32, u32, Excerpt) {
+    fn locate(source: &Source, span: &Range<usize>) -> (u32, u32, Excerpt) {
         let line = source.line_of(span.start);
         let start = source.line_starts[line - 1];
-        if near.line != line || near.offset > span.start {
-            *near = Known { line, offset: start, column: 1 };
-        }
-        let between = source.text.get(near.offset..span.start).unwrap_or_default();
-        near.column += between.chars().count();
-        near.offset = span.start;
         let end = source.line_starts.get(line).map_or(source.text.len(), |&next| next - 1);
         let window = window(&source.text[start..end], span.start - start);
         let (from, to) = (start + window.start, start + window.end);
@@ -268,7 +292,7 @@ impl Report {
             // The end of the line may be what is meant.
             offset_bytes: (span.start - from).min(shown.len()),
         };
-        (line as u32, near.column as u32, excerpt)
+        (line as u32, source.column(start, span.start) as u32, excerpt)
     }
 
     /// Everything that was reported, in the order of the file.
@@ -276,23 +300,15 @@ impl Report {
         let mut problems = std::mem::take(&mut self.problems);
         let source = |problem: &Problem| self.places[problem.at.0 as usize].source;
         problems.sort_by_key(|problem| (source(problem), problem.span.start));
-        let (mut near, mut last) = (Known::START, 0);
-        let located = problems.into_iter().map(|problem| {
-            let source = source(&problem);
-            if source != last {
-                (near, last) = (Known::START, source);
-            }
-            self.diagnostic(problem, &mut near)
-        });
-        located.collect()
+        problems.into_iter().map(|problem| self.diagnostic(problem)).collect()
     }
 
-    fn diagnostic(&self, problem: Problem, near: &mut Known) -> Diagnostic {
+    fn diagnostic(&self, problem: Problem) -> Diagnostic {
         let source = self.source(problem.at);
-        let (line, column, excerpt) = Report::locate(source, &problem.span, near);
+        let (line, column, excerpt) = Report::locate(source, &problem.span);
         let related = problem.related.into_iter().map(|(at, label)| {
             let (span, source) = (&self.places[at.0 as usize].span, self.source(at));
-            let (line, column, excerpt) = Report::locate(source, span, &mut Known::START.clone());
+            let (line, column, excerpt) = Report::locate(source, span);
             Related { file: source.file.clone(), label, line, column, excerpt }
         });
         Diagnostic {
@@ -307,18 +323,6 @@ impl Report {
             related: related.collect(),
         }
     }
-}
-
-/// A byte whose line and column are known.
-#[derive(Clone)]
-struct Known {
-    line: usize,
-    offset: usize,
-    column: usize,
-}
-
-impl Known {
-    const START: Known = Known { line: 1, offset: 0, column: 1 };
 }
 
 /// How far in a line, in bytes, a place may be that is shown with its line from the beginning.

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! On a VLAN the station is a member of another gateway, which has `wan0`: it tags and it takes
-//! tagged frames only, and not every kernel knows VLANs. Needs root and `ip`; does not skip without them.
+//! tagged frames only, and not every kernel knows VLANs. Needs root and `ip`; does not skip
+//! without them.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 

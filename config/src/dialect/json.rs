@@ -390,7 +390,8 @@ impl<'t> Reader<'t, '_> {
     }
 }
 
-fn is_typographic(character: char) -> bool {
+/// A quotation mark that is not one to a computer.
+pub(crate) fn is_typographic(character: char) -> bool {
     // Few characters are beyond Latin-1, and all marks but « and » are.
     character >= '«' && TYPOGRAPHIC.contains(&character)
 }

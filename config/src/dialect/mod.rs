@@ -24,6 +24,7 @@ use std::path::Path;
 
 pub(crate) use import::join_imports;
 pub use import::{ConfigFile, ImportedFiles};
+pub(crate) use json::is_typographic;
 
 use crate::diagnostic::Diagnostic;
 use crate::report::{PlaceId, Report};

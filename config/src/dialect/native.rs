@@ -247,7 +247,10 @@ fn gateways(
 /// Networks that are routed to by an address of the gateway's, which it has not.
 fn say_unrouted(fragment: &Fragment, document: &Document, report: &mut Report) {
     let uplinks = document.uplink.value().into_iter().flat_map(|Named(uplinks)| uplinks);
-    let lacks = |uplink: &schema::Uplink| matches!(uplink.addresses.value(), Some(WordOrList::List(own)) if own.is_empty());
+    let lacks = |uplink: &schema::Uplink| match uplink.addresses.value() {
+        Some(WordOrList::List(own)) => own.is_empty(),
+        _ => false,
+    };
     let lacking: Vec<&str> = uplinks
         .filter(|(_, uplink)| uplink.value().is_some_and(lacks))
         .filter_map(|(name, _)| name.value().map(String::as_str))

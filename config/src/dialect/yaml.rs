@@ -134,6 +134,7 @@ impl<'t> Builder<'t, '_> {
         let first = span.start..(span.start + 1).min(span.end.max(span.start));
         let (anchor, node) = match event {
             Event::Scalar(text, style, anchor, tag) => {
+                self.refuse_quote(&text, style, &span);
                 let is_text = style != ScalarStyle::Plain
                     || tag.is_some_and(|tag| tag.to_string().ends_with("str"));
                 let value = if is_text { Value::Text(text.into_owned()) } else { plain(&text) };
@@ -161,6 +162,17 @@ impl<'t> Builder<'t, '_> {
             self.anchors.insert(anchor, (node.clone(), count));
         }
         Ok(node)
+    }
+
+    /// To YAML a typographic mark is a part of the text, which nobody means who begins with one.
+    fn refuse_quote(&mut self, text: &str, style: ScalarStyle, span: &Range<usize>) {
+        let first = text.chars().next().filter(|first| super::is_typographic(*first));
+        if let Some(mark) = first.filter(|_| style == ScalarStyle::Plain) {
+            let end = (span.start + mark.len_utf8()).min(span.end);
+            let message = format!("{mark} is a typographic quotation mark");
+            let problem = self.report.error_in(self.root, span.start..end, message);
+            problem.hint("write straight quotes, \", or put the whole text between such");
+        }
     }
 
     fn aliased(&mut self, anchor: usize, span: Range<usize>) -> Result<Node, GivenUp> {
@@ -199,7 +211,10 @@ impl<'t> Builder<'t, '_> {
                 return Ok(entries);
             }
             let key = match &event {
-                Event::Scalar(key, ..) => key.to_string(),
+                Event::Scalar(key, style, ..) => {
+                    self.refuse_quote(key, *style, &key_span);
+                    key.to_string()
+                }
                 _ => {
                     self.report.error_in(at, key_span.clone(), "a key is no text");
                     self.value((event, key_span.clone()), &Parent::Root, depth)?;

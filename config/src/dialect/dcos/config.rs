@@ -21,6 +21,28 @@ const OVERLAY_COUNT_MAX: usize = 1_000;
 /// Names that Docker has already.
 const RESERVED: [&str; 4] = ["bridge", "host", "none", "default"];
 
+/// Keys that are read; a config has many more.
+const KEYS: [&str; 18] = [
+    "dcos_overlay_enable",
+    "dcos_overlay_mtu",
+    "dcos_overlay_config_attempts",
+    "dcos_overlay_network",
+    "dcos_overlay_network_default_name",
+    "dcos_l4lb_min_named_ip",
+    "dcos_l4lb_max_named_ip",
+    "dcos_l4lb_min_named_ip6",
+    "dcos_l4lb_max_named_ip6",
+    "calico_vxlan_port",
+    "calico_vxlan_vni",
+    "enable_ipv6",
+    "agent_list",
+    "public_agent_list",
+    // Not read, and near to one that is.
+    "calico_vxlan_mtu",
+    "calico_veth_mtu",
+    "calico_ipinip_mtu",
+    "calico_vxlan_enabled",
+];
 const NETWORK: [&str; 5] = ["vtep_subnet", "vtep_subnet6", "vtep_mac_oui", "vtep_mtu", "overlays"];
 const OVERLAY: [&str; 6] = ["name", "subnet", "prefix", "subnet6", "prefix6", "enabled"];
 
@@ -51,6 +73,7 @@ pub(super) struct Overlay {
 impl Cluster {
     /// Reads a config. `None`: it has no overlays.
     pub(super) fn read(node: &Node, report: &mut Report) -> Option<Cluster> {
+        warn_near(node, report);
         let is_enabled = truth(node, "dcos_overlay_enable", true, report);
         let v6 = truth(node, "enable_ipv6", true, report);
         let mtu = int(node, "dcos_overlay_mtu", MTU_DEFAULT, MTU_MIN, None, report);
@@ -150,6 +173,16 @@ impl Cluster {
             lines.push(format!("tunnel ends: {vtep} has room for {ends} agents, MTU {}", self.mtu));
         }
         lines
+    }
+}
+
+/// What of a config's many keys is probably meant to be one that is read.
+fn warn_near(node: &Node, report: &mut Report) {
+    for entry in node.entries().iter().filter(|entry| !KEYS.contains(&entry.key.as_str())) {
+        if let Some(near) = crate::nearest::nearest(&entry.key, KEYS) {
+            let problem = report.warning(entry.node.at, format!("unknown field {:?}", entry.key));
+            problem.hint(format!("did you mean {near}?"));
+        }
     }
 }
 

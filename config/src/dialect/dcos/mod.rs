@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use super::fragment::{self, Fragment, flag, list, number, text};
 use super::settings::Settings;
 use super::tree::Node;
-use super::{Purpose, Source, yaml};
+use super::{Purpose, Source, json, yaml};
 use crate::reader::Field;
 use crate::report::{PlaceId, Report};
 use crate::schema;
@@ -32,6 +32,9 @@ const PORT: u16 = 64_000;
 /// Most routes of all networks together. Each network has one to each slice of each other agent.
 const ROUTE_COUNT_MAX: usize = 200_000;
 
+/// What may stand before a value.
+const BLANK: [char; 5] = ['\u{feff}', ' ', '\t', '\r', '\n'];
+
 /// Reads files.
 pub(super) fn read(
     sources: &[Source<'_>],
@@ -42,8 +45,12 @@ pub(super) fn read(
     let mut fragment = Fragment::default();
     let chosen = Chosen::read(settings, report);
     for source in sources {
-        // JSON is YAML.
-        let Some(node) = yaml::read(source.text, source.root, report) else { continue };
+        // States are JSON, of which what is a slip is named.
+        let node = match source.text.trim_start_matches(BLANK).starts_with('{') {
+            true => json::read(source.text, source.root, report),
+            false => yaml::read(source.text, source.root, report),
+        };
+        let Some(node) = node else { continue };
         if node.map(report).is_none() {
             continue;
         }
