@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use drivers::TapOptions;
 use gateway::netns::{self, Namespace};
-use gateway::traffic::{self, ANSWER_WITHIN, echo_tcp};
+use gateway::traffic::{self, ANSWER_WITHIN, echo_tcp, echo_udp};
 
 use common::host::start_on;
 use common::tunnels::{PASSES_WITHIN, at, check_all, host_of, ip, wait_for_ping};
@@ -44,7 +44,7 @@ OVERLAY
 
 [endpoint.near]
 attach = { netns = "PREFIXnear", create = true }
-publish = ["8080:80"]
+publish = ["8080:80", "8080:80/udp"]
 network = [{ name = "mesh", ip = "10.9.0.10", ip6 = "fd00:9::10" }]
 "#;
 
@@ -243,6 +243,30 @@ fn endpoints_of_an_overlay_reach_the_outside_and_are_published() {
     while world.count("portolan_dropped_packets_total{reason=\"overlay_forged\"") == 0 {
         assert!(Instant::now() < deadline, "{}", world.scratch.metrics());
         forged.send(&[8, 0, 0, 0, 0, 16, 1, 0]).unwrap();
+    }
+    assert!(world.daemon.terminate().success());
+}
+
+#[test]
+fn the_way_out_and_published_ports_are_of_both_families_and_protocols() {
+    let device = "type vxlan id 4097 dstport 4789 local 192.0.2.1 remote 192.0.2.10";
+    let mut world = World::new("families", 2, "peers = [\"192.0.2.1\"]", device);
+    let (near, host) = (world.near(), world.host.path().to_owned());
+    for (outside, own, inside) in
+        [("192.0.2.1", "192.0.2.10", "10.9.0.10"), ("2001:db8::1", "2001:db8::10", "fd00:9::10")]
+    {
+        wait_for_ping(&near, outside);
+        let (client, masked): (IpAddr, IpAddr) = (outside.parse().unwrap(), own.parse().unwrap());
+        let server = at(outside, 5_320);
+        let seen = echo_tcp((&host, server), (&near, server), 100_000).unwrap();
+        assert_eq!(seen, masked, "masqueraded");
+        let seen = echo_udp((&host, server), (&near, server), &[1, 1_000]).unwrap();
+        assert_eq!(seen, masked, "masqueraded");
+        let (server, published) = (at(inside, 80), at(own, 8_080));
+        let seen = echo_tcp((&near, server), (&host, published), 100_000).unwrap();
+        assert_eq!(seen, client, "the server sees who asks");
+        let seen = echo_udp((&near, server), (&host, published), &[1, 1_000]).unwrap();
+        assert_eq!(seen, client, "the server sees who asks");
     }
     assert!(world.daemon.terminate().success());
 }

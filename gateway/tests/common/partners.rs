@@ -82,7 +82,8 @@ impl Capture {
         let bad = ["-Y", "_ws.malformed || _ws.expert.severity >= 8388608 || vxlan.flag_i == 0"];
         let complaints = tshark(&[&bad[..], &fields].concat());
         assert_eq!(complaints, "", "{}", tshark(&["-V", "-c", "40"]));
-        let ours = "vxlan && ip.src == 192.0.2.10 && ip.ttl == 64 && udp.srcport >= 49152";
+        let ours = "vxlan && udp.srcport >= 49152 && (ip.src == 192.0.2.10 && ip.ttl == 64 \
+                    || ipv6.src == 2001:db8::10 && ipv6.hlim == 64)";
         tshark(&["-Y", ours, "-T", "fields", "-e", "frame.number"]).lines().count()
     }
 }
