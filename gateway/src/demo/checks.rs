@@ -50,6 +50,13 @@ pub(super) fn all() -> Vec<Check> {
     add("masquerade: UDP", |world, family| udp(&masqueraded(world, family)));
     add("published port: TCP", |world, family| tcp(&published(world, family)));
     add("published port: UDP", |world, family| udp(&published(world, family)));
+    add("overlay, to another gateway: ping", |world, family| {
+        let distant = world.distant.address(family);
+        let time = ping(&world.near.path, distant, ANSWER_WITHIN).map_err(said)?;
+        Ok(format!("{distant} answers in {}", milliseconds(time)))
+    });
+    add("overlay, to another gateway: TCP", |world, family| tcp(&overlay(world, family)));
+    add("overlay, to another gateway: UDP", |world, family| udp(&overlay(world, family)));
     add("unpublished port is closed: TCP", unpublished_tcp);
     add("unpublished port is closed: UDP", unpublished_udp);
     add("container address from outside is silent", container_address_is_silent);
@@ -142,6 +149,12 @@ struct Exchange<'a> {
 fn within_front(world: &World, family: Family) -> Exchange<'_> {
     let listening = SocketAddr::new(world.web.address(family), SERVICE);
     let (server, client) = (&world.web, &world.client);
+    Exchange { server, client, listening, target: listening, seen: client.address(family) }
+}
+
+fn overlay(world: &World, family: Family) -> Exchange<'_> {
+    let listening = SocketAddr::new(world.distant.address(family), SERVICE);
+    let (server, client) = (&world.distant, &world.near);
     Exchange { server, client, listening, target: listening, seen: client.address(family) }
 }
 

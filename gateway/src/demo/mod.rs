@@ -1,6 +1,6 @@
 //! `portolan demo`: the main job on this machine, in one command.
 //!
-//! Makes namespaces of its own with TAP devices inside, starts the gateway in this process, sends
+//! Makes namespaces of its own with TAP devices inside, starts two gateways in this process, sends
 //! real traffic, says check by check what it proved, measures, removes everything and looks whether
 //! anything is left. The one hard constraint: it touches nothing that it did not make. It needs no
 //! program but itself.
@@ -45,9 +45,9 @@ pub fn run(options: &DemoOptions) -> Result<bool, Error> {
     let host = Netlink::open(None)?;
     let links_before = host.link_names()?;
     let state = State::new();
-    let store = Arc::new(Store::open(&state.folder)?);
-    let gateway = Gateway::start(&world.config(options), store)?;
+    let gateway = Gateway::start(&world.config(options), state.store("first")?)?;
     world.furnish_outside()?;
+    let second = Gateway::start(&world.second_config(), state.store("second")?)?;
     introduce(&world, &gateway);
     for check in checks::all() {
         if end.is_empty() {
@@ -69,12 +69,13 @@ pub fn run(options: &DemoOptions) -> Result<bool, Error> {
         report.note("interrupted", Err("by a signal".into()));
     }
     tell_drops(&gateway);
+    second.stop()?;
     gateway.stop()?;
     report.note("everything removed", nothing_left(&world, &host, &links_before));
     Ok(report.conclude())
 }
 
-/// A folder for what the gateway remembers; gone with this.
+/// A folder for what the gateways remember; gone with this.
 struct State {
     folder: PathBuf,
 }
@@ -84,6 +85,11 @@ impl State {
         let name = format!("portolan-demo-{}", std::process::id());
         // Only root may write there, so nobody can have put something in its place.
         State { folder: Path::new("/run").join(name) }
+    }
+
+    /// What one of the gateways remembers.
+    fn store(&self, name: &str) -> Result<Arc<Store>, Error> {
+        Ok(Arc::new(Store::open(&self.folder.join(name))?))
     }
 }
 

@@ -1,7 +1,9 @@
 //! The demo's world: who is where, and the config that makes it.
 //!
-//! [client, web: network front] [other: network back] — gateway — [outside]
+//! [client, web: network front] [other: network back] [near: overlay mesh] — gateway — [outside]
+//! [outside] — second gateway — [distant: overlay mesh]
 //!
+//! The outside is a router between the two gateways, as a data centre's is between hosts.
 //! Names carry the process id, so two demos and a real gateway do not meet; addresses are private
 //! or reserved for documentation, and exist inside the demo's own namespaces only.
 
@@ -63,6 +65,10 @@ pub(super) struct World {
     pub(super) web: Host,
     pub(super) other: Host,
     pub(super) outside: Host,
+    /// A member of the overlay here.
+    pub(super) near: Host,
+    /// One behind the second gateway.
+    pub(super) distant: Host,
 }
 
 /// A port of the gateway that leads to web's port 80, TCP and UDP.
@@ -74,6 +80,9 @@ pub(super) const UNPUBLISHED: u16 = 8081;
 
 /// The MAC address of web, to be found by ARP and ND.
 pub(super) const WEB_MAC: MacAddress = MacAddress(0x0242_0a01_000a);
+
+/// The second gateway's address.
+const SECOND: &str = "198.18.0.10";
 
 /// A server's addresses beyond the uplink's own link, reached by the default route.
 const FAR: [&str; 2] = ["198.51.100.1", "2001:db8:ffff::1"];
@@ -94,13 +103,15 @@ impl World {
             web: host("web", "network front", "10.1.0.10", "fd00:1::10"),
             other: host("other", "network back", "10.2.0.10", "fd00:2::10"),
             outside: host("outside", "beyond the uplink", "192.0.2.1", "2001:db8::1"),
+            near: host("near", "overlay mesh", "10.9.0.11", "fd00:9::11"),
+            distant: host("distant", "overlay mesh, second gateway", "10.9.0.12", "fd00:9::12"),
             prefix,
         }
     }
 
     /// Everybody.
-    pub(super) fn hosts(&self) -> [&Host; 4] {
-        [&self.client, &self.web, &self.other, &self.outside]
+    pub(super) fn hosts(&self) -> [&Host; 6] {
+        [&self.client, &self.web, &self.other, &self.outside, &self.near, &self.distant]
     }
 
     /// The gateway's address on the uplink.
@@ -158,22 +169,70 @@ network = [{{ name = "front", ip = "10.1.0.11", ip6 = "fd00:1::11" }}]
 [endpoint.other]
 attach = {{ netns = "{prefix}other", create = true }}
 network = [{{ name = "back", ip = "10.2.0.10", ip6 = "fd00:2::10" }}]
+
+[network.mesh]
+driver = "overlay"
+vni = 4097
+subnets = ["10.9.0.0/24", "fd00:9::/64"]
+peers = ["{SECOND}"]
+
+[endpoint.near]
+attach = {{ netns = "{prefix}near", create = true }}
+network = [{{ name = "mesh", ip = "10.9.0.11", ip6 = "fd00:9::11" }}]
+"#
+        )
+    }
+
+    /// That of the second gateway, on another link of the outside.
+    fn second_config_text(&self) -> String {
+        let (prefix, peer) = (&self.prefix, self.gateway(Family::V4));
+        format!(
+            r#"
+[gateway]
+workers = 1
+
+[uplink.wan]
+driver = "tap"
+interface = "eth1"
+netns = "{prefix}outside"
+addresses = ["{SECOND}/24"]
+host_addresses = ["198.18.0.1/24"]
+gateway = "198.18.0.1"
+
+[network.mesh]
+driver = "overlay"
+vni = 4097
+subnets = ["10.9.0.0/24", "fd00:9::/64"]
+gateways = ["10.9.0.2", "fd00:9::2"]
+peers = ["{peer}"]
+
+[endpoint.distant]
+attach = {{ netns = "{prefix}distant", create = true }}
+network = [{{ name = "mesh", ip = "10.9.0.12", ip6 = "fd00:9::12" }}]
 "#
         )
     }
 
     /// The checked config.
     pub(super) fn config(&self, options: &DemoOptions) -> Config {
-        let text = self.config_text(options);
-        Config::parse("demo.toml", &text).unwrap_or_else(|diagnostics| {
-            let lines: Vec<String> = diagnostics.iter().map(|line| format!("{line:#}")).collect();
-            panic!("the demo's own config is valid, but:\n{}", lines.join("\n"))
-        })
+        checked(&self.config_text(options))
+    }
+
+    /// That of the second gateway. It wants the namespace of the outside, so it starts later.
+    pub(super) fn second_config(&self) -> Config {
+        checked(&self.second_config_text())
     }
 
     /// Gives the outside what the config does not: the far server's addresses, and routes to the
-    /// endpoints' own addresses, so that only the gateway stands between.
+    /// endpoints' own addresses, so that only the gateway stands between. It forwards what is for
+    /// the second gateway.
     pub(super) fn furnish_outside(&self) -> Result<(), Error> {
+        let forward = || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1");
+        netns::within(&self.outside.path, forward)?.map_err(|source| Error::Namespace {
+            action: "switch on forwarding in",
+            path: self.outside.path.clone(),
+            source,
+        })?;
         let netlink = Netlink::open(Some(&self.outside.path))?;
         for family in Family::BOTH {
             netlink.add_address("lo", IpNet::from(self.far(family)))?;
@@ -188,6 +247,13 @@ network = [{{ name = "back", ip = "10.2.0.10", ip6 = "fd00:2::10" }}]
         }
         Ok(())
     }
+}
+
+fn checked(text: &str) -> Config {
+    Config::parse("demo.toml", text).unwrap_or_else(|diagnostics| {
+        let lines: Vec<String> = diagnostics.iter().map(|line| format!("{line:#}")).collect();
+        panic!("the demo's own config is valid, but:\n{}", lines.join("\n"))
+    })
 }
 
 fn parse(family: Family, [ipv4, ipv6]: [&str; 2]) -> IpAddr {
