@@ -233,3 +233,112 @@ fn ten_megabytes_are_read_or_refused_in_time() {
         assert!(took < LARGE_FILE_WITHIN, "{dialect:?} took {took:?}");
     }
 }
+
+/// A file and the paths of all its mistakes.
+const CASES: [(Dialect, &str, &[&str]); 6] = [
+    (
+        Marathon,
+        r#"{"id": "/a", "cmd": "x", "instances": -1, "networks": [{"mode": "wrong", "name": 7}],
+                "container": {"type": "X", "portMappings": [{"containerPort": -80, "hostPort": "a",
+                "servicePort": 1e9, "protocol": "x", "name": 8, "networkNames": 7,
+                "labels": [1]}]}, "requirePorts": "a"}"#,
+        &[
+            "instances",
+            "networks[0].mode",
+            "networks[0].name",
+            "container.type",
+            "container.portMappings[0].containerPort",
+            "container.portMappings[0].hostPort",
+            "container.portMappings[0].servicePort",
+            "container.portMappings[0].protocol",
+            "container.portMappings[0].name",
+            "container.portMappings[0].networkNames",
+            "container.portMappings[0].labels",
+            "requirePorts",
+        ],
+    ),
+    (
+        Cni,
+        r#"{"cniVersion": 7, "name": 8, "type": "bridge", "bridge": 7, "isGateway": "a",
+                "mtu": "c", "vlan": 9999, "ipam": {"type": "host-local", "subnet": "x",
+                "rangeStart": "y", "gateway": "z", "routes": [{"dst": "q"}]}}"#,
+        &[
+            "cniVersion",
+            "name",
+            "bridge",
+            "isGateway",
+            "mtu",
+            "vlan",
+            "ipam.subnet",
+            "ipam.rangeStart",
+            "ipam.gateway",
+            "ipam.routes[0].dst",
+        ],
+    ),
+    (
+        Cni,
+        r#"{"cniVersion": "0.4.0", "name": "n", "type": "bridge", "ipam": {"type":
+                "host-local", "subnet": "10.1.0.0/24", "rangeStart": "10.2.0.1",
+                "rangeEnd": "10.3.0.1", "gateway": "x"}}"#,
+        &["ipam.rangeStart", "ipam.rangeEnd", "ipam.gateway"],
+    ),
+    (
+        Docker,
+        r#"[{"Name": 7, "EnableIPv6": "a", "Internal": "b", "IPAM": {"Config": [{"Subnet": "x",
+                "Gateway": "y", "IPRange": "z"}]}, "Options": {"com.docker.network.driver.mtu":
+                "q"}, "Peers": [{"IP": "p"}], "Containers": {"a": {"MacAddress": "r"}}}]"#,
+        &[
+            "[0].Name",
+            "[0].EnableIPv6",
+            "[0].Internal",
+            "[0].IPAM.Config[0].Subnet",
+            "[0].IPAM.Config[0].Gateway",
+            "[0].IPAM.Config[0].IPRange",
+            "[0].Options.\"com.docker.network.driver.mtu\"",
+            "[0].Peers[0].IP",
+            "[0].Containers.a.MacAddress",
+        ],
+    ),
+    (
+        Dcos,
+        "dcos_overlay_mtu: 1\ndcos_overlay_network: {vtep_subnet: x, vtep_mac_oui: z, \
+             overlays: [{name: host, subnet: q, prefix: 77, prefix6: a}]}\n",
+        &[
+            "dcos_overlay_mtu",
+            "dcos_overlay_network.vtep_subnet",
+            "dcos_overlay_network.vtep_mac_oui",
+            "dcos_overlay_network.overlays[0].name",
+            "dcos_overlay_network.overlays[0].subnet",
+            "dcos_overlay_network.overlays[0].prefix",
+            "dcos_overlay_network.overlays[0].prefix6",
+        ],
+    ),
+    (
+        Dcos,
+        r#"{"ip": "x", "overlays": [{"info": {"name": 7}, "subnet": "q", "backend": {"vxlan":
+                {"vni": -1, "vtep_ip": "q", "vtep_mac": "r"}}, "mesos_bridge": {"ip": "q"}}]}"#,
+        &[
+            "ip",
+            "overlays[0].info.name",
+            "overlays[0].subnet",
+            "overlays[0].backend.vxlan.vni",
+            "overlays[0].backend.vxlan.vtep_ip",
+            "overlays[0].backend.vxlan.vtep_mac",
+            "overlays[0].mesos_bridge.ip",
+        ],
+    ),
+];
+
+#[test]
+fn every_mistake_of_one_object_is_told_in_one_run() {
+    for (dialect, text, paths) in CASES {
+        let found = errors(dialect, text);
+        for path in paths {
+            let is_told =
+                |one: &&String| one.split_once(' ').unwrap().1.starts_with(&format!("{path}: "));
+            let count = found.iter().filter(is_told).count();
+            assert_eq!(count, 1, "{path} in {found:#?}");
+        }
+        assert_eq!(found.len(), paths.len(), "{found:#?}");
+    }
+}

@@ -6,6 +6,8 @@
 //! allocate and is not measured.
 
 mod common;
+#[path = "allocation/lanes.rs"]
+mod lanes;
 #[path = "allocation/tunnels.rs"]
 mod tunnels;
 
@@ -114,7 +116,7 @@ impl Engine {
             });
             let lines: Vec<Arc<Mutex<Line>>> = (0..port_count).map(|_| Arc::default()).collect();
             for (port, line) in tables.ports.iter().flatten().zip(&lines) {
-                if !matches!(port.kind, PortKind::Tunnel(_)) {
+                if !matches!(port.kind, PortKind::Tunnel(_) | PortKind::Lane(_)) {
                     worker.attach(port.id, Box::new(PreparedPort(line.clone(), caps)));
                 }
             }

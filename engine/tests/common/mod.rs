@@ -17,9 +17,11 @@
 #![allow(dead_code)]
 
 mod frames;
+mod lanes;
 mod overlays;
 mod tables;
 
 pub(crate) use frames::*;
+pub(crate) use lanes::*;
 pub(crate) use overlays::*;
 pub(crate) use tables::*;

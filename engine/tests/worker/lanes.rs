@@ -5,57 +5,11 @@ use std::sync::Arc;
 
 use engine::sim::WireFrame;
 use engine::sim::frames::{ethernet, mac_at};
-use engine::tables::{Between, Direct, GatewayMode, PortKind, PortTable, Route, Routes, VlanTag};
-use engine::{Counters, DropReason, MacAddress, NetworkId, PortId, Tables, UplinkId};
+use engine::tables::{Between, GatewayMode};
+use engine::{Counters, DropReason, MacAddress, PortId};
 
 use crate::common::*;
 use crate::gateway::{Gateway, Seen, each_of};
-
-const TRUNK: PortId = PortId(7);
-const FRONT: NetworkId = NetworkId(0);
-
-/// Network front as a part of the uplink's link: web and db are its members, vm and farm are not.
-fn on_link(tag: Option<u16>, between: Between, shares_mac: bool, is_whole: bool) -> Tables {
-    let mut tables = tables();
-    let uplink = UplinkId(0);
-    let tag = tag.map(VlanTag);
-    tables.ports.push(Some(Arc::new(PortTable {
-        epoch: 1,
-        id: TRUNK,
-        name: "wire:front".into(),
-        kind: PortKind::Lane(FRONT),
-        mtu: 1_500,
-    })));
-    let members: &[Host] = if is_whole { &[WEB] } else { &[WEB, DB] };
-    let mut front = network(0, "front", members);
-    front.subnets.clear();
-    front.gateway_mac = WAN_MAC;
-    front.mode = GatewayMode::Isolated;
-    front.internal = tag.is_some();
-    front.masquerade = false;
-    front.members.push(TRUNK);
-    front.direct = Some(Direct { uplink, trunk: TRUNK, tag, between, shares_mac, is_whole });
-    tables.networks[0] = Some(Arc::new(front));
-    let wan = Arc::make_mut(tables.uplinks[0].as_mut().unwrap());
-    for own in ["10.1.0.99/24", "fd00:1::99/64"] {
-        wan.addresses.push(own.parse().unwrap());
-    }
-    if tag.is_none() {
-        wan.link = Some(FRONT);
-    }
-    // The members' addresses are on that link.
-    let mut routes = vec![
-        Route { to: "10.1.0.0/24".parse().unwrap(), via: None, uplink },
-        Route { to: "fd00:1::/64".parse().unwrap(), via: None, uplink },
-    ];
-    routes.extend(tables.routes.iter().copied());
-    tables.routes = Arc::new(Routes::new(1, routes));
-    tables.publish = Arc::new(engine::tables::Publish::new(
-        1,
-        published().into_iter().filter(|entry| entry.network != FRONT).collect(),
-    ));
-    tables
-}
 
 fn each_on_link(
     (tag, between, shares_mac): (Option<u16>, Between, bool),
@@ -66,17 +20,6 @@ fn each_on_link(
 
 const STRAIGHT: (Option<u16>, Between, bool) = (None, Between::Straight, false);
 const SHARED: (Option<u16>, Between, bool) = (None, Between::Straight, true);
-
-/// UDP from one station to another, with these MAC addresses.
-fn frame(from: (&Host, MacAddress), to: (&Host, MacAddress), v6: bool) -> Vec<u8> {
-    let header = header(from.0, to.0.ip(v6), 17);
-    let datagram = datagram(&header, (40_000, 80), b"payload");
-    ethernet(to.1, from.1, header.ethertype(), &header.packet(&datagram))
-}
-
-fn tagged(tag: u16, bytes: &[u8]) -> Vec<u8> {
-    [&bytes[..12], &[0x81, 0], &tag.to_be_bytes(), &bytes[12..]].concat()
-}
 
 fn send(gateway: &mut Gateway, from: &Host, bytes: Vec<u8>) -> Vec<Seen> {
     gateway.send_any(from, WireFrame::whole(bytes))
@@ -92,10 +35,10 @@ fn ports(seen: &[Seen]) -> Vec<PortId> {
 fn a_member_and_a_station_on_the_wire_reach_each_other_unchanged() {
     each_on_link(STRAIGHT, |mut gateway, v6| {
         for _ in 0..3 {
-            let out = frame((&WEB, WEB.mac), (&CLIENT, CLIENT.mac), v6);
+            let out = on_wire((&WEB, WEB.mac), (&CLIENT, CLIENT.mac), v6);
             let seen = gateway.forward(&WEB, out.clone());
             assert_eq!((seen.port, seen.frame.bytes), (WAN, out));
-            let back = frame((&CLIENT, CLIENT.mac), (&WEB, WEB.mac), v6);
+            let back = on_wire((&CLIENT, CLIENT.mac), (&WEB, WEB.mac), v6);
             let seen = gateway.forward(&CLIENT, back.clone());
             assert_eq!((seen.port, seen.frame.bytes), (WEB.port, back));
         }
@@ -106,7 +49,7 @@ fn a_member_and_a_station_on_the_wire_reach_each_other_unchanged() {
 fn members_reach_each_other_straight_not_at_all_or_by_the_wire() {
     for between in [Between::Straight, Between::Never, Between::ByWire] {
         each_on_link((None, between, false), |mut gateway, v6| {
-            let out = frame((&WEB, WEB.mac), (&DB, DB.mac), v6);
+            let out = on_wire((&WEB, WEB.mac), (&DB, DB.mac), v6);
             for _ in 0..3 {
                 match between {
                     Between::Straight => {
@@ -150,7 +93,7 @@ fn what_is_for_everybody_goes_to_the_wire_and_by_mode_to_members() {
 #[test]
 fn a_members_address_does_not_come_off_the_wire() {
     each_on_link(STRAIGHT, |mut gateway, v6| {
-        let forged = frame((&WEB, WEB.mac), (&DB, DB.mac), v6);
+        let forged = on_wire((&WEB, WEB.mac), (&DB, DB.mac), v6);
         gateway.refuse(&CLIENT, forged, DropReason::SourceMac);
     });
 }
@@ -161,7 +104,7 @@ fn what_is_for_nobody_goes_to_the_only_member_if_it_is_to_have_all() {
         let of = || on_link(None, Between::Straight, false, is_whole);
         each_of(of, |mut gateway, v6| {
             let nobody = MacAddress::new([2, 0, 0, 0, 0, 0x99]);
-            let bytes = frame((&CLIENT, CLIENT.mac), (&FAR, nobody), v6);
+            let bytes = on_wire((&CLIENT, CLIENT.mac), (&FAR, nobody), v6);
             match is_whole {
                 true => assert_eq!(gateway.forward(&CLIENT, bytes).port, WEB.port),
                 false => gateway.refuse(&CLIENT, bytes, DropReason::NotForUs),
@@ -222,20 +165,20 @@ fn a_member_is_a_neighbour_of_members_of_other_networks() {
 fn who_shares_the_uplinks_address_is_told_by_ip() {
     each_on_link(SHARED, |mut gateway, v6| {
         for _ in 0..3 {
-            let out = frame((&WEB, WEB.mac), (&CLIENT, CLIENT.mac), v6);
+            let out = on_wire((&WEB, WEB.mac), (&CLIENT, CLIENT.mac), v6);
             let seen = gateway.forward(&WEB, out);
             assert_eq!((seen.port, mac_at(&seen.frame.bytes, 6)), (WAN, WAN_MAC));
             for member in [WEB, DB] {
-                let back = frame((&CLIENT, CLIENT.mac), (&member, WAN_MAC), v6);
+                let back = on_wire((&CLIENT, CLIENT.mac), (&member, WAN_MAC), v6);
                 let seen = gateway.forward(&CLIENT, back);
                 assert_eq!((seen.port, seen.mac()), (member.port, member.mac));
             }
             // Straight, members know each other by their own.
-            let seen = gateway.forward(&WEB, frame((&WEB, WEB.mac), (&DB, DB.mac), v6));
+            let seen = gateway.forward(&WEB, on_wire((&WEB, WEB.mac), (&DB, DB.mac), v6));
             assert_eq!((seen.port, mac_at(&seen.frame.bytes, 6)), (DB.port, WEB.mac));
         }
         // Whom nobody has is the gateway's to say something about.
-        let unknown = frame((&CLIENT, CLIENT.mac), (&VM, WAN_MAC), v6);
+        let unknown = on_wire((&CLIENT, CLIENT.mac), (&VM, WAN_MAC), v6);
         assert!(gateway.send(&CLIENT, unknown).iter().all(|seen| seen.port == WAN));
     });
 }
@@ -260,14 +203,14 @@ fn tags_are_pushed_on_the_wire_and_popped_off_it() {
         each_on_link((Some(100), Between::Straight, shares_mac), |mut gateway, v6| {
             let wire_mac = if shares_mac { WAN_MAC } else { WEB.mac };
             for _ in 0..3 {
-                let out = frame((&WEB, WEB.mac), (&CLIENT, CLIENT.mac), v6);
+                let out = on_wire((&WEB, WEB.mac), (&CLIENT, CLIENT.mac), v6);
                 let seen = send(&mut gateway, &WEB, out);
-                let expected = frame((&WEB, wire_mac), (&CLIENT, CLIENT.mac), v6);
+                let expected = on_wire((&WEB, wire_mac), (&CLIENT, CLIENT.mac), v6);
                 assert_eq!(ports(&seen), [WAN]);
                 assert_eq!(seen[0].frame.bytes, tagged(100, &expected));
-                let back = frame((&CLIENT, CLIENT.mac), (&WEB, wire_mac), v6);
+                let back = on_wire((&CLIENT, CLIENT.mac), (&WEB, wire_mac), v6);
                 let seen = gateway.forward(&CLIENT, tagged(100, &back));
-                let expected = frame((&CLIENT, CLIENT.mac), (&WEB, WEB.mac), v6);
+                let expected = on_wire((&CLIENT, CLIENT.mac), (&WEB, WEB.mac), v6);
                 assert_eq!((seen.port, seen.frame.bytes), (WEB.port, expected));
             }
             // Members of a VLAN have no gateway of ours; what is untagged is the gateway's alone.
@@ -286,7 +229,7 @@ fn the_uplink_counts_what_it_received_whoever_it_is_for_once() {
     for (tag, between, shares_mac) in [STRAIGHT, SHARED, (Some(100), Between::Straight, false)] {
         each_on_link((tag, between, shares_mac), |mut gateway, v6| {
             let to = if shares_mac { WAN_MAC } else { WEB.mac };
-            let whose = frame((&CLIENT, CLIENT.mac), (&WEB, to), v6);
+            let whose = on_wire((&CLIENT, CLIENT.mac), (&WEB, to), v6);
             let for_all = strange(CLIENT.mac, MacAddress::BROADCAST);
             let frames = [
                 tag.map_or(whose.clone(), |tag| tagged(tag, &whose)),
@@ -308,7 +251,7 @@ fn the_uplink_counts_what_it_received_whoever_it_is_for_once() {
 #[test]
 fn frames_with_tags_that_no_network_has_are_counted() {
     each_on_link((Some(100), Between::Straight, false), |mut gateway, v6| {
-        let back = frame((&CLIENT, CLIENT.mac), (&WEB, WEB.mac), v6);
+        let back = on_wire((&CLIENT, CLIENT.mac), (&WEB, WEB.mac), v6);
         for tag in [1, 99, 101, 4_095] {
             gateway.refuse(&CLIENT, tagged(tag, &back), DropReason::VlanUnknown);
         }

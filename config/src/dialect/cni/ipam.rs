@@ -220,7 +220,12 @@ impl Range {
             report.error(node.at, "subnet is missing");
             return None;
         };
-        let subnet = prefix(given, report)?;
+        let Some(subnet) = prefix(given, report) else {
+            for key in ["rangeStart", "rangeEnd", "gateway"] {
+                node.get(key).and_then(|node| ip(node, report));
+            }
+            return None;
+        };
         let (at, len) = (given.at, subnet.prefix_len());
         if len + 1 >= subnet.max_prefix_len() {
             report.error(at, format!("Network {subnet} too small to allocate from"));
@@ -246,13 +251,14 @@ impl Range {
             }
             Some(address)
         };
-        let first = within("rangeStart", "RangeStart", usable(subnet, true))?;
-        let last = within("rangeEnd", "RangeEnd", usable(subnet, false))?;
+        let first = within("rangeStart", "RangeStart", usable(subnet, true));
+        let last = within("rangeEnd", "RangeEnd", usable(subnet, false));
+        let gateway = node.get("gateway").and_then(|node| ip(node, report));
+        let (first, last) = (first?, last?);
         if first > last {
             report.error(at, format!("RangeStart {first} is after RangeEnd {last}"));
             return None;
         }
-        let gateway = node.get("gateway").and_then(|node| ip(node, report));
         Some(Range { at, subnet, first, last, gateway })
     }
 

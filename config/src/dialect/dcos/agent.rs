@@ -97,7 +97,8 @@ impl Agent {
                 report.error(overlay.at, "info.name is missing");
                 continue;
             };
-            let Some(text) = name.text(report) else { continue };
+            // A name that is none is reported; the rest is read all the same.
+            let text = name.text(report).unwrap_or_default();
             let state = overlay.map_at("state", report);
             let status = state.and_then(|state| state.text_at("status", report));
             if let Some(status) = status.filter(|status| *status != "STATUS_OK") {

@@ -333,14 +333,18 @@ fn overlay(node: &Node, v6: bool, report: &mut Report) -> Option<Overlay> {
         report.error(node.at, "Missing \"subnet\" or \"subnet6\" in overlay configuration");
     }
     let v4 = net(node, "subnet", "overlay subnet {}. Only IPv4 values", true, report);
-    let of_v4 = v4.and_then(|(net, _)| {
-        let prefix = slice(node, "prefix", 24, (net.prefix_len(), 29), report)?;
-        if let IpNet::V4(net) = net { Some((net, prefix)) } else { None }
+    // Of a subnet that is faulty, nothing is known of how long its slices are.
+    let len = |net: Option<(IpNet, PlaceId)>| net.map_or(0, |(net, _)| net.prefix_len());
+    let prefix = slice(node, "prefix", 24, (len(v4), 29), report);
+    let of_v4 = v4.zip(prefix).and_then(|((net, _), prefix)| match net {
+        IpNet::V4(net) => Some((net, prefix)),
+        IpNet::V6(_) => None,
     });
     let net6 = net(node, "subnet6", "overlay subnet6 {}. Only IPv6 values", false, report);
-    let of_v6 = net6.and_then(|(net, _)| {
-        let prefix = slice(node, "prefix6", 80, (net.prefix_len(), 126), report)?;
-        if let IpNet::V6(net) = net { Some((net, prefix)) } else { None }
+    let prefix = slice(node, "prefix6", 80, (len(net6), 126), report);
+    let of_v6 = net6.zip(prefix).and_then(|((net, _), prefix)| match net {
+        IpNet::V6(net) => Some((net, prefix)),
+        IpNet::V4(_) => None,
     });
     if !v6 && of_v4.is_none() && of_v6.is_some() {
         report.warning(node.at, format!("enable_ipv6 is false, which disables overlay {text}"));

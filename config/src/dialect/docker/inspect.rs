@@ -100,7 +100,8 @@ fn spec(node: &Node, report: &mut Report) -> Option<Spec> {
         report.error(node.at, "network name cannot be empty");
         return None;
     };
-    let text = name.text(report)?;
+    // A name that is none is reported; the rest is read all the same.
+    let text = name.text(report).unwrap_or_default();
     let driver = node.text_at("Driver", report).unwrap_or("bridge");
     let internal = node.get("Internal").and_then(|node| Some((node.flag(report)?, node.at)));
     if let Some(node) = node.get("ConfigOnly")

@@ -83,6 +83,7 @@ pub(super) fn read(ipam: &Node, keys: &Keys, is_inspected: bool, report: &mut Re
         }
         let Ok(subnet) = text.parse::<IpNet>() else {
             report.error(given.at, format!("invalid subnet {text}: invalid CIDR block notation"));
+            check_without_subnet(config, keys, report);
             continue;
         };
         let masked = subnet.trunc();
@@ -111,6 +112,22 @@ pub(super) fn read(ipam: &Node, keys: &Keys, is_inspected: bool, report: &mut Re
         });
     }
     pools
+}
+
+/// What can be said of the other keys of a pool whose subnet is faulty.
+fn check_without_subnet(config: &Node, keys: &Keys, report: &mut Report) {
+    let everything = |node: &Node| match node.as_text().is_some_and(|text| text.contains(':')) {
+        true => IpNet::V6(ipnet::Ipv6Net::default()),
+        false => IpNet::V4(ipnet::Ipv4Net::default()),
+    };
+    for (key, is_range) in [(keys.range, true), (keys.gateway, false)] {
+        let Some(node) = config.get(key) else { continue };
+        let subnet = everything(node);
+        match is_range {
+            true => drop(range(Some(node), subnet, report)),
+            false => drop(gateway(Some(node), subnet, report)),
+        }
+    }
 }
 
 /// True if the prefixes have addresses in common.

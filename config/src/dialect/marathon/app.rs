@@ -136,7 +136,8 @@ impl Network {
                 let message =
                     format!("unknown word {other:?}, expected container, container/bridge, host");
                 report.error(at, message);
-                return None;
+                // Refused, so it does not matter which; the other keys are looked at.
+                Mode::Container
             }
         };
         let name = node.text_at("name", report).filter(|name| !name.is_empty());
@@ -173,7 +174,7 @@ impl Mapping {
                 let at = node.get("protocol").map_or(node.at, |protocol| protocol.at);
                 let message = format!("unknown word {other:?}, expected tcp, udp or udp,tcp");
                 report.error(at, message);
-                return None;
+                Vec::new()
             }
         };
         let names = node.list_at("networkNames", report).unwrap_or_default();
