@@ -319,8 +319,7 @@ fn arp_reply() -> Vec<u8> {
 }
 
 fn tables(flow_count: usize) -> Tables {
-    let network = NetworkId(0);
-    let uplink = UplinkId(0);
+    let (network, uplink) = (NetworkId(0), UplinkId(0));
     let attachment = |name: &str, mac, last| {
         PortKind::Endpoint(Attachment {
             endpoint: name.into(),
@@ -354,6 +353,7 @@ fn tables(flow_count: usize) -> Tables {
         uplink: Some(uplink),
         overlay: None,
         direct: None,
+        multicast_snooping: true,
         routed_only: false,
         unfiltered: false,
         members: vec![INSIDE, NEIGHBOUR],

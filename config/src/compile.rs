@@ -327,6 +327,7 @@ pub(crate) fn network_table(
         masquerade: network.masquerade,
         mtu: network.mtu,
         mss_clamp: network.mss_clamp,
+        multicast_snooping: network.multicast_snooping,
         uplink: uplink.and_then(|name| uplink_ids.get(name).copied()),
         overlay: None,
         direct: None,

@@ -265,6 +265,8 @@ pub struct Network {
     pub mtu: u16,
     /// What SYN segments may announce.
     pub mss_clamp: MssClamp,
+    /// Multicast goes to those who asked for it.
+    pub multicast_snooping: bool,
     /// Name of the uplink that its traffic leaves by; `None`: there is none, or it is internal.
     pub uplink: Option<String>,
     /// How long a released address is given to nobody else.

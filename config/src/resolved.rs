@@ -216,6 +216,7 @@ impl Text {
         self.set("masquerade", network.masquerade);
         self.sources(network);
         self.mss_clamp(network);
+        self.set("multicast_snooping", network.multicast_snooping);
     }
 
     fn sources(&mut self, network: &Network) {

@@ -274,6 +274,10 @@ pub(crate) struct Network {
     /// "off": it is left alone.
     #[schemars(extend("default" = "auto"))]
     pub(crate) mss_clamp: Field<MssClamp>,
+    /// Multicast goes to members that asked for its group by IGMP or MLD, while somebody queries in
+    /// the network. false: to all members, and reports are not listened to.
+    #[schemars(extend("default" = true))]
+    pub(crate) multicast_snooping: Field<bool>,
     /// Macvlan, ipvlan: the uplink whose link members are on, by its name or its interface's, and
     /// the VLAN there, if it is one: "wan" or "wan.100". Absent: `uplink`, or the only one. Each
     /// VLAN, and what has no tag, is of one network.

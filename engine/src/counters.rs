@@ -508,6 +508,7 @@ mod tests {
             uplink: None,
             overlay: None,
             direct: None,
+            multicast_snooping: true,
             routed_only: false,
             unfiltered: false,
             members: Vec::new(),

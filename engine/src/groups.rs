@@ -14,6 +14,7 @@ use crate::id::{MacAddress, NetworkId, PortId};
 use crate::time::Tick;
 use crate::tunnel::group_mac;
 use crate::wire::{checksum, ethernet, header_at, ipv4, ipv6, protocol, u16_at, u32_at, u128_at};
+use crate::worker::{GroupKind, GroupView};
 
 const L3: usize = ethernet::HEADER_BYTES;
 
@@ -154,6 +155,16 @@ fn is_for_everybody(mac: MacAddress) -> bool {
     match mac.0 >> 32 {
         0x3333 => mac.0 & 0xffff_ffff < 0x100 || mac.0 >> 24 & 0xff == 0xff,
         _ => mac.0 & 0x00ff_ffff < 0x100,
+    }
+}
+
+/// What an entry's key says.
+fn kind_of(mac: MacAddress) -> GroupKind {
+    let is = |keys: [MacAddress; 2]| keys.iter().position(|&key| key == mac);
+    match (is(ASKED), is(ROUTER)) {
+        (Some(family), _) => GroupKind::Querier { v6: family == 1 },
+        (_, Some(family)) => GroupKind::Router { v6: family == 1 },
+        _ => GroupKind::Member(mac),
     }
 }
 
@@ -312,6 +323,33 @@ impl Groups {
     fn has(&self, network: NetworkId, mac: MacAddress, port: PortId, now: Tick) -> bool {
         let place = self.find(network, mac, port);
         place.and_then(|place| self.entries[place]).is_some_and(|entry| entry.is_live(now))
+    }
+
+    /// What is known, of so many places from one on, as much as `out` has room for. Returns where
+    /// to go on; `None`: that was all.
+    pub(crate) fn view(
+        &self,
+        from: u32,
+        places: u32,
+        now: Tick,
+        out: &mut Vec<GroupView>,
+    ) -> Option<u32> {
+        let end = (from as usize + places as usize).min(self.entries.len());
+        for (place, entry) in self.entries.iter().enumerate().take(end).skip(from as usize) {
+            let Some(entry) = entry.filter(|entry| entry.is_live(now)) else { continue };
+            if out.len() == out.capacity() {
+                return Some(place as u32);
+            }
+            let heard = now.since(entry.heard);
+            out.push(GroupView {
+                network: entry.network,
+                kind: kind_of(entry.mac),
+                port: (entry.port != ANY_PORT).then_some(entry.port),
+                age: Tick::duration(heard),
+                left: Tick::duration(entry.lifetime - heard),
+            });
+        }
+        (end < self.entries.len()).then_some(end as u32)
     }
 
     /// Forgets what is over, of some places.

@@ -202,6 +202,7 @@ fn network(index: u16) -> Network {
         uplink: Some(UplinkId(0)),
         overlay: None,
         direct: None,
+        multicast_snooping: true,
         routed_only: false,
         unfiltered: false,
         members: members.to_vec(),

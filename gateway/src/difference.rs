@@ -276,6 +276,7 @@ fn network_facts(network: &Network) -> Vec<Fact> {
         ("mac_policy", word(network.mac_policy)),
         ("mtu", network.mtu.to_string()),
         ("mss_clamp", mss_clamp(network.mss_clamp)),
+        ("multicast_snooping", network.multicast_snooping.to_string()),
         ("uplink", or_none(network.uplink.as_ref())),
         ("quarantine", seconds(network.quarantine)),
     ]

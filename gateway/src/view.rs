@@ -11,7 +11,7 @@ use crossbeam::channel::Sender;
 use engine::explain::Explanation;
 use engine::flow::FlowInput;
 use engine::worker::{
-    FlowFilter, FlowView, NeighbourView, PLACES_PER_PIECE, PathView, StationView, Tracer,
+    FlowFilter, FlowView, GroupView, NeighbourView, PLACES_PER_PIECE, PathView, StationView, Tracer,
 };
 use engine::{Counters, Worker, WorkerId};
 use tokio::sync::oneshot;
@@ -44,6 +44,8 @@ pub enum View {
     Neighbours(Ask<NeighbourView>),
     /// At paths whose MTU was learnt.
     Paths(Ask<PathView>),
+    /// At multicast groups.
+    Groups(Ask<GroupView>),
     /// At what would become of a packet.
     Explain(FlowInput, oneshot::Sender<Explanation>),
     /// At live packets from now on; a tracer that comes back was refused.
@@ -62,6 +64,7 @@ impl View {
             View::Stations(ask) => ask.fill(|from, found| worker.view_stations(from, found)),
             View::Neighbours(ask) => ask.fill(|from, found| worker.view_neighbours(from, found)),
             View::Paths(ask) => ask.fill(|from, found| worker.view_paths(from, found)),
+            View::Groups(ask) => ask.fill(|from, found| worker.view_groups(from, found)),
             View::Explain(input, answer) => {
                 // Who asked may have gone.
                 let _ = answer.send(worker.explain(&input));
@@ -136,6 +139,14 @@ impl Link {
     /// The worker has ended.
     pub async fn paths(&self, from: u32) -> Result<Piece<PathView>, Ending> {
         self.ask(from, FOUND_MAX, View::Paths).await
+    }
+
+    /// One piece of what it knows of multicast groups.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub async fn groups(&self, from: u32) -> Result<Piece<GroupView>, Ending> {
+        self.ask(from, FOUND_MAX, View::Groups).await
     }
 
     /// What would become of a packet.

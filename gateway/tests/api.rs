@@ -428,6 +428,7 @@ fn everything_can_be_shown_as_a_table_and_as_json() {
         ("endpoints", "8000-8010:9000-9010/udp"),
         ("ports", "web/front"),
         ("fdb", "member"),
+        ("groups", ""),
         ("flows", "icmp"),
         ("neighbours", "reachable"),
         ("mtu", "uplink wan"),

@@ -31,6 +31,7 @@ pub(super) fn refuse_all(table: &schema::Network, driver: NetworkDriver, report:
         table.mac_policy.place(),
         table.mtu.place(),
         table.mss_clamp.place(),
+        table.multicast_snooping.place(),
         table.uplink.place(),
     ];
     let (word, meaning) = explained(driver);

@@ -165,6 +165,7 @@ impl<'c, 'd> Checker<'c, 'd> {
             (table.gateway_mac.place(), true),
             (table.icc.place(), !mode.is_routed()),
             (table.mss_clamp.place(), !mode.is_routed()),
+            (table.multicast_snooping.place(), true),
             (table.masquerade.place(), !has_translation(mode)),
             (table.host_ipv4.place(), !has_translation(mode)),
             (table.host_ipv6.place(), !has_translation(mode)),

@@ -321,6 +321,7 @@ impl Topology {
             uplink: Some(UplinkId(0)),
             overlay: None,
             direct: None,
+            multicast_snooping: true,
             routed_only: false,
             unfiltered: false,
             members: Vec::new(),

@@ -61,6 +61,7 @@ fn network(id: u16, ports: &[u16]) -> Network {
         uplink: Some(UplinkId(0)),
         overlay: None,
         direct: None,
+        multicast_snooping: true,
         routed_only: false,
         unfiltered: false,
         members: ports.iter().map(|&port| PortId(port)).collect(),

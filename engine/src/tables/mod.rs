@@ -272,6 +272,8 @@ pub struct Network {
     pub mtu: u16,
     /// What SYN segments of its members, and to them, may announce.
     pub mss_clamp: MssClamp,
+    /// Frames to groups go to those who said that they want them, while somebody asks; else to all.
+    pub multicast_snooping: bool,
     /// The uplink that its traffic leaves by, when a default route is asked for.
     pub uplink: Option<UplinkId>,
     /// What makes it an overlay; `None`: it ends at this gateway.

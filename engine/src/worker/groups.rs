@@ -50,9 +50,17 @@ impl Core {
         });
     }
 
+    /// True if anybody's memberships count in a network.
+    fn listens(&self, network: NetworkId) -> bool {
+        self.tables.network(network).is_some_and(|network| network.multicast_snooping)
+    }
+
     /// Notes what a frame says, and tells who is to have it.
     fn audience(&mut self, packet: &Packet, network: NetworkId, mac: MacAddress) -> Audience {
         let mut all: ArrayVec<Said, SAID_MAX> = ArrayVec::new();
+        if !self.listens(network) {
+            return Audience::All;
+        }
         let is_message = groups::read(packet.head(), |one| {
             let _ = all.try_push(one);
         })
@@ -156,7 +164,10 @@ impl Core {
         (trunk, tunnel): (PortId, PortId),
     ) -> bool {
         let mac = MacAddress(packet.destination());
-        if !mac.is_group() || !self.groups.is_narrow(network, mac, self.tick) {
+        let is_narrow = mac.is_group()
+            && self.listens(network)
+            && self.groups.is_narrow(network, mac, self.tick);
+        if !is_narrow {
             return true;
         }
         let wants = |port| self.groups.wants(network, mac, port, self.tick);

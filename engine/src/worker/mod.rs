@@ -54,7 +54,8 @@ use self::lookup::Lookups;
 use self::oversize::PIECES_MAX;
 pub use self::trace::{TraceReader, Tracer};
 pub use self::view::{
-    FlowFilter, FlowView, NeighbourState, NeighbourView, PLACES_PER_PIECE, PathView, StationView,
+    FlowFilter, FlowView, GroupKind, GroupView, NeighbourState, NeighbourView, PLACES_PER_PIECE,
+    PathView, StationView,
 };
 use crate::counters::Counters;
 use crate::egress::Egress;

@@ -129,6 +129,38 @@ pub struct NeighbourView {
     pub held: u32,
 }
 
+/// What is known of multicast groups in a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GroupKind {
+    /// Somebody behind the port is in the group with this MAC address.
+    Member(MacAddress),
+    /// A multicast router of a family is behind the port.
+    Router {
+        /// Of IPv6.
+        v6: bool,
+    },
+    /// Somebody asks who is in groups, so frames go to those who are.
+    Querier {
+        /// Of IPv6.
+        v6: bool,
+    },
+}
+
+/// Who is in a multicast group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupView {
+    /// The network.
+    pub network: NetworkId,
+    /// What is known.
+    pub kind: GroupKind,
+    /// The port, of whoever is behind tunnels the tunnel's; `None`: it does not matter.
+    pub port: Option<PortId>,
+    /// How long ago it was heard last, about.
+    pub age: Duration,
+    /// When it is forgotten, unless it is heard again.
+    pub left: Duration,
+}
+
 /// A destination whose path MTU was learnt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathView {
@@ -195,6 +227,12 @@ impl Worker {
     /// to go on; `None`: that was all.
     pub fn view_neighbours(&self, from: u32, out: &mut Vec<NeighbourView>) -> Option<u32> {
         self.core.neighbours.view(from, PLACES_PER_PIECE, out)
+    }
+
+    /// One piece of what is known of multicast groups; all workers are told the same. Appends to
+    /// `out` within its capacity. Returns where to go on; `None`: that was all.
+    pub fn view_groups(&self, from: u32, out: &mut Vec<GroupView>) -> Option<u32> {
+        self.core.groups.view(from, PLACES_PER_PIECE, self.core.tick, out)
     }
 
     /// One piece of the paths whose MTU was learnt; all workers know the same. Appends to `out`

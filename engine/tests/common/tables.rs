@@ -208,6 +208,7 @@ pub(crate) fn network(id: u16, name: &str, members: &[Host]) -> Network {
         uplink: Some(UplinkId(0)),
         overlay: None,
         direct: None,
+        multicast_snooping: true,
         routed_only: false,
         unfiltered: false,
         members: ports,

@@ -23,6 +23,7 @@ mod floods;
 mod forwarding;
 mod fragments;
 mod gateway;
+mod golden;
 mod lanes;
 mod lifetimes;
 mod masquerade;

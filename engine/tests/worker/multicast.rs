@@ -1,6 +1,7 @@
 //! Multicast goes where it is wanted, once somebody asks who wants it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use engine::MacAddress;
@@ -117,6 +118,66 @@ fn once_somebody_asks_those_get_it_who_are_in_the_group_and_routers() {
         assert_eq!(ports(&mut gateway, &WEB, data(&WEB, !v6)), others);
         gateway.pass(Duration::from_secs(256));
         assert_eq!(ports(&mut gateway, &WEB, data(&WEB, v6)), others);
+    });
+}
+
+#[test]
+fn a_network_that_does_not_listen_floods_whatever_is_said() {
+    let deaf = || {
+        let mut tables = tables();
+        Arc::make_mut(tables.networks[0].as_mut().unwrap()).multicast_snooping = false;
+        tables
+    };
+    each_of(deaf, |mut gateway, v6| {
+        let others = [DB.port, VM.port, FARM.port];
+        ports(&mut gateway, &FARM, says(&FARM, v6, Word::Query));
+        assert_eq!(ports(&mut gateway, &DB, says(&DB, v6, Word::Join)).len(), 3);
+        assert_eq!(ports(&mut gateway, &WEB, data(&WEB, v6)), others);
+        assert_eq!(gateway.sum(|all| all.worker.groups.get()), 0);
+    });
+}
+
+#[test]
+fn switched_off_what_was_heard_does_not_count_any_more() {
+    each(|mut gateway, v6| {
+        ports(&mut gateway, &FARM, says(&FARM, v6, Word::Query));
+        assert_eq!(ports(&mut gateway, &WEB, data(&WEB, v6)), [FARM.port]);
+        gateway.change(|tables| {
+            let generation = tables.generation;
+            let network = Arc::make_mut(tables.networks[0].as_mut().unwrap());
+            (network.multicast_snooping, network.epoch) = (false, generation);
+        });
+        let others = [DB.port, VM.port, FARM.port];
+        assert_eq!(ports(&mut gateway, &WEB, data(&WEB, v6)), others);
+    });
+}
+
+#[test]
+fn what_was_said_is_shown_by_every_worker() {
+    use engine::worker::GroupKind;
+    each(|mut gateway, v6| {
+        ports(&mut gateway, &FARM, says(&FARM, v6, Word::Query));
+        ports(&mut gateway, &DB, says(&DB, v6, Word::Join));
+        gateway.pass(Duration::from_secs(10));
+        for worker in &gateway.workers {
+            // Room for two at a time: a walk goes on where it was.
+            let (mut seen, mut next) = (Vec::new(), Some(0));
+            while let Some(from) = next {
+                let mut found = Vec::with_capacity(2);
+                next = worker.view_groups(from, &mut found);
+                seen.extend(found);
+            }
+            let mut known: Vec<_> = seen.iter().map(|view| (view.kind, view.port)).collect();
+            known.sort_unstable();
+            let member = (GroupKind::Member(mac_of(group(v6))), Some(DB.port));
+            let router = (GroupKind::Router { v6 }, Some(FARM.port));
+            assert_eq!(known, [member, router, (GroupKind::Querier { v6 }, None)]);
+            for view in seen {
+                let about = |time: Duration| (9..=10).contains(&time.as_secs());
+                assert!(about(view.age), "{view:?}");
+                assert!(view.left.as_secs() >= 244, "{view:?}");
+            }
+        }
     });
 }
 

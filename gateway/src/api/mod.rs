@@ -7,6 +7,7 @@
 
 mod answer;
 mod explain;
+mod groups;
 mod lists;
 pub mod model;
 mod mtus;

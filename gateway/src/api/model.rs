@@ -246,6 +246,26 @@ pub struct Station {
     pub age_s: Option<f64>,
 }
 
+/// What is known of a multicast group in a network.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Group {
+    /// The network.
+    pub network: String,
+    /// The group's MAC address; `null`: it is about all groups of the family.
+    pub group: Option<String>,
+    /// The port behind which who said it is; `null`: it does not matter.
+    pub port: Option<String>,
+    /// `member`: in the group; `router`: gets all groups; `querier`: somebody asks, so that frames
+    /// go only to those.
+    pub kind: String,
+    /// `IPv4` (IGMP) or `IPv6` (MLD).
+    pub family: String,
+    /// How long ago it was heard last, about.
+    pub age_s: f64,
+    /// When it is forgotten, unless it is heard again.
+    pub left_s: f64,
+}
+
 /// Addresses and ports of a packet.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Tuple {

@@ -22,7 +22,7 @@ use super::answer::{Refusal, respond};
 use super::model::{ReloadRequest, Status, Version};
 use super::query::Query;
 use super::tables::Turnstile;
-use super::{explain, lists, mtus, reload, sums, tables, trace};
+use super::{explain, groups, lists, mtus, reload, sums, tables, trace};
 use crate::control::{Control, StateView};
 use crate::metrics;
 
@@ -48,11 +48,12 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 const RELOAD_WITHIN: Duration = Duration::from_secs(300);
 
 /// Lists, by the last part of their path.
-const LISTS: [&str; 13] = [
+const LISTS: [&str; 14] = [
     "networks",
     "endpoints",
     "ports",
     "fdb",
+    "groups",
     "flows",
     "neighbours",
     "mtu",
@@ -240,6 +241,7 @@ async fn list(
                 "uplinks" => respond(lists::uplinks(&state, &query)),
                 "drops" => respond(lists::drops(&state, &query)),
                 "fdb" => respond(tables::fdb(&state, turnstile, &query).await),
+                "groups" => respond(groups::groups(&state, turnstile, &query).await),
                 "flows" => respond(tables::flows(&state, turnstile, &query).await),
                 "mtu" => respond(mtus::mtus(&state, turnstile, &query).await),
                 "neighbours" => respond(tables::neighbours(&state, turnstile, &query).await),
@@ -259,7 +261,7 @@ async fn ready(
     let Pairs(pairs) = pairs.map_err(|rejection| Refusal::bad(rejection.body_text()))?;
     let filters: &[&str] = match name {
         "flows" => &["endpoint", "network", "protocol", "address"],
-        "fdb" => &["network"],
+        "fdb" | "groups" => &["network"],
         _ => &[],
     };
     let query = Query::new(pairs, filters)?;

@@ -61,7 +61,7 @@ fn protocol_number(text: &str) -> Result<u8, Refusal> {
 }
 
 /// The network of this name.
-fn network_named(state: &StateView, name: &str) -> Result<NetworkId, Refusal> {
+pub(super) fn network_named(state: &StateView, name: &str) -> Result<NetworkId, Refusal> {
     let networks = &state.config.networks;
     networks.iter().find(|network| network.name == name).map(|network| network.id).ok_or_else(
         || {

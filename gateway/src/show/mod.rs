@@ -27,6 +27,8 @@ pub enum What {
     Ports,
     /// Where MAC addresses are
     Fdb,
+    /// Who is in which multicast group
+    Groups,
     /// Flows, before and after translation
     Flows,
     /// Neighbours on uplinks
@@ -56,6 +58,7 @@ impl What {
             What::Endpoints => "endpoints",
             What::Ports => "ports",
             What::Fdb => "fdb",
+            What::Groups => "groups",
             What::Flows => "flows",
             What::Neighbours => "neighbours",
             What::Mtu => "mtu",
@@ -75,7 +78,7 @@ pub struct Filter {
     /// Only flows of this endpoint
     #[arg(long, value_name = "NAME")]
     pub endpoint: Option<String>,
-    /// Only flows, or MAC addresses, of this network
+    /// Only flows, MAC addresses or groups of this network
     #[arg(long, value_name = "NAME")]
     pub network: Option<String>,
     /// Only flows of this protocol: tcp, udp, icmp, icmpv6, sctp or a number

@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::table::{Table, bytes, duration};
 use super::{ShowError, What};
 use crate::api::model::{
-    Drop, Endpoint, Flow, Mtu, Neighbour, Network, Port, Publish, Route, Rule, Station, Status,
-    Traffic, Tuple, Uplink, Worker,
+    Drop, Endpoint, Flow, Group, Mtu, Neighbour, Network, Port, Publish, Route, Rule, Station,
+    Status, Traffic, Tuple, Uplink, Worker,
 };
 
 /// Prints a list as a table.
@@ -26,6 +26,7 @@ pub(super) fn list(what: What, items: Vec<Value>, out: &mut impl Write) -> Resul
         What::Endpoints => endpoints(items)?,
         What::Ports => table(PORTS, items, port)?,
         What::Fdb => table(FDB, items, station)?,
+        What::Groups => table(GROUPS, items, group)?,
         What::Flows => table(FLOWS, items, flow)?,
         What::Neighbours => table(NEIGHBOURS, items, neighbour)?,
         What::Mtu => table(MTUS, items, mtu)?,
@@ -215,6 +216,15 @@ const FDB: &[&str] = &["network", "mac", "port", "kind", ">age"];
 fn station(station: Station) -> Vec<String> {
     let age = or_dash(station.age_s.map(duration));
     vec![station.network, station.mac, station.port, station.kind, age]
+}
+
+const GROUPS: &[&str] = &["network", "group", "port", "kind", "family", ">heard", ">left"];
+
+fn group(group: Group) -> Vec<String> {
+    let times = [group.age_s, group.left_s].map(duration);
+    let (mac, port) = (group.group.unwrap_or("all".to_owned()), or_dash(group.port));
+    let row = [group.network, mac, port, group.kind, group.family];
+    row.into_iter().chain(times).collect()
 }
 
 const FLOWS: &[&str] = &[
