@@ -396,6 +396,11 @@ fn a_compose_file_is_its_networks_and_containers() {
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }
+    let closed = "services:\n  a: { networks: [n], ports: ['80:80'] }\nnetworks: { n: { internal: \
+                  true } }\n";
+    assert!(native(Docker, closed, &["project=p"]).endpoints[0].publish.is_empty());
+    let said = lost(Docker, closed);
+    assert!(said[0].ends_with("publishing has no effect in internal networks"), "{said:#?}");
     let modes = "services:\n  a: { network_mode: bridge }\n  b: { network_mode: host }\n  \
                  c: { network_mode: none }\n  d: { network_mode: 'service:a' }\n  e: {}\n";
     let config = native(Docker, modes, &["project=p"]);

@@ -159,6 +159,27 @@ fn inspected_networks_run_with_their_containers() {
     end(&scratch, daemon);
 }
 
+#[test]
+fn networks_that_docker_inspects_today_run_with_their_containers() {
+    let scratch = Scratch::new("today");
+    let text = converted(&scratch, Dialect::Docker, &example("docker/inspect.json"), &[]);
+    // Somebody else in the network, as the file has one container.
+    let other = format!(
+        "[endpoint.other]\nattach = {{ netns = {:?}, create = true }}\n\
+         network = [{{ name = \"isolated_nw\" }}]\n",
+        scratch.name("other")
+    );
+    let (daemon, config) = start(&scratch, &format!("{text}\n{other}"));
+    assert_eq!(ip(&config, "other", "isolated_nw"), address("172.21.4.0"), "of the range");
+    let (container, other) = (scratch.path("container3"), scratch.path("other"));
+    for (gateway, own) in [("172.21.0.1", "172.21.0.2"), ("fd00:21::1", "fd00:21::2")] {
+        ping(&container, address(gateway), ANSWER_WITHIN).unwrap();
+        let listening = (address(own), 80).into();
+        echo_tcp((&container, listening), (&other, listening), 100_000).unwrap();
+    }
+    end(&scratch, daemon);
+}
+
 /// Two endpoints of a network, and what is imported.
 fn importing(dialect: &str, file: &str, network: &str) -> String {
     let endpoint = |name: &str| {
@@ -184,14 +205,16 @@ fn put(scratch: &Scratch, name: &str, text: &str) -> PathBuf {
 
 #[test]
 fn networks_of_cni_and_dcos_are_imported() {
-    for (name, dialect, file, network) in
-        [("cni", "cni", "cni/dcos.json", "dcos"), ("dcos", "dcos", "dcos/agent.json", "m-dcos")]
-    {
+    for (name, dialect, file, network, subnet) in [
+        ("cni", "cni", "cni/dcos.json", "dcos", "9.0.1."),
+        ("list", "cni", "cni/front.conflist", "front", "10.88.1."),
+        ("dcos", "dcos", "dcos/agent.json", "m-dcos", "9.0.1."),
+    ] {
         let scratch = Scratch::new(name);
         put(&scratch, file, &example(file));
         let (daemon, config) = start(&scratch, &importing(dialect, file, network));
         let [alice, bob] = ["alice", "bob"].map(|name| ip(&config, name, network));
-        assert!(alice.to_string().starts_with("9.0.1."), "{alice}");
+        assert!(alice.to_string().starts_with(subnet), "{alice}");
         let listening = (bob, 80).into();
         let (client, server) = (scratch.path("alice"), scratch.path("bob"));
         assert_eq!(echo_tcp((&server, listening), (&client, listening), 100_000).unwrap(), alice);

@@ -188,14 +188,36 @@ impl Service {
             report.warning(*at, message);
             return;
         }
+        let is_closed = !self.ports.is_empty() && self.is_in_internal_alone(networks);
+        if is_closed {
+            let message = "publishing has no effect in internal networks";
+            report.warning(self.ports[0].1, message);
+        }
         for index in 1..=self.replicas {
             let name = match &self.container_name {
                 Some((name, _)) => name.clone(),
                 None => format!("{project}-{}-{index}", self.name),
             };
-            let table = self.table(&name, networks, attaching, fragment);
+            let mut table = self.table(&name, networks, attaching, fragment);
+            if is_closed {
+                table.publish = Field::Absent;
+            }
             let comment = format!("Service {}, container {index}, {shown}.", self.name);
             fragment.endpoint(self.at, &name, comment, table);
+        }
+    }
+
+    /// Docker takes published ports of such a service, and nothing leads to them.
+    fn is_in_internal_alone(&self, networks: &Networks) -> bool {
+        let is_internal = |key: &str| {
+            let spec = networks.by_key.get(key).and_then(|known| known.spec);
+            spec.is_some_and(|spec| networks.specs[spec].is_internal())
+        };
+        let members = self.members.as_deref().unwrap_or_default();
+        match (&self.mode, members) {
+            (Some((mode, _)), _) => is_internal(mode),
+            (None, []) => is_internal("default"),
+            (None, members) => members.iter().all(|member| is_internal(&member.key)),
         }
     }
 
