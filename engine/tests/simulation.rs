@@ -7,15 +7,23 @@
 use engine::sim::{Failure, Plan, Summary, World, first_difference};
 
 /// Worlds that once broke a rule: kind, seed, workers, and what it was.
-const REGRESSIONS: &[(Kind, u64, usize, &str)] = &[(
-    Kind::Hostile,
-    188,
-    4,
-    "a later fragment overtook its first one, which had waited for a neighbour",
-)];
+const REGRESSIONS: &[(Kind, u64, usize, &str)] = &[
+    (
+        Kind::Hostile,
+        188,
+        4,
+        "a later fragment overtook its first one, which had waited for a neighbour",
+    ),
+    (
+        Kind::Tunnelled,
+        13,
+        2,
+        "a mapping of somebody behind a tunnel led to a port without a device",
+    ),
+];
 
 const WORKERS: [usize; 3] = [1, 2, 4];
-const KINDS: [Kind; 4] = [Kind::Lossless, Kind::Lossy, Kind::Hostile, Kind::Tight];
+const KINDS: [Kind; 5] = [Kind::Lossless, Kind::Lossy, Kind::Hostile, Kind::Tight, Kind::Tunnelled];
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
@@ -23,6 +31,7 @@ enum Kind {
     Lossy,
     Hostile,
     Tight,
+    Tunnelled,
 }
 
 impl Kind {
@@ -32,6 +41,7 @@ impl Kind {
             Kind::Lossy => Plan::lossy(seed, workers),
             Kind::Hostile => Plan::hostile(seed, workers),
             Kind::Tight => Plan::tight(seed, workers),
+            Kind::Tunnelled => Plan::tunnelled(seed, workers),
         }
     }
 }
@@ -109,6 +119,19 @@ fn where_everything_is_too_small_the_rules_still_hold() {
         let narrow: u64 =
             summary.drops.iter().filter(|drop| is_narrow(drop.0)).map(|drop| drop.1).sum();
         assert!(narrow > 0, "seed {}: nothing was too small", plan.seed);
+    });
+}
+
+#[test]
+fn through_tunnels_everything_works_as_without() {
+    each_world(Kind::Tunnelled, |plan| {
+        let summary = run(plan);
+        let outcomes = summary.outcomes;
+        assert!(outcomes.answered > outcomes.asked / 3, "seed {}: {outcomes:?}", plan.seed);
+        assert!(summary.tunnelled.0 > 20 && summary.tunnelled.1 > 20, "{:?}", summary.tunnelled);
+        if plan.link.lost + plan.link.corrupted == 0 {
+            assert_eq!(outcomes.lost, 0, "seed {}: {outcomes:?}", plan.seed);
+        }
     });
 }
 

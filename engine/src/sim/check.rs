@@ -16,6 +16,8 @@ use super::frames::*;
 use super::ledger::Ledger;
 use super::payload::{Payload, REPLY};
 use super::port::WireFrame;
+use super::topology::Topology;
+use super::tunnels::{Beyond, Opened};
 use crate::id::{MacAddress, PortId};
 use crate::packet::{GsoKind, Offload};
 use crate::port::Caps;
@@ -43,14 +45,40 @@ fn form(text: impl Into<String>) -> Result<(), Fault> {
 pub(super) struct Judge {
     tables: Arc<Tables>,
     caps: Vec<Caps>,
+    /// Hosts behind tunnels, which the tables do not know all.
+    beyond: Vec<Beyond>,
     /// No packet has a partial checksum, so none is quoted.
     quotes_are_whole: bool,
 }
 
 impl Judge {
-    pub(super) fn new(tables: Arc<Tables>, caps: Vec<Caps>) -> Judge {
+    pub(super) fn new(topology: &Topology) -> Judge {
+        let (caps, beyond) = (topology.caps.clone(), topology.beyond.clone());
         let quotes_are_whole = caps.iter().all(|caps| !caps.checksum);
-        Judge { tables, caps, quotes_are_whole }
+        Judge { tables: Arc::new(topology.tables.clone()), caps, beyond, quotes_are_whole }
+    }
+
+    /// Judges a frame in a tunnel, as one that has left by that tunnel's port.
+    pub(super) fn judge_opened(&self, opened: &Opened, ledger: &Ledger) -> Result<(), Fault> {
+        let Opened { network, tunnel, inner } = opened;
+        let bytes = inner.bytes.len() - ETHERNET_BYTES;
+        let mtu = self.tables.port(*tunnel).map_or(0, |table| usize::from(table.mtu));
+        if bytes > mtu {
+            return place(format!("{bytes} bytes in a tunnel that takes {mtu}"));
+        }
+        let network = self.tables.network(*network).expect("it exists");
+        let to = mac_at(&inner.bytes, 0);
+        let known = self.beyond_in(network, |beyond| beyond.mac == to);
+        if known.is_some_and(|beyond| beyond.tunnel != *tunnel) {
+            return place(format!("for {to}, who is behind another tunnel"));
+        }
+        let from = mac_at(&inner.bytes, 6);
+        if self.beyond_in(network, |beyond| beyond.mac == from).is_some() {
+            return place(format!("of {from}, out of one tunnel and into another"));
+        }
+        self.judge_in_network(network, *tunnel, &inner.bytes)?;
+        judge_form(inner, self.quotes_are_whole)?;
+        self.judge_content(inner, ledger)
     }
 
     /// Judges a frame that has left by a port.
@@ -149,7 +177,8 @@ impl Judge {
         }
         let is_gateway = from == network.gateway_mac;
         let member = network.by_mac.get(&from).and_then(|&port| self.tables.port(port));
-        if !is_gateway && member.is_none() {
+        let beyond = self.beyond_in(network, |beyond| beyond.mac == from);
+        if !is_gateway && member.is_none() && beyond.is_none() {
             return place(format!("source MAC address {from} is nobody's in {}", network.name));
         }
         let packet = &bytes[ETHERNET_BYTES..];
@@ -166,12 +195,15 @@ impl Judge {
                     judge_neighbour(&datagram, owner)
                 }
                 Ok(datagram) => {
-                    let is_own = match member.map(|table| &table.kind) {
-                        Some(PortKind::Endpoint(attachment)) => attachment.owns(datagram.source),
+                    let is_own = match (member.map(|table| &table.kind), beyond) {
+                        (_, Some(beyond)) => beyond.owns(datagram.source),
+                        (Some(PortKind::Endpoint(own)), _) => own.owns(datagram.source),
                         _ => false,
                     };
                     if !is_own && !datagram.source.is_unspecified() {
-                        return place(format!("{from} sends as {}", datagram.source));
+                        let text = format!("{from} sends as {}", datagram.source);
+                        // Who is behind a tunnel is the other end's to look after.
+                        return if beyond.is_some() { form(text) } else { place(text) };
                     }
                     judge_neighbour(&datagram, owner)
                 }
@@ -181,10 +213,17 @@ impl Judge {
         }
     }
 
+    fn beyond_in(&self, network: &Network, is_it: impl Fn(&Beyond) -> bool) -> Option<&Beyond> {
+        self.beyond.iter().find(|beyond| beyond.network == network.id && is_it(beyond))
+    }
+
     /// Who really has an address in a network.
     fn owner_of(&self, network: &Network, address: IpAddr) -> Option<MacAddress> {
         if network.is_gateway(address) {
             return Some(network.gateway_mac);
+        }
+        if let Some(beyond) = self.beyond_in(network, |beyond| beyond.owns(address)) {
+            return Some(beyond.mac);
         }
         let port = self.tables.port(*network.by_address.get(&address)?)?;
         match &port.kind {
@@ -405,7 +444,7 @@ mod tests {
     use super::*;
     use crate::sim::plan::Plan;
     use crate::sim::rng::Rng;
-    use crate::sim::topology::{Topology, TopologyPlan, UPLINK};
+    use crate::sim::topology::{TopologyPlan, UPLINK};
 
     struct Scene {
         judge: Judge,
@@ -418,11 +457,12 @@ mod tests {
             uplink_mtu: 1_500,
             offloads: false,
             icc: true,
+            tunnels: None,
             tight: false,
             short_timeouts: false,
         };
         let topology = Topology::new(plan, &mut Rng::new(1));
-        let judge = Judge::new(Arc::new(topology.tables.clone()), topology.caps.clone());
+        let judge = Judge::new(&topology);
         Scene {
             judge,
             ledger: Ledger::new(&Plan::lossless(1, 1), (32_768, 65_535), topology.pool()),

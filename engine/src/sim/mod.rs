@@ -6,9 +6,10 @@
 //! broken rule comes with the seed and the events before it. The simulator shares no packet code
 //! with the engine. It knows neither threads nor kernels: those are for the drivers' tests.
 //!
-//! `plan` what a world is like · `topology` its networks · `script`, `garbage` what hosts send ·
-//! `host`, `tcp`, `neighbours`, `assembly`, `payload` the hosts · `wire`, `port`, `steer` how
-//! frames travel · `gateway` the workers · `ledger` and `check` what must hold · `world` the clock.
+//! `plan` what a world is like · `topology` its networks · `tunnels` their hosts elsewhere ·
+//! `script`, `garbage` what hosts send · `host`, `tcp`, `neighbours`, `assembly`, `payload` the
+//! hosts · `wire`, `port`, `steer` how frames travel · `gateway` the workers · `ledger` and `check`
+//! what must hold · `world` the clock.
 
 mod assembly;
 mod check;
@@ -28,6 +29,7 @@ mod steer;
 mod tcp;
 mod topology;
 mod trace;
+mod tunnels;
 mod wire;
 mod world;
 

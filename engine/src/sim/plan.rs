@@ -34,6 +34,8 @@ pub struct Plan {
     pub offloads: bool,
     /// MTU of the uplink and everything outside, bytes.
     pub uplink_mtu: u16,
+    /// Two networks are overlays, with hosts behind other machines; true: by tunnels of IPv6.
+    pub tunnels: Option<bool>,
     /// Nothing happens at the end for so long that every flow must expire.
     pub idle: bool,
     /// Longest time from a frame's arrival to the worker's turn, nanoseconds.
@@ -62,6 +64,7 @@ impl Plan {
             fragments: true,
             offloads: true,
             uplink_mtu: 1_500,
+            tunnels: None,
             idle: false,
             turn_delay_ns_max: 20_000,
             withdraw: true,
@@ -99,6 +102,16 @@ impl Plan {
         Plan { hostile: true, ..Plan::lossless(seed, workers) }
     }
 
+    /// A world with overlays, on good wires or bad ones. The uplink takes whole packets in tunnels.
+    pub fn tunnelled(seed: u64, workers: usize) -> Plan {
+        let plan = match seed % 3 {
+            0 => Plan::lossless(seed, workers),
+            1 => Plan::hostile(seed, workers),
+            _ => Plan::lossy(seed, workers),
+        };
+        Plan { tunnels: Some(seed / 3 % 2 == 1), uplink_mtu: 1_570, ..plan }
+    }
+
     pub(super) fn is_lossless(&self) -> bool {
         self.link.lost + self.link.duplicated + self.link.overtaken + self.link.corrupted == 0
     }
@@ -112,7 +125,9 @@ impl Plan {
         TopologyPlan {
             uplink_mtu: self.uplink_mtu,
             offloads: self.offloads,
-            icc: rng.chance(700),
+            // Behind a tunnel nobody knows who may talk to whom.
+            icc: rng.chance(700) || self.tunnels.is_some(),
+            tunnels: self.tunnels,
             tight: self.tight,
             short_timeouts: self.idle,
         }
@@ -157,6 +172,8 @@ pub struct Summary {
     pub drops: Vec<(DropReason, u64)>,
     /// Turns of all workers.
     pub turn_count: u64,
+    /// Frames that came to the gateway in tunnels, and that it sent into some.
+    pub tunnelled: (u64, u64),
     /// Packets that arrived at a worker that was not their home.
     pub handed_over: u64,
     /// Frames of garbage sent.

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use super::host::HostPlan;
 use super::ledger::Seen;
 use super::rng::Rng;
+use super::tunnels::{Beyond, FIRST_VNI, TUNNEL_PORT};
 use crate::id::{MacAddress, NetworkId, PortId, UplinkId};
 use crate::limits::{Filtering, Limits, NatSettings, StaticNat, Statics};
 use crate::port::Caps;
@@ -46,8 +47,10 @@ pub(super) struct Topology {
     pub(super) tables: Tables,
     pub(super) hosts: Vec<HostPlan>,
     pub(super) places: Vec<Place>,
-    /// By port.
+    /// By port that has a device.
     pub(super) caps: Vec<Caps>,
+    /// Hosts of overlays that are behind tunnels. Their place is inside, behind the trunk.
+    pub(super) beyond: Vec<Beyond>,
 }
 
 /// What varies from world to world.
@@ -58,6 +61,8 @@ pub(super) struct TopologyPlan {
     pub(super) offloads: bool,
     /// The second network's members may talk to each other.
     pub(super) icc: bool,
+    /// The first two networks are overlays; true: by tunnels of IPv6.
+    pub(super) tunnels: Option<bool>,
     /// Every table is too small.
     pub(super) tight: bool,
     /// No flow lives for hours without packets.
@@ -127,11 +132,19 @@ impl Topology {
                 Caps { checksum, tso, uso: false, mtu, tunnelled: false }
             })
             .collect();
-        let mut topology =
-            Topology { tables: Tables::empty(), hosts: Vec::new(), places: Vec::new(), caps };
+        let mut topology = Topology {
+            tables: Tables::empty(),
+            hosts: Vec::new(),
+            places: Vec::new(),
+            caps,
+            beyond: Vec::new(),
+        };
         topology.add_uplink(plan.uplink_mtu);
         for index in 0..NETWORK_COUNT {
             topology.add_network(index, plan.icc);
+        }
+        if let Some(v6) = plan.tunnels {
+            (0..2).for_each(|index| topology.add_overlay(index, v6));
         }
         topology.add_published();
         topology.tables.limits = Arc::new(limits(plan.tight));
@@ -146,6 +159,7 @@ impl Topology {
             ]),
             pools: vec![(UplinkId(0), pool)],
             statics: topology.statics(),
+            reserved: plan.tunnels.map(|_| TUNNEL_PORT).into_iter().collect(),
             ..NatSettings::default()
         };
         if plan.short_timeouts {
@@ -171,6 +185,15 @@ impl Topology {
     pub(super) fn behind(&self, port: PortId) -> Option<usize> {
         let is_it = |place: &Place| matches!(place, Place::Inside(own, _) if *own == port);
         self.places.iter().position(is_it)
+    }
+
+    /// The host behind a tunnel that has this place in the list of hosts.
+    pub(super) fn beyond(&self, host: usize) -> Option<&Beyond> {
+        self.beyond.iter().find(|beyond| beyond.host == host)
+    }
+
+    pub(super) fn uplink_mac(&self) -> MacAddress {
+        self.tables.uplink(UplinkId(0)).expect("it was added first").mac
     }
 
     /// The gateway's own address on the uplink.
@@ -266,6 +289,8 @@ impl Topology {
             route("::/0", Some("2001:db8::1")),
         ];
         self.tables.routes = Arc::new(Routes::new(1, routes));
+        // What a tunnel adds is for tunnels alone.
+        let mtu = mtu.min(1_500);
         self.add_outside("router", 1, mtu, &["203.0.113.5", "2001:db8:ff::5"]);
         self.add_outside("branch", 7, mtu, &["198.51.100.3", "2001:db8:7::3"]);
         self.add_outside("alice", 20, mtu, &[]);
@@ -378,6 +403,97 @@ impl Topology {
             caps: self.caps[id.index()],
         });
         self.places.push(Place::Inside(id, network.id));
+    }
+
+    /// Makes a network an overlay with a host behind each of two ends: the first network learns
+    /// where they are, the second one is told.
+    fn add_overlay(&mut self, index: usize, v6: bool) {
+        let first = self.tables.ports.len() as u16;
+        let (trunk, tunnels) = (PortId(first), [PortId(first + 1), PortId(first + 2)]);
+        let learns = index == 0;
+        let ends = [20, 21].map(|number| match v6 {
+            true => ip(&format!("2001:db8::{number}")),
+            false => ip(&format!("192.0.2.{number}")),
+        });
+        let everybody = if learns { tunnels.to_vec() } else { Vec::new() };
+        let local = self.uplink_address(v6);
+        let id = NetworkId(index as u16);
+        let all = [
+            (trunk, TunnelEnd::Trunk(everybody)),
+            (tunnels[0], TunnelEnd::Vtep(ends[0])),
+            (tunnels[1], TunnelEnd::Vtep(ends[1])),
+        ];
+        for (port, end) in all {
+            let kind = PortKind::Tunnel(Tunnel {
+                network: id,
+                vni: Vni(FIRST_VNI + index as u32),
+                udp_port: TUNNEL_PORT,
+                uplink: UplinkId(0),
+                local,
+                end,
+            });
+            let name = format!("vxlan{}", port.0);
+            let table = PortTable { epoch: 1, id: port, name, kind, mtu: 1_500 };
+            self.tables.ports.push(Some(Arc::new(table)));
+        }
+        let mut overlay = Overlay {
+            trunk,
+            tunnels: tunnels.to_vec(),
+            learns,
+            hosts: TableMap::default(),
+            routes: Routes::new(1, Vec::new()),
+        };
+        for (place, (tunnel, vtep)) in tunnels.into_iter().zip(ends).enumerate() {
+            self.add_beyond(id, place as u8, (trunk, tunnel), vtep);
+        }
+        let table = self.tables.networks[index].as_mut().expect("it was added");
+        let table = Arc::make_mut(table);
+        if learns {
+            table.members.push(trunk);
+        } else {
+            for beyond in self.beyond.iter().filter(|beyond| beyond.network == id) {
+                table.by_mac.insert(beyond.mac, beyond.tunnel);
+                let addresses = beyond.addresses.iter().map(|&own| (own, beyond.mac));
+                overlay.hosts.extend(addresses);
+            }
+        }
+        table.overlay = Some(overlay);
+    }
+
+    /// Adds a host of a network that is behind a tunnel.
+    fn add_beyond(
+        &mut self,
+        network: NetworkId,
+        place: u8,
+        (trunk, tunnel): (PortId, PortId),
+        vtep: IpAddr,
+    ) {
+        let (number, last) = (network.0 + 1, 100 + place);
+        let mac = MacAddress::new([2, 0x42, 10, number as u8, 0, last]);
+        let addresses = vec![
+            net(&format!("10.{number}.0.{last}/24")),
+            net(&format!("fd00:{number}::{last}/64")),
+        ];
+        let gateways = [false, true].map(|v6| self.gateway_address(network, v6));
+        self.beyond.push(Beyond {
+            host: self.hosts.len(),
+            mac,
+            addresses: addresses.iter().map(IpNet::addr).collect(),
+            network,
+            tunnel,
+            vtep,
+            vtep_mac: MacAddress::new([2, 0, 0, 0, 0, 20 + place]),
+        });
+        self.hosts.push(HostPlan {
+            name: format!("beyond{}{place}", network.0),
+            mac,
+            addresses,
+            others: Vec::new(),
+            routes: vec![(net("0.0.0.0/0"), gateways[0]), (net("::/0"), gateways[1])],
+            mtu: 1_500,
+            caps: Caps::default(),
+        });
+        self.places.push(Place::Inside(trunk, network));
     }
 
     fn add_published(&mut self) {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::check::{Fault, Judge};
-use super::frames::mac_at;
+use super::frames::{ETHERNET_BYTES, mac_at};
 use super::garbage::garbage;
 use super::gateway::{Gateway, START_NS};
 use super::host::Host;
@@ -22,8 +22,9 @@ use super::rng::{Rng, mix};
 use super::script::{Script, WITHDRAWN_ASKERS, Withdrawn};
 use super::topology::{Place, Topology, UPLINK, WITHDRAWN};
 use super::trace::Trace;
+use super::tunnels::{self, Opened};
 use super::wire::{Link, LinkCounts};
-use crate::id::{MacAddress, PortId, UplinkId};
+use crate::id::{MacAddress, PortId};
 use crate::tables::Tables;
 
 /// Average time between two questions.
@@ -45,6 +46,8 @@ const FAULTS_PER_INPUT: u64 = 8;
 enum Event {
     /// A frame arrives at the gateway.
     ToGateway(PortId, WireFrame),
+    /// A frame from a host behind a tunnel arrives at the tunnel's end.
+    FromBeyond(usize, WireFrame),
     /// A frame from a host arrives on the uplink's link.
     ToLink(usize, WireFrame),
     /// A frame arrives at a host.
@@ -95,6 +98,7 @@ pub struct World {
     log: Vec<(u64, PortId, WireFrame)>,
     garbage_count: u64,
     excused_count: u64,
+    tunnelled: (u64, u64),
 }
 
 impl World {
@@ -120,12 +124,13 @@ impl World {
             to_host,
             script: Script::new(rng.fork(), &topology, &plan),
             ledger: Ledger::new(&plan, (nat.port_min, nat.port_max), topology.pool()),
-            judge: Judge::new(Arc::new(topology.tables.clone()), topology.caps.clone()),
+            judge: Judge::new(&topology),
             trace: Trace::new(plan.trace_len),
             outputs: vec![Output::default(); topology.tables.ports.len()],
             log: Vec::new(),
             garbage_count: 0,
             excused_count: 0,
+            tunnelled: (0, 0),
             gateway,
             topology,
             rng,
@@ -232,6 +237,7 @@ impl World {
         self.now_ns = at_ns;
         match event {
             Event::ToGateway(port, frame) => self.reach_gateway(port, frame),
+            Event::FromBeyond(host, frame) => self.leave_beyond(host, &frame),
             Event::ToLink(host, frame) => self.reach_link(host, &frame),
             Event::ToHost(host, frame) => {
                 self.trace.frame(self.now_ns, "host receives", host, &frame);
@@ -278,7 +284,8 @@ impl World {
     }
 
     fn send_garbage(&mut self) {
-        let host = self.rng.index(self.hosts.len());
+        // Who is behind a tunnel may say that others are there as well.
+        let host = self.rng.index(self.hosts.len() - self.topology.beyond.len());
         for frame in garbage(&mut self.rng, &self.topology, host) {
             self.garbage_count += 1;
             self.trace.frame(self.now_ns, "garbage of host", host, &frame);
@@ -313,6 +320,9 @@ impl World {
         for frame in std::mem::take(&mut self.hosts[host].sent) {
             for (at_ns, frame) in self.from_host[host].carry(self.now_ns, frame) {
                 let event = match self.topology.places[host] {
+                    Place::Inside(..) if self.topology.beyond(host).is_some() => {
+                        Event::FromBeyond(host, frame)
+                    }
                     Place::Inside(port, _) => Event::ToGateway(port, frame),
                     Place::Outside => Event::ToLink(host, frame),
                 };
@@ -341,14 +351,43 @@ impl World {
     /// The uplink's link is a switch that knows every station.
     fn reach_link(&mut self, from: usize, frame: &WireFrame) {
         let to = mac_at(&frame.bytes, 0);
-        if to == self.uplink_mac() || to.is_group() {
+        if to == self.topology.uplink_mac() || to.is_group() {
             self.reach_gateway(UPLINK, frame.clone());
         }
         self.reach_outside_hosts(Some(from), to, frame);
     }
 
-    fn uplink_mac(&self) -> MacAddress {
-        self.topology.tables.uplink(UplinkId(0)).expect("every world has it").mac
+    /// A tunnel's end passes on what a host behind it sends: to other ends, which it knows as
+    /// peers, and wrapped to the gateway.
+    fn leave_beyond(&mut self, host: usize, frame: &WireFrame) {
+        if frame.bytes.len() < ETHERNET_BYTES {
+            return;
+        }
+        let Some(own) = self.topology.beyond(host).cloned() else { return };
+        let to = mac_at(&frame.bytes, 0);
+        let others = self.topology.beyond.iter().filter(|other| {
+            other.network == own.network && other.host != host && is_for(to, other.mac)
+        });
+        let others: Vec<usize> = others.map(|other| other.host).collect();
+        if to.is_group() || others.is_empty() {
+            let wrapped = own.wrap(&self.topology, &frame.bytes);
+            self.tunnelled.0 += 1;
+            self.reach_gateway(UPLINK, wrapped);
+        }
+        others.into_iter().for_each(|other| self.carry_to_host(other, frame.clone()));
+    }
+
+    /// The gateway has sent into a tunnel: what is in it is judged, and goes to who is behind it.
+    fn reach_beyond(&mut self, opened: Opened) -> Result<(), Fault> {
+        self.tunnelled.1 += 1;
+        let judged = self.judge.judge_opened(&opened, &self.ledger);
+        let to = mac_at(&opened.inner.bytes, 0);
+        let behind = self.topology.beyond.iter();
+        let behind =
+            behind.filter(|beyond| beyond.tunnel == opened.tunnel && is_for(to, beyond.mac));
+        let hosts: Vec<usize> = behind.map(|beyond| beyond.host).collect();
+        hosts.into_iter().for_each(|host| self.carry_to_host(host, opened.inner.clone()));
+        judged
     }
 
     fn reach_outside_hosts(&mut self, from: Option<usize>, to: MacAddress, frame: &WireFrame) {
@@ -401,7 +440,15 @@ impl World {
         if self.plan.keep_log {
             self.log.push((self.now_ns, port, frame.clone()));
         }
-        match self.judge.judge(port, &frame, &self.ledger) {
+        let mut judged = self.judge.judge(port, &frame, &self.ledger);
+        let opened = if port == UPLINK { tunnels::open(&self.topology, &frame) } else { None };
+        let is_tunnelled = opened.is_some();
+        match opened {
+            Some(Ok(opened)) => judged = judged.and(self.reach_beyond(opened)),
+            Some(Err(text)) => judged = Err(Fault::Place(text)),
+            None => {}
+        }
+        match judged {
             Ok(()) => {}
             Err(Fault::Place(text)) => return Err(format!("sent to port {}: {text}", port.0)),
             Err(Fault::Form(text)) => {
@@ -413,6 +460,7 @@ impl World {
             }
         }
         match self.topology.behind(port) {
+            _ if is_tunnelled => {}
             Some(host) => self.carry_to_host(host, frame),
             None => {
                 let to = mac_at(&frame.bytes, 0);
@@ -434,6 +482,7 @@ impl World {
             outputs: self.outputs.clone(),
             drops: self.gateway.drops(),
             turn_count: self.gateway.turn_count,
+            tunnelled: self.tunnelled,
             handed_over: self.gateway.handed_over(),
             garbage_count: self.garbage_count,
             excused_count: self.excused_count,
@@ -444,6 +493,11 @@ impl World {
     fn outcomes(&self) -> Outcomes {
         self.ledger.outcomes
     }
+}
+
+/// True if a frame to an address is for whom has this one.
+fn is_for(to: MacAddress, own: MacAddress) -> bool {
+    to.is_group() || to == own
 }
 
 impl Drop for World {

@@ -45,9 +45,18 @@ impl Stage for Route {
             return Verdict::Continue;
         }
         if let Some(port) = decision.published {
-            decision.forward = Some(NextHop::Endpoint(port));
-            decision.target = network_of(port, cx.tables);
-            return Verdict::Continue;
+            let network = network_of(port, cx.tables);
+            decision.target = network.map(|network| network.id);
+            // A mapping may be of somebody behind a tunnel.
+            let trunk = network.filter(|network| network.is_tunnel(port));
+            decision.forward = match trunk {
+                Some(network) => beyond(network, destination),
+                None => Some(NextHop::Endpoint(port)),
+            };
+            return match decision.forward {
+                Some(_) => Verdict::Continue,
+                None => unreachable(ErrorKind::HostUnreachable, DropReason::NoEndpoint),
+            };
         }
         if let Some(network) = cx.tables.network_towards(input.network, destination) {
             decision.target = Some(network.id);
@@ -118,10 +127,11 @@ fn neighbour(route: &crate::tables::Route, to: IpAddr, tables: &Tables) -> Optio
     Some(NextHop::Neighbour(uplink.port, route.via.unwrap_or(to)))
 }
 
-fn network_of(port: PortId, tables: &Tables) -> Option<NetworkId> {
+fn network_of(port: PortId, tables: &Tables) -> Option<&Network> {
     match &tables.port(port)?.kind {
-        PortKind::Endpoint(attachment) => Some(attachment.network),
-        PortKind::Uplink(_) | PortKind::Tunnel(_) | PortKind::Lane(_) => None,
+        PortKind::Endpoint(attachment) => tables.network(attachment.network),
+        PortKind::Tunnel(tunnel) => tables.network(tunnel.network),
+        PortKind::Uplink(_) | PortKind::Lane(_) => None,
     }
 }
 

@@ -169,6 +169,29 @@ fn gateway_of_front(v6: bool) -> IpAddr {
 }
 
 #[test]
+fn a_mapping_of_somebody_behind_a_tunnel_lets_strangers_in_if_it_may() {
+    for outer in [false, true] {
+        let open = || {
+            let mut tables = overlay(outer, false);
+            Arc::make_mut(&mut tables.nat).filtering = engine::limits::Filtering::Endpoint;
+            tables
+        };
+        each_of(open, |mut gateway, v6| {
+            let asked = udp(&AWAY, 40_000, (FAR.ip(v6), 53));
+            let out = gateway.forward(&CLIENT, tunnelled(&CLIENT, outer, &asked));
+            // Somebody whom it has never sent to.
+            let stranger = udp(&ROUTER, 7, out.source());
+            let seen = gateway.forward(&ROUTER, stranger);
+            let frame = opened(&seen, &CLIENT, outer);
+            assert_eq!((mac_at(&frame, 0), inner(&frame).destination), (AWAY.mac, AWAY.ip(v6)));
+            let answer = udp(&AWAY, 40_000, (ROUTER.ip(v6), 7));
+            let seen = gateway.forward(&CLIENT, tunnelled(&CLIENT, outer, &answer));
+            assert_eq!((seen.port, seen.source()), (WAN, out.source()));
+        });
+    }
+}
+
+#[test]
 fn congestion_outside_is_told_inside_and_marks_are_copied_out() {
     each_of(
         || overlay(false, true),
