@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use gateway::netns::{self, Namespace};
 use gateway::traffic::in_namespace;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use common::host::start_on;
@@ -67,10 +68,12 @@ fn ask(mut stream: impl Read + Write, request: &str, kind: &str, body: &[u8]) ->
         "{request} HTTP/1.0\r\nHost: partner\r\nContent-Type: {kind}\r\n\
          Content-Length: {length}\r\n\r\n"
     );
-    stream.write_all(head.as_bytes()).unwrap();
-    stream.write_all(body).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    let mut answer = Vec::new();
+    let both = [head.as_bytes(), body].concat();
+    let exchanged = stream.write_all(&both).and_then(|()| stream.read_to_end(&mut answer));
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    // A server that is done with us may end the connection with what it did not read of us.
+    assert!(answer.contains("\r\n\r\n"), "{request}: {exchanged:?}, {answer}");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     assert!(
         head.split(' ').nth(1).is_some_and(|code| code.starts_with('2')),
@@ -168,6 +171,28 @@ impl Engine {
         PathBuf::from(format!("/proc/{}/ns/net", container["State"]["Pid"]))
     }
 
+    /// What the engine left running, if it did: containers outlive it, each with a guard.
+    fn end_containers(&self) {
+        let tasks = "exec/containerd/daemon/io.containerd.runtime.v2.task/moby";
+        let tasks = std::fs::read_dir(self.folder.join(tasks)).into_iter().flatten().flatten();
+        for task in tasks {
+            let text = std::fs::read_to_string(task.path().join("init.pid")).unwrap_or_default();
+            let of = |text: &str| text.trim().parse().ok().and_then(Pid::from_raw);
+            let Some(container) = of(&text) else { continue };
+            let read = |pid: Pid, what: &str| {
+                let path = format!("/proc/{}/{what}", pid.as_raw_nonzero());
+                std::fs::read_to_string(path).unwrap_or_default()
+            };
+            // [number (name) state parent ...]
+            let stat = read(container, "stat");
+            let parent = stat.rsplit_once(") ").and_then(|(_, rest)| of(rest.split(' ').nth(1)?));
+            let guard = parent.filter(|&pid| read(pid, "comm").starts_with("containerd-shim"));
+            for pid in guard.into_iter().chain([container]) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+
     fn remove(&self, what: &str) {
         self.ask(&format!("DELETE {what}"), "text/plain", b"");
     }
@@ -177,16 +202,9 @@ impl Drop for Engine {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{:?} said:\n{}", self.space.path(), self.log());
-            // Containers would outlive it otherwise.
-            for name in ["o1", "o2"] {
-                if let Ok(mut stream) = UnixStream::connect(self.folder.join("docker.sock")) {
-                    let request = format!("DELETE /containers/{name}?force=true HTTP/1.0\r\n\r\n");
-                    let _ = stream.write_all(request.as_bytes());
-                    let _ = stream.read_to_string(&mut String::new());
-                }
-            }
         }
         self.dockerd.take();
+        self.end_containers();
         // It leaves its parent group in each hierarchy, or in the only one.
         let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
         for folder in hierarchies.map(|entry| entry.path()).chain(["/sys/fs/cgroup".into()]) {
@@ -195,12 +213,12 @@ impl Drop for Engine {
     }
 }
 
-/// A switch with etcd at it, and two engines that share it.
+/// A switch with etcd at it, and two engines that share it. Dropped in this order.
 struct Cluster {
-    host: Namespace,
-    scratch: Scratch,
     engines: [Engine; 2],
     others: Vec<Running>,
+    host: Namespace,
+    scratch: Scratch,
 }
 
 impl Cluster {
@@ -227,7 +245,7 @@ impl Cluster {
         for engine in &engines {
             wait_until("a Docker engine that knows `--cluster-store`", || engine.is_up());
         }
-        Cluster { host, scratch, engines, others }
+        Cluster { engines, others, host, scratch }
     }
 
     /// Makes the network by the first engine; its identifier, once the second knows it too.
