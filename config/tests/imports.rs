@@ -162,3 +162,45 @@ fn what_was_read_once_stays_as_it_was() {
     assert_eq!(Config::parse_file(&file, &Leases::default()).unwrap().to_toml(), before);
     assert!(load(folder.path()).is_err(), "another reading sees the new file");
 }
+
+/// A file among the examples.
+fn example(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    std::fs::read_to_string(folder.join(name)).unwrap()
+}
+
+#[test]
+fn imported_overlays_end_at_the_uplink_of_the_config() {
+    let hosts = "192.0.2.9,192.0.2.10,192.0.2.12";
+    for (dialect, file, set, network, vni) in [
+        (
+            "dcos",
+            "dcos/config.yaml",
+            format!("agent_index = 1, agent_hosts = {hosts:?}"),
+            "m-dcos",
+            1024,
+        ),
+        ("docker", "docker/inspect-overlay.json", "node_ip = \"192.0.2.31\"".into(), "mesh", 4097),
+    ] {
+        let import = format!(
+            "{UPLINK}[[import]]\ndialect = {dialect:?}\npath = \"file\"\nset = {{ {set} }}\n"
+        );
+        let files = [("gateway.toml", &*import), ("file", &*example(file))];
+        let config = load(folder(&files).path()).unwrap_or_else(|found| panic!("{found:#?}"));
+        let overlay = config.network(network).unwrap().overlay.as_ref().unwrap();
+        assert_eq!((overlay.vni, &*overlay.uplink), (vni, "wan"));
+        assert_eq!(overlay.local_v4, Some([192, 0, 2, 10].into()));
+        // The other nodes of Docker's know this one by another address.
+        let warned = config.warnings.iter();
+        let said = warned.filter(|one| one.message.ends_with("which is no uplink's address"));
+        assert_eq!(said.count(), usize::from(dialect == "docker"));
+    }
+    // An agent that is not this machine, as the uplink shows.
+    let import = format!(
+        "{UPLINK}[[import]]\ndialect = \"dcos\"\npath = \"file\"\n\
+         set = {{ agent_index = 0, agent_hosts = {hosts:?} }}\n"
+    );
+    let found = errors(&[("gateway.toml", &import), ("file", &example("dcos/config.yaml"))]);
+    assert!(found[0].ends_with("192.0.2.9, which is no uplink's address"), "{found:#?}");
+    assert!(found[1].contains("192.0.2.10 is our own end of the tunnel"), "{found:#?}");
+}

@@ -78,6 +78,53 @@ fn app(keys: Value) -> Value {
 }
 
 #[test]
+fn what_cannot_be_mixed_is_refused_with_all_that_is_wrong() {
+    let docker = |keys: Value| {
+        let mut docker = json!({ "image": "x" });
+        docker.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        docker
+    };
+    let discovery = json!({ "discovery": { "ports": [{ "number": 80, "name": "a",
+        "protocol": "tcp" }] } });
+    let cases = [
+        (
+            json!({ "networks": [{ "mode": "host" }], "ipAddress": {}, "container": { "type":
+                "DOCKER", "docker": docker(json!({ "network": "USER" })) } }),
+            vec![
+                ": cannot mix deprecated and canonical network APIs",
+                "container.docker.network: must not specify both container.docker.network and \
+                 networks",
+                "ipAddress: must not specify both networks and ipAddress",
+            ],
+        ),
+        (
+            json!({ "ipAddress": discovery, "container": { "type": "DOCKER", "docker":
+                docker(json!({})) } }),
+            vec![
+                "ipAddress.discovery: ipAddress.discovery.ports do not apply for container type \
+                 DOCKER",
+                "ipAddress: ipAddress/discovery is not allowed for Docker containers",
+            ],
+        ),
+        (
+            json!({ "container": { "type": "MESOS", "docker": docker(json!({ "credential": {
+                "principal": "a" }, "parameters": [{ "key": "a", "value": "b" }] })) } }),
+            vec![
+                "container.docker.credential: must be empty",
+                "container.docker.parameters: must be empty",
+            ],
+        ),
+    ];
+    for (mut app, expected) in cases {
+        app["id"] = "/a".into();
+        app["cmd"] = "x".into();
+        let mut found = errors(&app);
+        found.sort();
+        assert_eq!(found, expected, "{app}");
+    }
+}
+
+#[test]
 fn the_examples_of_the_documents_are_valid() {
     let mut count = 0;
     for entry in std::fs::read_dir(folder()).unwrap() {

@@ -267,6 +267,20 @@ fn the_command_line_checks_and_converts() {
     assert_eq!((found[0]["line"].clone(), found[0]["column"].clone()), (1.into(), 8.into()));
     assert!(found[0]["message"].as_str().unwrap().starts_with("“ is a typographic quotation mark"));
     assert!(found.as_array().unwrap().len() >= 3, "all in one run: {found:#}");
+    for (dialect, text, path) in [
+        ("dcos", "dcos_overlay_mtu: 1\n", "dcos_overlay_mtu"),
+        ("cni", "{\"name\": \"n\", \"type\": \"bridge\", \"mtu\": -1}", "mtu"),
+        ("docker", "[{\"Name\": \"n\", \"Internal\": 7}]", "[0].Internal"),
+        ("native", "[network.n]\nmtu = 1\n", "network.n.mtu"),
+    ] {
+        let file = put(&scratch, "one", text);
+        let (code, out, _) = portolan(&["check", "--dialect", dialect, "--format", "json"], &file);
+        assert_eq!(code, Some(1), "{dialect}: {out}");
+        let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(found[0]["path"], path, "{dialect}: {found:#}");
+        assert!(found[0]["line"].is_u64() && found[0]["column"].is_u64(), "{found:#}");
+        assert_eq!(found[0]["severity"], "error");
+    }
     let convert = ["convert", "--from", "marathon", "--to", "marathon"];
     let (code, once, _) = portolan(&convert, &app);
     assert_eq!(code, Some(0));

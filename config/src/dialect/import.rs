@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
@@ -19,6 +20,7 @@ use crate::nearest::nearest;
 use crate::reader::{Field, Named};
 use crate::report::{PlaceId, Report};
 use crate::schema::{self, Document};
+use crate::values::WordOrList;
 
 /// Most files that one pattern may bring: a wrong one, such as `/*/*`, is noticed by this.
 const FILE_COUNT_MAX: usize = 10_000;
@@ -212,9 +214,25 @@ pub(crate) fn join_imports(
         let sources: Vec<Source<'_>> =
             texts.iter().map(|(root, name, text)| Source { root: *root, name, text }).collect();
         let fragment = read(dialect, &sources, &settings, Purpose::Use, report);
+        if let Some((own, at)) = fragment.underlay.filter(|(own, _)| !has_address(document, *own)) {
+            let message = format!("tunnels end here at {own}, which is no uplink's address");
+            report.warning(at, message).hint("the others send there: give it to an uplink");
+        }
         fragment.add_to(document, |joined| joined.is_implied, report);
     }
     paths
+}
+
+/// True if an uplink may have an address: one that takes the host's may.
+fn has_address(document: &Document, address: IpAddr) -> bool {
+    let uplinks = document.uplink.value().into_iter().flat_map(|Named(uplinks)| uplinks);
+    let mut uplinks = uplinks.filter_map(|(_, uplink)| uplink.value());
+    uplinks.any(|uplink| match uplink.addresses.value() {
+        Some(WordOrList::List(own)) => {
+            own.iter().filter_map(Field::value).any(|own| own.0.addr() == address)
+        }
+        _ => true,
+    })
 }
 
 fn dialect(at: PlaceId, import: &schema::Import, report: &mut Report) -> Option<Dialect> {
