@@ -330,7 +330,7 @@ fn a_gateway_is_the_third_member_of_dockers_overlay() {
     let nobody = "10.66.0.77".parse().unwrap();
     assert!(gateway::traffic::ping(&near, nobody, Duration::from_millis(300)).is_err());
     let ours = capture.check(4_789);
-    assert!(ours > 100, "{ours} of our packets were VXLAN");
+    assert!(ours > 30, "{ours} of our packets were VXLAN");
     assert!(daemon.terminate().success());
     for (engine, name) in cluster.engines.iter().zip(["o1", "o2"]) {
         engine.remove(&format!("/containers/{name}?force=true"));

@@ -103,7 +103,7 @@ impl Pair {
             }
         }
         let ours = capture.check(4_789);
-        assert!(ours > 100, "{ours} of our packets were VXLAN");
+        assert!(ours > 30, "{ours} of our packets were VXLAN");
         for (_, daemon) in &mut self.halves {
             assert!(daemon.terminate().success());
         }

@@ -163,7 +163,7 @@ fn open_vswitch_in_user_space_is_a_peer() {
     world.check(world.host.path(), 1_450);
     wait_for_ping(world.host.path(), "10.9.0.1");
     let ours = capture.check(4_789);
-    assert!(ours > 100, "{ours} of our packets were VXLAN");
+    assert!(ours > 30, "{ours} of our packets were VXLAN");
     drop(ovs);
     assert!(world.daemon.terminate().success());
 }
@@ -199,6 +199,6 @@ fn a_group_is_joined_so_that_a_snooping_switch_lets_it_through() {
     let capture = Capture::start(world.host.path(), "br0", file);
     world.check(world.host.path(), 1_450);
     let ours = capture.check(8_472);
-    assert!(ours > 100, "{ours} of our packets were VXLAN");
+    assert!(ours > 30, "{ours} of our packets were VXLAN");
     assert!(world.daemon.terminate().success());
 }
