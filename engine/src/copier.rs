@@ -6,10 +6,11 @@
 //! memory says how: [`FramePool::with_copier`](crate::frame::FramePool::with_copier). The one hard
 //! constraint: every way gives the same bytes and the same sum.
 
-use crate::wire::checksum::sum;
+use crate::wire::checksum::native_sum;
 
 /// Copies the second to the first, which has its length, and returns what stands for its
-/// [`sum`]: as a one's complement number the same, and small enough to be added to others.
+/// [`native_sum`]: as a one's complement number the same, and less than 2^48, so that others can be
+/// added.
 pub type Copier = fn(&mut [u8], &[u8]) -> u64;
 
 /// The way for any processor: copied first and summed then, while the bytes are in the first-level
@@ -17,7 +18,7 @@ pub type Copier = fn(&mut [u8], &[u8]) -> u64;
 /// the registers that every processor has.
 pub fn portable(to: &mut [u8], from: &[u8]) -> u64 {
     to.copy_from_slice(from);
-    sum(from)
+    native_sum(from)
 }
 
 /// Copies only, for whoever needs no sum.

@@ -10,12 +10,16 @@
 //! addresses that it really carries. Nothing here knows ports or MTUs; the caller decides what is
 //! cut, and sends or drops each segment.
 
+use alike::Alike;
+
 use crate::copier::Copier;
 use crate::counters::DropReason;
 use crate::frame::{CHUNK_BYTES, FramePool, HEADROOM_BYTES};
 use crate::packet::{GsoKind, Offload, Packet, WINDOW_BYTES};
-use crate::wire::checksum::{fold, pseudo_header, sum};
+use crate::wire::checksum::{fold, pseudo_header, sum, turned};
 use crate::wire::{crc32c, ethernet, header_at, ipv4, ipv6, protocol, sctp, tcp, udp};
+
+mod alike;
 
 /// Bytes of a segment that its chunk takes; what is more goes to a tail.
 const HEAD_BYTES_MAX: usize = CHUNK_BYTES - HEADROOM_BYTES;
@@ -78,7 +82,7 @@ fn complete_crc(packet: &mut Packet, start: usize) -> Result<(), DropReason> {
 pub(crate) fn cut(
     packet: Packet,
     frames: &mut FramePool,
-    emit: &mut dyn FnMut(Packet, &mut FramePool),
+    emit: &mut impl FnMut(Packet, &mut FramePool),
 ) -> Result<usize, DropReason> {
     let result = match Plan::read(&packet) {
         Some(plan) => plan.cut(&packet, frames, emit),
@@ -196,12 +200,13 @@ impl Plan {
         &self,
         packet: &Packet,
         frames: &mut FramePool,
-        emit: &mut dyn FnMut(Packet, &mut FramePool),
+        emit: &mut impl FnMut(Packet, &mut FramePool),
     ) -> Result<usize, DropReason> {
         let (bytes, first) = packet.head().split_at(self.header_bytes);
         let headers = Headers { bytes, window: Some(packet.window()) };
         let mut payload = Payload::new(first, packet.tail(), frames.copier());
-        for index in 0..self.segment_count {
+        let mut index = 0;
+        while index < self.segment_count {
             let offset = index * self.segment_bytes;
             let bytes = self.segment_bytes.min(self.payload_bytes - offset);
             let (mut segment, payload_sum) =
@@ -209,6 +214,12 @@ impl Plan {
             segment.meta = packet.meta;
             self.set_headers(&mut segment, index, bytes, payload_sum);
             emit(segment, frames);
+            index += 1;
+            if index == 1
+                && let Some(alike) = Alike::between(self, packet)
+            {
+                index = alike.cut(&mut payload, frames, emit).ok_or(DropReason::NoFrame)?;
+            }
         }
         Ok(self.segment_count)
     }
@@ -312,21 +323,27 @@ impl<'a> Payload<'a> {
     /// Copies the next bytes and returns their sum.
     #[inline]
     fn copy_to(&mut self, to: &mut [u8]) -> u64 {
+        turned(self.copy_natively(to))
+    }
+
+    /// The same, with a sum of words in native order.
+    #[inline(always)]
+    fn copy_natively(&mut self, to: &mut [u8]) -> u64 {
         if let Some((from, rest)) = self.now.split_at_checked(to.len()) {
             self.now = rest;
             return (self.copier)(to, from);
         }
-        self.copy_across(to)
+        turned(self.copy_across(to))
     }
 
     /// The same, of bytes that begin in the head and end in the tail.
     #[cold]
     fn copy_across(&mut self, to: &mut [u8]) -> u64 {
         let (to_first, to_second) = to.split_at_mut(self.now.len());
-        let first = (self.copier)(to_first, self.now);
+        let first = turned((self.copier)(to_first, self.now));
         let (from, rest) = self.later.split_at(to_second.len());
         (self.now, self.later) = (rest, &[]);
-        join(first, to_first.len(), (self.copier)(to_second, from))
+        join(first, to_first.len(), turned((self.copier)(to_second, from)))
     }
 }
 

@@ -293,7 +293,7 @@ pub(crate) fn finish(
     mut packet: Packet,
     frames: &mut FramePool,
     counters: &Counters,
-    each: &mut dyn FnMut(Packet, &mut FramePool),
+    each: &mut impl FnMut(Packet, &mut FramePool),
 ) {
     let result = match packet.offload() {
         Offload::Gso { .. } => {

@@ -203,7 +203,7 @@ fn set_checksum(packet: &mut Packet, addresses: usize, l4: usize) {
 pub(crate) fn cut_tunnelled(
     mut packet: Packet,
     frames: &mut FramePool,
-    each: &mut dyn FnMut(Packet, &mut FramePool),
+    each: &mut impl FnMut(Packet, &mut FramePool),
 ) -> Result<(), DropReason> {
     let mut outer = [0; OUTER_V6_BYTES];
     let Some((bytes, offload)) = read_outer(&packet) else {

@@ -22,7 +22,7 @@ use crate::frame::{FramePool, Tail};
 use crate::packet::{BATCH_LEN, Batch, GsoKind, Offload, Packet};
 use crate::parse::PLAIN_L3;
 use crate::port::Caps;
-use crate::wire::checksum::{fold, pseudo_header, sum};
+use crate::wire::checksum::{fold, pseudo_header, sum, turned};
 use crate::wire::{ethernet, header_at, ipv4, ipv6, protocol, tcp, u32_at, udp};
 
 /// Super-frames of one batch that may still grow. A batch that has more flows mixed than this gains
@@ -450,10 +450,11 @@ fn sum_behind(packet: &Packet, header_bytes: usize) -> u64 {
 fn append(copier: Copier, room: &mut [u8], packet: &Packet, header_bytes: usize) -> u64 {
     let in_head = &packet.head()[header_bytes..];
     if packet.tail().is_empty() {
-        return copier(room, in_head);
+        return turned(copier(room, in_head));
     }
     let (first, second) = room.split_at_mut(in_head.len());
-    join(copier(first, in_head), in_head.len(), copier(second, packet.tail()))
+    let first = turned(copier(first, in_head));
+    join(first, in_head.len(), turned(copier(second, packet.tail())))
 }
 
 /// Sequence number of TCP; 0 of UDP.

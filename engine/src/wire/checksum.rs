@@ -8,6 +8,18 @@
 pub fn sum(bytes: &[u8]) -> u64 {
     // Summed in native order over eight bytes at a time and turned at the end: the one's
     // complement sum does not depend on byte order (RFC 1071 section 2 B).
+    turned(native_sum(bytes))
+}
+
+/// A sum of words in native order as one of words in network order, or the other way round.
+#[inline(always)]
+pub fn turned(total: u64) -> u64 {
+    u64::from(u16::from_ne_bytes(fold(total).to_be_bytes()))
+}
+
+/// Adds up bytes as 16-bit words in native order; an odd last byte counts as if a zero followed.
+#[inline]
+pub fn native_sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     // One addition for whole words and one for their upper halves: the lower halves come out at the
     // end. That is an operation per word less than taking halves apart.
@@ -24,7 +36,7 @@ pub fn sum(bytes: &[u8]) -> u64 {
     last[..rest.len()].copy_from_slice(rest);
     let last = u64::from_ne_bytes(last);
     total += (last & 0xffff_ffff) + (last >> 32);
-    u64::from(u16::from_ne_bytes(fold(total).to_be_bytes()))
+    total
 }
 
 /// Folds a sum to 16 bits with end-around carry.
