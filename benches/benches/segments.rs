@@ -164,7 +164,10 @@ impl Port for Sink {
 
 fn pool() -> FramePool {
     let balancer = FrameBalancer::new(CHUNKS, TAILS);
-    let pool = FramePool::new(heap_frames(CHUNKS), heap_tails(TAILS), balancer);
+    // Memory that was never written is one page of zeros, wherever it is read.
+    let mut tails = heap_tails(TAILS);
+    tails.iter_mut().for_each(|tail| tail.bytes_mut().fill(7));
+    let pool = FramePool::new(heap_frames(CHUNKS), tails, balancer);
     pool.with_copier(drivers::copier())
 }
 

@@ -205,8 +205,15 @@ impl Plan {
         let (bytes, first) = packet.head().split_at(self.header_bytes);
         let headers = Headers { bytes, window: Some(packet.window()) };
         let mut payload = Payload::new(first, packet.tail(), frames.copier());
+        let alike = Alike::among(self, packet);
         let mut index = 0;
         while index < self.segment_count {
+            if let Some(alike) = &alike
+                && alike.begins_at(index)
+            {
+                index = alike.cut(&mut payload, frames, emit).ok_or(DropReason::NoFrame)?;
+                continue;
+            }
             let offset = index * self.segment_bytes;
             let bytes = self.segment_bytes.min(self.payload_bytes - offset);
             let (mut segment, payload_sum) =
@@ -215,11 +222,6 @@ impl Plan {
             self.set_headers(&mut segment, index, bytes, payload_sum);
             emit(segment, frames);
             index += 1;
-            if index == 1
-                && let Some(alike) = Alike::between(self, packet)
-            {
-                index = alike.cut(&mut payload, frames, emit).ok_or(DropReason::NoFrame)?;
-            }
         }
         Ok(self.segment_count)
     }

@@ -1,15 +1,19 @@
-//! Segments between the first and the last one of a super-frame: they differ in little.
+//! Segments of a super-frame that differ in little: all but the first, if it has a flag of its own,
+//! and the last, if it is shorter or has one.
 //!
-//! [headers of all of them, as they are | payload] is copied, and then only the IPv4 identification,
-//! the TCP sequence number and the checksums are written. All else, sums included, was worked out
-//! once. That is what makes cutting cost little more than the copy. The one hard constraint: the
-//! same segments as [`Plan::set_headers`](super::Plan::set_headers) gives, byte for byte.
+//! [headers of all of them, as they are | payload] is copied, and then only the IPv4
+//! identification, the TCP sequence number and the checksums are written. All else, sums included,
+//! was worked out once. That is what makes cutting cost little more than the copy. The one hard
+//! constraint: the same segments as [`Plan::set_headers`] gives, byte for byte.
 
 use super::{HEAD_BYTES_MAX, Payload, Plan, segment_flags, write_u16};
 use crate::frame::{FramePool, HEADROOM_BYTES};
 use crate::packet::{Meta, Packet, WINDOW_BYTES};
 use crate::wire::checksum::{fold, turned};
 use crate::wire::{ipv4, ipv6, tcp, udp};
+
+/// Headers of TCP with time stamps: 66 bytes over IPv4, 86 over IPv6.
+const USUAL_BYTES: usize = 96;
 
 /// What these segments share.
 pub(super) struct Alike<'a> {
@@ -27,10 +31,16 @@ pub(super) struct Alike<'a> {
 }
 
 impl<'a> Alike<'a> {
-    /// What all segments but the first and the last share; `None` when there are none, or when one
-    /// does not lie in a window and a chunk.
-    pub(super) fn between(plan: &'a Plan, packet: &Packet) -> Option<Alike<'a>> {
-        let (from, to) = (1, plan.segment_count - 1);
+    /// What segments that are alike share; `None` when there are none, or when one does not lie in
+    /// a window and a chunk.
+    pub(super) fn among(plan: &'a Plan, packet: &Packet) -> Option<Alike<'a>> {
+        let flags = |is_first, is_last| {
+            plan.tcp.map_or(0, |tcp| segment_flags(tcp.flags, is_first, is_last))
+        };
+        let is_last_whole = plan.payload_bytes == plan.segment_count * plan.segment_bytes;
+        let is_last_alike = is_last_whole && flags(false, true) == flags(false, false);
+        let from = usize::from(flags(true, false) != flags(false, false));
+        let to = plan.segment_count - usize::from(!is_last_alike);
         let fits = plan.header_bytes <= WINDOW_BYTES
             && plan.header_bytes + plan.segment_bytes <= HEAD_BYTES_MAX;
         if from >= to || !fits {
@@ -50,8 +60,8 @@ impl<'a> Alike<'a> {
         }
         let mut transport_sum = plan.transport_sum + u64::from(transport_bytes);
         match plan.tcp {
-            Some(tcp) => {
-                let flags = segment_flags(tcp.flags, false, false);
+            Some(_) => {
+                let flags = flags(false, false);
                 window[plan.l4 + tcp::FLAGS] = flags;
                 meta.tcp_flags = flags;
                 transport_sum += u64::from(flags);
@@ -65,6 +75,11 @@ impl<'a> Alike<'a> {
         let ip_sum = turned(plan.ip_sum + u64::from(l3_bytes));
         let transport_sum = turned(transport_sum);
         Some(Alike { plan, window, meta, from, to, ip_sum, transport_sum })
+    }
+
+    /// True if this is the index of the first one.
+    pub(super) fn begins_at(&self, index: usize) -> bool {
+        index == self.from
     }
 
     /// Gives each of them to `emit`; returns the index of the segment that comes next. `None` when
@@ -81,12 +96,21 @@ impl<'a> Alike<'a> {
             let chunk = frames.take_chunk()?;
             let mut segment = Packet::new(chunk, HEADROOM_BYTES, header_bytes + segment_bytes);
             segment.meta = self.meta;
-            *segment.window_mut() = self.window;
+            self.copy_headers(segment.window_mut());
             let payload_sum = payload.copy_natively(&mut segment.head_mut()[header_bytes..]);
             self.set_own(segment.window_mut(), index, payload_sum);
             emit(segment, frames);
         }
         Some(self.to)
+    }
+
+    /// Copies the headers, and what follows them up to a length that is known.
+    #[inline(always)]
+    fn copy_headers(&self, window: &mut [u8; WINDOW_BYTES]) {
+        match self.plan.header_bytes <= USUAL_BYTES {
+            true => window[..USUAL_BYTES].copy_from_slice(&self.window[..USUAL_BYTES]),
+            false => *window = self.window,
+        }
     }
 
     /// Writes what is a segment's own.
@@ -112,7 +136,7 @@ impl<'a> Alike<'a> {
     }
 }
 
-/// Writes bytes into a window. What lies beyond it is no header's: [`Alike::between`] has looked.
+/// Writes bytes into a window. What lies beyond it is no header's: [`Alike::among`] has looked.
 #[inline(always)]
 fn put<const BYTES: usize>(window: &mut [u8; WINDOW_BYTES], at: usize, bytes: [u8; BYTES]) {
     if let Some(place) = window.get_mut(at..at + BYTES) {

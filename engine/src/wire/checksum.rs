@@ -42,11 +42,11 @@ pub fn native_sum(bytes: &[u8]) -> u64 {
 /// Folds a sum to 16 bits with end-around carry.
 #[inline(always)]
 pub fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    sum as u16
+    let (low, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    // After a carry there is room for it: two halves add up to 2^33 - 2 at most.
+    let sum = low + u32::from(carry);
+    let (low, carry) = (sum as u16).overflowing_add((sum >> 16) as u16);
+    low + u16::from(carry)
 }
 
 /// Folds what is below 2^32 - 2^16: enough for a few 16-bit numbers.

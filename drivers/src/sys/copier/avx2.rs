@@ -55,7 +55,7 @@ fn copy_and_sum_wide(to: &mut [u8], from: &[u8]) -> u64 {
     let mut last = Sum::new();
     let mask: &[u8; WIDE] = LAST.as_flattened()[rest..].first_chunk().unwrap_or(&[0; WIDE]);
     last.add(_mm256_and_si256(copied(to, from), load(mask)));
-    // Behind an odd number of bytes from the end, every byte lies in the other half of its word.
+    // An odd number of bytes before the end, each byte lies in the other half of its word.
     total + (last.total() << (8 * (rest % 2)))
 }
 

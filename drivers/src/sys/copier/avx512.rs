@@ -45,7 +45,7 @@ fn copy_and_sum_wide(to: &mut [u8], from: &[u8]) -> u64 {
     {
         let mask = u64::MAX << (WIDE - rest);
         let words = _mm512_maskz_mov_epi8(mask, copied(to, from));
-        // Behind an odd number of bytes from the end, every byte lies in the other half of its word.
+        // An odd number of bytes before the end, each byte lies in the other half of its word.
         if rest.is_multiple_of(2) {
             sum.add(words);
         } else {
