@@ -187,6 +187,11 @@ fn the_masters_state_says_where_all_agents_are() {
     let refused = convert(Dcos, Native, "x", &text, &[]).unwrap_err();
     assert_eq!(refused[0].message, "which of the agents this is, is not said");
     assert_eq!(errors(&text, &[]), [""; 0]);
+    let comments = |set| convert(Dcos, Native, "x", &text, &[String::from(set)]).unwrap().text;
+    let of_agent = comments("agent_ip=192.0.2.31");
+    assert!(of_agent.contains("master at 192.0.2.30: no slice"), "{of_agent}");
+    let of_master = comments("agent_ip=192.0.2.30");
+    assert!(of_master.contains("no slice of dcos: a master has none"), "{of_master}");
 }
 
 #[test]

@@ -163,6 +163,33 @@ fn old_examples_migrate_to_the_new_ones() {
 }
 
 #[test]
+fn a_value_of_the_wrong_type_hides_no_broken_rule() {
+    let broken = json!({
+        "id": "/a", "cmd": "x", "instances": "two",
+        "networks": [{ "mode": "container" }, { "mode": "container", "name": "n" },
+            { "mode": "container", "name": "n" }],
+        "container": { "type": "MESOS", "portMappings": [
+            { "containerPort": 70_000, "name": "p" }, { "protocol": "sctp", "name": "p" }] },
+    });
+    assert_eq!(
+        errors(&broken),
+        [
+            "container.portMappings[0].containerPort: 70000 is out of bounds: 0 to 65535",
+            "container.portMappings[1].name: Port names must be unique.",
+            "container.portMappings[1].protocol: unknown word \"sctp\", expected tcp, udp or \
+             udp,tcp",
+            "instances: expected a whole number, found text",
+            "networks[0]: Network name must be specified when container network is selected.",
+            "networks[2]: Duplicate networks are not allowed",
+        ]
+    );
+    // What kind of network it is decides the rest.
+    let unknown = json!({ "id": "/a", "cmd": "x", "networks": [{ "mode": "brigde" }],
+        "container": { "type": "MESOS", "portMappings": [{ "containerPort": 80 }] } });
+    assert_eq!(errors(&unknown).len(), 1);
+}
+
+#[test]
 fn the_invalid_examples_are_refused() {
     let mixed = json!({
         "id": "x-mixed-networks", "cpus": 1, "mem": 128, "instances": 1,
@@ -170,9 +197,11 @@ fn the_invalid_examples_are_refused() {
         "portDefinitions": [{ "port": 0, "protocol": "tcp", "name": "web" }],
         "networks": [{ "mode": "host" }, { "mode": "container/bridge" }],
     });
+    let kinds = "networks[1]: May specify a single host network, single bridge network, or else \
+                 1-to-n container networks";
     assert_eq!(
         errors(&mixed),
-        ["portDefinitions[0]: portDefinitions are only allowed with host-networking"]
+        [kinds, "portDefinitions[0]: portDefinitions are only allowed with host-networking"]
     );
     let mut mixed = mixed;
     mixed.as_object_mut().unwrap().remove("portDefinitions");

@@ -156,6 +156,10 @@ impl Agent {
         let mut lines = Vec::new();
         for slice in &self.slices {
             let subnets: Vec<String> = slice.subnets.iter().map(IpNet::to_string).collect();
+            if subnets.is_empty() {
+                lines.push(format!("no slice of {}: a master has none", slice.name));
+                continue;
+            }
             let bridges = slice.bridges().map_or_else(String::new, |text| format!(": {text}"));
             lines.push(format!("agent's slice of {}: {}{bridges}", slice.name, subnets.join(", ")));
             for subnet in &slice.subnets {
@@ -180,6 +184,9 @@ impl Agent {
         let (host, _) = self.host?;
         let subnets = self.slices.iter().flat_map(|slice| &slice.subnets);
         let subnets: Vec<String> = subnets.map(IpNet::to_string).collect();
+        if subnets.is_empty() {
+            return Some(format!("master at {host}: no slice"));
+        }
         let vtep = self.vtep.as_ref()?;
         let end = vtep.addresses.first()?.addr();
         Some(format!("agent at {host}: {}, by {end} {}", subnets.join(", "), vtep.mac))

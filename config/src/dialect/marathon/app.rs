@@ -66,9 +66,9 @@ pub(super) struct PortDefinition {
 }
 
 impl App {
-    /// Reads an app. Only what is of the wrong type is reported.
+    /// Reads an app. Only what is of the wrong type is reported, and counts as if it were absent.
+    /// `None`: without its networks nothing can be said of the rest.
     pub(super) fn read(id: &str, node: &Node, report: &mut Report) -> Option<App> {
-        let before = report.error_count();
         let container = node.map_at("container", report);
         let engine = container.and_then(|container| engine(container, report));
         let mappings = container.and_then(|container| {
@@ -79,17 +79,18 @@ impl App {
             definitions.iter().filter_map(|one| PortDefinition::read(one, report)).collect()
         });
         let instances = node.integer_at("instances", 0..=1_000_000, report).unwrap_or(1);
-        let app = App {
+        let require_ports = node.flag_at("requirePorts", report).unwrap_or(false);
+        let networks = networks(node, report);
+        Some(App {
             id: id.to_owned(),
             id_at: node.get("id").map_or(node.at, |id| id.at),
             instances: instances as u32,
-            networks: networks(node, report),
+            networks: networks?,
             engine,
             mappings,
             definitions,
-            require_ports: node.flag_at("requirePorts", report).unwrap_or(false),
-        };
-        (report.error_count() == before).then_some(app)
+            require_ports,
+        })
     }
 
     /// The mode that all its networks have.
@@ -118,10 +119,12 @@ fn engine(container: &Node, report: &mut Report) -> Option<Engine> {
     }
 }
 
-/// The networks of an app or pod.
-pub(super) fn networks(node: &Node, report: &mut Report) -> Vec<Network> {
+/// The networks of an app or pod; `None`: of one it is not known what it is.
+pub(super) fn networks(node: &Node, report: &mut Report) -> Option<Vec<Network>> {
+    let before = report.error_count();
     let networks = node.list_at("networks", report).unwrap_or_default();
-    networks.iter().filter_map(|network| Network::read(network, report)).collect()
+    let networks = networks.iter().filter_map(|network| Network::read(network, report)).collect();
+    (report.error_count() == before).then_some(networks)
 }
 
 impl Network {

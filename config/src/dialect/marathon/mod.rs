@@ -96,6 +96,10 @@ fn definition(
             let as_written = App::read(id, node, report);
             if let Some(app) = as_written.filter(|_| was_canonical) {
                 validate::ports_fit_the_mode(&app, report);
+                if report.error_count() > before {
+                    // What else is wrong with it is said as well.
+                    validate::app(&app, node, options, report);
+                }
             }
             if report.error_count() > before {
                 return None;

@@ -68,7 +68,6 @@ impl Pod {
         options: &Options,
         report: &mut Report,
     ) -> Option<Pod> {
-        let before = report.error_count();
         node.warn_unknown(&POD, report);
         migrate::name_networks(node, options);
         let containers = node.list_at("containers", report)?;
@@ -84,12 +83,13 @@ impl Pod {
         let scaling = node.map_at("scaling", report);
         let instances =
             scaling.and_then(|scaling| scaling.integer_at("instances", 0..=1_000_000, report));
+        let networks = app::networks(node, report);
         let mut pod = Pod {
             id: id.to_owned(),
             id_at: node.get("id").map_or(node.at, |id| id.at),
             at: node.at,
             instances: instances.unwrap_or(1) as u32,
-            networks: app::networks(node, report),
+            networks: networks?,
             endpoints,
             container_count: containers.len(),
         };
@@ -98,7 +98,7 @@ impl Pod {
                 endpoint.host_port = endpoint.host_port.or(Some((0, endpoint.at)));
             }
         }
-        (report.error_count() == before).then_some(pod)
+        Some(pod)
     }
 
     /// The mode that all its networks have.
