@@ -63,6 +63,19 @@ pub(crate) fn tcp(from: &Host, source_port: u16, to: (IpAddr, u16), flags: u8) -
     routed(from, &header, &segment)
 }
 
+/// A TCP segment that announces the largest segment that its sender takes.
+pub(crate) fn announcement(
+    header: &IpHeader,
+    (source_port, destination_port): (u16, u16),
+    flags: u8,
+    mss: Option<u16>,
+) -> Vec<u8> {
+    let tcp = TcpHeader { mss, ..tcp_header(source_port, destination_port, flags) };
+    let mut segment = tcp.segment(b"");
+    fill_checksum(header.source, header.destination, TCP, &mut segment);
+    segment
+}
+
 /// Payload bytes of one segment of a super-frame.
 pub(crate) const SEGMENT_BYTES: u16 = 1_400;
 

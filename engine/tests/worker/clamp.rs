@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use engine::sim::WireFrame;
-use engine::sim::frames::{TCP, TcpHeader, fill_checksum, fill_partial_checksum, flags};
+use engine::sim::frames::{TCP, TcpHeader, fill_partial_checksum, flags};
 use engine::tables::{MssClamp, Protocol, Publish, PublishEntry};
 use engine::{NetworkId, Offload, Tables};
 
@@ -33,20 +33,7 @@ fn with_clamp(mut tables: Tables, clamp: MssClamp) -> Tables {
 /// A SYN, or its answer, with this announcement.
 fn syn(from: &Host, ports: (u16, u16), to: IpAddr, flags: u8, mss: Option<u16>) -> Vec<u8> {
     let header = header(from, to, TCP);
-    let (source_port, destination_port) = ports;
-    let (sequence, acknowledgment) = (1_000, u32::from(flags & flags::ACK != 0) * 1_001);
-    let tcp = TcpHeader {
-        source_port,
-        destination_port,
-        sequence,
-        acknowledgment,
-        flags,
-        mss,
-        nonce: None,
-    };
-    let mut segment = tcp.segment(b"");
-    fill_checksum(header.source, header.destination, TCP, &mut segment);
-    routed(from, &header, &segment)
+    routed(from, &header, &announcement(&header, ports, flags, mss))
 }
 
 /// What a packet announces; its checksum is right.

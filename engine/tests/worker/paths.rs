@@ -4,9 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use engine::DropReason;
-use engine::sim::frames::{
-    ICMP, ICMPV6, IpHeader, TCP, TcpHeader, UDP, be32, fill_checksum, flags,
-};
+use engine::sim::frames::{ICMP, ICMPV6, IpHeader, TCP, TcpHeader, UDP, be32, flags};
 use engine::sim::{datagram::Datagram, frames::icmp};
 
 use crate::common::*;
@@ -82,17 +80,7 @@ fn what_may_be_fragmented_is_and_a_syn_is_clamped() {
             assert!(pieces.len() == 2 && pieces.iter().all(|p| p.ip().bytes.len() <= 1_300));
         }
         let header = header(&WEB, FAR.ip(v6), TCP);
-        let tcp = TcpHeader {
-            source_port: 40_005,
-            destination_port: 80,
-            sequence: 1,
-            acknowledgment: 0,
-            flags: flags::SYN,
-            mss: Some(1_460),
-            nonce: None,
-        };
-        let mut segment = tcp.segment(b"");
-        fill_checksum(header.source, header.destination, TCP, &mut segment);
+        let segment = announcement(&header, (40_005, 80), flags::SYN, Some(1_460));
         let out = gateway.forward(&WEB, routed(&WEB, &header, &segment));
         let mss = TcpHeader::parse(out.ip().payload).unwrap().0.mss;
         assert_eq!(mss, Some(if v6 { 1_240 } else { 1_260 }));

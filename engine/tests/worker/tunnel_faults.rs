@@ -4,9 +4,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use engine::limits::Limits;
 use engine::sim::WireFrame;
 use engine::sim::frames::{UDP, sum};
-use engine::{DropReason, MacAddress};
+use engine::{DropReason, MacAddress, Tables};
 
 use crate::common::*;
 use crate::gateway::{Gateway, Seen, each_of};
@@ -220,6 +221,12 @@ fn dscp_and_ecn_are_copied_out_and_the_outer_hops_are_fresh() {
     }
 }
 
+/// Learning overlays with these limits.
+fn limited(limits: Limits) -> impl Fn() -> Tables {
+    let limits = Arc::new(limits);
+    move || Tables { limits: limits.clone(), ..overlay(false, true) }
+}
+
 /// Both peers' stations are known: AWAY behind the client's end, BEYOND behind the router's.
 fn introduce_both(gateway: &mut Gateway) {
     introduce(gateway, false);
@@ -229,13 +236,8 @@ fn introduce_both(gateway: &mut Gateway) {
 
 #[test]
 fn a_peer_that_floods_leaves_other_peers_and_members_their_share() {
-    let small = || {
-        let mut tables = overlay(false, true);
-        let limits = engine::limits::Limits { floods_per_second: 10, ..limits() };
-        tables.limits = Arc::new(limits);
-        tables
-    };
-    each_of(small, |mut gateway, v6| {
+    let limits = Limits { floods_per_second: 10, ..limits() };
+    each_of(limited(limits), |mut gateway, v6| {
         introduce_both(&mut gateway);
         for _ in 0..100 {
             let frame = tunnelled(&CLIENT, false, &who_has(&AWAY, WEB.ip(v6)));
@@ -252,13 +254,8 @@ fn a_peer_that_floods_leaves_other_peers_and_members_their_share() {
 
 #[test]
 fn a_peer_with_many_flows_leaves_other_peers_and_members_theirs() {
-    let small = || {
-        let mut tables = overlay(false, true);
-        let limits = engine::limits::Limits { flows_per_port: 64, ..limits() };
-        tables.limits = Arc::new(limits);
-        tables
-    };
-    each_of(small, |mut gateway, v6| {
+    let limits = Limits { flows_per_port: 64, ..limits() };
+    each_of(limited(limits), |mut gateway, v6| {
         introduce_both(&mut gateway);
         let asks = |from: &Host, end: &Host, port: u16| {
             tunnelled(end, false, &udp(from, port, (FAR.ip(v6), 53)))

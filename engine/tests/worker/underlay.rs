@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use engine::sim::datagram::Datagram;
 use engine::sim::frames::{
-    ICMP, ICMPV6, IpHeader, TCP, TcpHeader, UDP, be32, ethernet, fill_checksum, flags, icmp,
+    ICMP, ICMPV6, IpHeader, TCP, TcpHeader, UDP, be32, ethernet, flags, icmp,
 };
 use engine::{Caps, DropReason, Offload};
 
@@ -122,17 +122,7 @@ fn what_may_be_fragmented_is_in_front_of_the_tunnel_and_a_syn_is_clamped() {
             }
         }
         let header = header(&WEB, AWAY.ip(v6), TCP);
-        let syn = TcpHeader {
-            source_port: 40_005,
-            destination_port: 80,
-            sequence: 1,
-            acknowledgment: 0,
-            flags: flags::SYN,
-            mss: Some(1_460),
-            nonce: None,
-        };
-        let mut segment = syn.segment(b"");
-        fill_checksum(header.source, header.destination, TCP, &mut segment);
+        let segment = announcement(&header, (40_005, 80), flags::SYN, Some(1_460));
         let frame = ethernet(AWAY.mac, WEB.mac, header.ethertype(), &header.packet(&segment));
         let frame = opened(&gateway.forward(&WEB, frame), &CLIENT, outer);
         let mss = TcpHeader::parse(inner(&frame).payload).unwrap().0.mss;
