@@ -28,25 +28,11 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, eth};
 use rustix::net::{recv, socket_with, sockopt};
 
 use common::host::start_on;
-use common::tunnels::{PASSES_WITHIN, at, host_of, ip};
+use common::tunnels::{MESH, PASSES_WITHIN, at, host_of, ip};
 use common::{Daemon, PROGRAM, Scratch};
 
-const CONFIG: &str = r#"
-[uplink.wan]
-host_side = false
-driver = "tap"
-interface = "wan0"
-addresses = ["192.0.2.10/24", "2001:db8::10/64"]
-host_addresses = ["192.0.2.1/24", "2001:db8::1/64"]
-gateway = "192.0.2.1"
-gateway6 = "2001:db8::1"
-
-[network.mesh]
-driver = "overlay"
-vni = 4097
-subnets = ["10.9.0.0/24", "fd00:9::/64"]
-peers = ["VTEP"]
-
+/// Beside the mesh: a routed overlay.
+const AGENTS: &str = r#"
 [network.agents]
 driver = "overlay"
 vni = 1024
@@ -54,10 +40,6 @@ port = 64000
 subnet = "9.0.1.0/24"
 route = [{ subnet = "9.0.2.0/24", vtep_ip = "44.128.0.2", vtep_mac = "70:b3:d5:80:00:02",
            host = "VTEP" }]
-
-[endpoint.near]
-attach = { netns = "PREFIXnear", create = true }
-network = [{ name = "mesh", ip = "10.9.0.10", ip6 = "fd00:9::10" }]
 
 [endpoint.task]
 attach = { netns = "PREFIXtask", create = true }
@@ -195,7 +177,8 @@ impl World {
             true => ("2001:db8::1", "2001:db8::10", 64),
             false => ("192.0.2.1", "192.0.2.10", 24),
         };
-        let daemon = start_on(&host, &scratch.config(&CONFIG.replace("VTEP", vtep)));
+        let daemon =
+            start_on(&host, &scratch.config(&[MESH, AGENTS].concat().replace("VTEP", vtep)));
         let lab = Namespace::create(&scratch.name("lab")).unwrap();
         let mut uplinks = Command::new(PROGRAM);
         uplinks.args(["show", "uplinks", "--json", "--socket"]).arg(scratch.socket());

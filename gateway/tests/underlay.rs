@@ -19,32 +19,8 @@ use gateway::netns::{self, Namespace};
 use gateway::traffic::{self, echo_tcp, in_namespace};
 
 use common::host::start_on;
-use common::tunnels::{PASSES_WITHIN, at, host_of, ip, wait_for_ping};
+use common::tunnels::{MESH, PASSES_WITHIN, at, host_of, ip, wait_for_ping};
 use common::{Daemon, PROGRAM, Scratch};
-
-const CONFIG: &str = r#"
-[gateway]
-workers = 2
-
-[uplink.wan]
-host_side = false
-driver = "tap"
-interface = "wan0"
-addresses = ["192.0.2.10/24", "2001:db8::10/64"]
-host_addresses = ["192.0.2.1/24", "2001:db8::1/64"]
-gateway = "192.0.2.1"
-gateway6 = "2001:db8::1"
-
-[network.mesh]
-driver = "overlay"
-vni = 4097
-subnets = ["10.9.0.0/24", "fd00:9::/64"]
-peers = ["VTEP"]
-
-[endpoint.near]
-attach = { netns = "PREFIXnear", create = true }
-network = [{ name = "mesh", ip = "10.9.0.10", ip6 = "fd00:9::10" }]
-"#;
 
 /// The MAC address of the far end inside the overlay.
 const FAR_MAC: &str = "02:42:0a:09:00:02";
@@ -85,7 +61,7 @@ impl World {
             scratch.name("far")
         );
         ip(host.path(), &lines);
-        let daemon = start_on(&host, &scratch.config(&CONFIG.replace("VTEP", vtep)));
+        let daemon = start_on(&host, &scratch.config(&MESH.replace("VTEP", vtep)));
         let lines = format!(
             "ip link set lo up
              ip addr add 198.51.100.7/24 dev narrow

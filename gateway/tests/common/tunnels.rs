@@ -10,6 +10,31 @@ use gateway::traffic::{self, echo_tcp, echo_udp};
 
 use super::Scratch;
 
+/// A gateway beside nobody, and a member of an overlay that goes on at VTEP.
+pub(crate) const MESH: &str = r#"
+[gateway]
+workers = 2
+
+[uplink.wan]
+host_side = false
+driver = "tap"
+interface = "wan0"
+addresses = ["192.0.2.10/24", "2001:db8::10/64"]
+host_addresses = ["192.0.2.1/24", "2001:db8::1/64"]
+gateway = "192.0.2.1"
+gateway6 = "2001:db8::1"
+
+[network.mesh]
+driver = "overlay"
+vni = 4097
+subnets = ["10.9.0.0/24", "fd00:9::/64"]
+peers = ["VTEP"]
+
+[endpoint.near]
+attach = { netns = "PREFIXnear", create = true }
+network = [{ name = "mesh", ip = "10.9.0.10", ip6 = "fd00:9::10" }]
+"#;
+
 /// Longest wait for the first packet to pass: neighbours have to be found on both links.
 pub(crate) const PASSES_WITHIN: Duration = Duration::from_secs(30);
 
