@@ -69,7 +69,9 @@ impl Judge {
         let network = self.tables.network(*network).expect("it exists");
         let to = mac_at(&inner.bytes, 0);
         let known = self.beyond_in(network, |beyond| beyond.mac == to);
-        if known.is_some_and(|beyond| beyond.tunnel != *tunnel) {
+        // Whom nobody has heard of yet is sought behind all tunnels, but honest hosts ask first.
+        let asks_first = !ledger.has_broken_inputs();
+        if asks_first && known.is_some_and(|beyond| beyond.tunnel != *tunnel) {
             return place(format!("for {to}, who is behind another tunnel"));
         }
         let from = mac_at(&inner.bytes, 6);

@@ -128,6 +128,11 @@ impl Ledger {
         }
     }
 
+    /// True if packets are made up or corrupted.
+    pub(super) fn has_broken_inputs(&self) -> bool {
+        self.has_broken_inputs
+    }
+
     /// Enters a question.
     pub(super) fn enter(&mut self, entry: Entry) {
         self.outcomes.asked += 1;
