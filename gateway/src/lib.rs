@@ -30,6 +30,7 @@ mod notify;
 mod priority;
 pub mod reasons;
 pub mod reserve;
+mod rings;
 pub mod runner;
 pub mod show;
 pub mod store;

@@ -2,7 +2,8 @@
 //!
 //! The engine's worker neither waits nor knows the time; this is where both come from. Readiness is
 //! edge-triggered: a port that the kernel reported stays in the ready set until receiving from it
-//! gave nothing, and only then does the kernel report it again. The one hard constraint: a worker
+//! gave nothing, and only then does the kernel report it again; busy AF_XDP sockets are looked at
+//! instead (see `rings`). The one hard constraint: a worker
 //! that sleeps must be woken by whoever hands it something (see [`Waker`]). Nothing here allocates,
 //! locks or logs while packets flow; commands and reports go over channels between turns.
 
@@ -10,7 +11,7 @@ use std::any::Any;
 use std::fmt;
 use std::fs::File;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use rustix::event::{Timespec, epoll};
 
 use crate::error::Error;
 use crate::idle::{Crowding, Idle, IdlePolicy, Rest};
+use crate::rings::Rings;
 use crate::view::View;
 use crate::waker::Waker;
 
@@ -35,6 +37,10 @@ const POLL_EVERY: Duration = Duration::from_micros(10);
 
 /// Longest sleep: a safety net should the machine's clock misbehave, short enough to go unnoticed.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// Longest sleep while a socket could not be put back into the epoll set: the kernel does not tell
+/// of what comes by it.
+const NAP_MAX: Duration = Duration::from_millis(1);
 
 /// Readiness events taken at once; more stay with the kernel for the next poll.
 const EVENTS_LEN: usize = 64;
@@ -189,6 +195,7 @@ struct Runner {
     counters: Arc<Counters>,
     ready: PortSet,
     epoll: OwnedFd,
+    rings: Rings,
     idle: Idle,
     wakers: Arc<[Waker]>,
     clock: Clock,
@@ -222,6 +229,7 @@ impl Runner {
             worker: Worker::new(parts.worker),
             ready: PortSet::new(parts.queues.len()),
             epoll,
+            rings: Rings::default(),
             idle: Idle::new(parts.idle, now, crowding(scheduler.as_ref())),
             wakers: parts.wakers,
             clock: parts.clock,
@@ -231,7 +239,7 @@ impl Runner {
             reports: parts.reports,
         };
         for (port, queue) in parts.queues {
-            runner.attach_any(port, queue).map_err(failed("watch a port"))?;
+            runner.attach(port, queue).map_err(failed("watch a port"))?;
         }
         Ok(runner)
     }
@@ -241,6 +249,7 @@ impl Runner {
         self.report(Report::Ready(self.id));
         loop {
             let now = self.clock.now();
+            self.rings.look(&mut self.ready);
             let handled = self.worker.turn(now, &mut self.ready);
             self.wake_others();
             while let Some(event) = self.worker.take_event() {
@@ -255,6 +264,7 @@ impl Runner {
             if handled > 0 || !self.ready.is_empty() {
                 self.idle.busy(now);
                 if now.since(self.polled_at) >= POLL_EVERY {
+                    self.rings.review(&self.epoll, &self.counters, now);
                     self.poll(now, Duration::ZERO)?;
                 }
                 continue;
@@ -277,6 +287,7 @@ impl Runner {
             Some(deadline) => deadline.since(now).min(SLEEP_MAX),
             None => SLEEP_MAX,
         };
+        let timeout = if self.rings.fasten(&self.epoll) { timeout } else { timeout.min(NAP_MAX) };
         let polled = self.poll(now, timeout);
         self.wakers[self.id.index()].announce_awake();
         let asleep = self.clock.now().since(now);
@@ -332,7 +343,7 @@ impl Runner {
                     self.report(Report::Adopted(self.id, old));
                 }
                 Ok(Command::Attach(port, queue)) => {
-                    if let Err(errno) = self.attach_any(port, queue) {
+                    if let Err(errno) = self.attach(port, queue) {
                         self.report(Report::AttachFailed(self.id, port, errno.into()));
                     }
                 }
@@ -352,30 +363,36 @@ impl Runner {
         true
     }
 
-    fn attach_any(&mut self, port: PortId, queue: PortQueue) -> rustix::io::Result<()> {
+    fn attach(&mut self, port: PortId, queue: PortQueue) -> rustix::io::Result<()> {
         match queue {
-            PortQueue::Tap(queue) => self.attach(port, queue),
-            PortQueue::Xdp(queue) => self.attach(port, *queue),
+            PortQueue::Tap(queue) => {
+                let data = epoll::EventData::new_u64(u64::from(port.0));
+                let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+                epoll::add(&self.epoll, &queue, data, flags)?;
+                self.rings.remove(&self.epoll, port);
+                self.put(port, queue);
+                Ok(())
+            }
+            PortQueue::Xdp(queue) => {
+                self.rings.add(&self.epoll, port, &*queue)?;
+                self.put(port, *queue);
+                Ok(())
+            }
         }
     }
 
-    fn attach<Q>(&mut self, port: PortId, queue: Q) -> rustix::io::Result<()>
-    where
-        Q: Port + AsFd + 'static,
-    {
-        let data = epoll::EventData::new_u64(u64::from(port.0));
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(&self.epoll, &queue, data, flags)?;
+    /// Gives the worker a queue that is watched.
+    fn put(&mut self, port: PortId, queue: impl Port + 'static) {
         if let Some(old) = self.worker.attach(port, Box::new(queue)) {
             self.report(Report::Detached(self.id, port, Queue(old)));
         }
         // What came before the queue was watched raised no edge that we would see.
         self.ready.insert(port);
-        Ok(())
     }
 
     fn detach(&mut self, port: PortId) {
         self.ready.remove(port);
+        self.rings.remove(&self.epoll, port);
         // Closing the queue also takes it out of the epoll set. Until then it may become ready, and
         // a turn finds no port there.
         if let Some(queue) = self.worker.detach(port) {
