@@ -215,6 +215,8 @@ pub struct Uplink {
     pub mtu: u16,
     /// The file gives no MTU: that of a device which exists already is taken.
     pub follows_mtu: bool,
+    /// By AF_XDP: super-frames leave by a TAP beside the device, and the kernel cuts them.
+    pub relay: bool,
     /// The host behind it, if the kernel's end is in the host's own namespace and the gateway takes
     /// care of that.
     pub host: Option<HostSide>,

@@ -104,6 +104,8 @@ impl Text {
             self.set_list("host_addresses", &uplink.host_addresses);
             self.set_text("host_mac", uplink.host_mac);
             self.set("host_side", uplink.host.is_some());
+        } else {
+            self.set("relay", uplink.relay);
         }
         match uplink.host.as_ref().is_some_and(|host| host.is_shared) {
             true => self.set("addresses", "host"),

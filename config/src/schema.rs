@@ -163,6 +163,12 @@ pub(crate) struct Uplink {
     /// device has, which is also what an absent key means.
     #[schemars(extend("minimum" = bounds::MTU_MIN, "maximum" = bounds::MTU_MAX, "default" = 1500))]
     pub(crate) mtu: Field<Number>,
+    /// By AF_XDP, where the kernel copies: true if super-frames leave by a TAP beside the device,
+    /// `ptl-` and the device's index, and the kernel or the card cuts them, which is faster; false:
+    /// the gateway cuts them. To be switched off where an XDP program in generic mode is at the
+    /// other end of a veth: it would not see them. Needs Linux 6.6, for tunnels 6.17; before, it is
+    /// as with false. Absent: true by AF_XDP.
+    pub(crate) relay: Field<bool>,
     /// Static routes, besides those to the uplink's own subnets.
     #[schemars(extend("default" = []))]
     pub(crate) routes: Field<Vec<Field<Route>>>,

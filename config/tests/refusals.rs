@@ -117,6 +117,11 @@ fn drivers_interfaces_and_addresses_of_uplinks() {
 #[test]
 fn next_hops_routes_and_other_keys_of_uplinks() {
     replacing(
+        "gateway = \"192.0.2.1\"",
+        "relay = true",
+        &["x.toml:5:9: uplink.wan.relay: relay is for uplinks of driver xdp"],
+    );
+    replacing(
         "\"192.0.2.1\"",
         "\"198.51.100.1\"",
         &["x.toml:5:11: uplink.wan.gateway: 198.51.100.1 is in no subnet of the uplink \

@@ -63,6 +63,26 @@ impl LinkSocket {
         self.set(&[(libc::IFLA_IFALIAS, alias.as_bytes())])
     }
 
+    /// Takes the device up.
+    pub(crate) fn set_up(&self) -> Result<(), Errno> {
+        let mut body = link_body(self.index);
+        let up = (libc::IFF_UP as u32).to_ne_bytes();
+        // What the flags are to be, and which of them are meant.
+        body[8..12].copy_from_slice(&up);
+        body[12..16].copy_from_slice(&up);
+        self.ask(&message(libc::RTM_NEWLINK, 0, &body, &[]))
+    }
+
+    /// Has the kernel give the device no IPv6 address by itself when it goes up.
+    pub(crate) fn set_no_own_address(&self) -> Result<(), Errno> {
+        /// `IFLA_INET6_ADDR_GEN_MODE` and `IN6_ADDR_GEN_MODE_NONE` (linux/if_link.h).
+        const MODE: (u16, u8) = (8, 1);
+        let mode = [5u16.to_ne_bytes(), MODE.0.to_ne_bytes(), [MODE.1, 0], [0, 0]].concat();
+        let family = (libc::AF_INET6 as u16).to_ne_bytes();
+        let of_family = [&(4 + mode.len() as u16).to_ne_bytes()[..], &family, &mode].concat();
+        self.set(&[(libc::IFLA_AF_SPEC, &of_family)])
+    }
+
     /// Has the kernel hand packets to the device at once instead of queueing them first.
     pub(crate) fn set_no_queue(&self) -> Result<(), Errno> {
         let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
@@ -93,9 +113,14 @@ impl LinkSocket {
 
 /// An RTM_NEWLINK message: [nlmsghdr | ifinfomsg | attribute | attribute …].
 fn request(index: u32, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+    message(libc::RTM_NEWLINK, 0, &link_body(index), attributes)
+}
+
+/// The `struct ifinfomsg` of a device.
+fn link_body(index: u32) -> [u8; LINK_BYTES] {
     let mut body = [0u8; LINK_BYTES];
     body[4..8].copy_from_slice(&index.to_ne_bytes());
-    message(libc::RTM_NEWLINK, 0, &body, attributes)
+    body
 }
 
 /// A request with attributes, all in native order and padded to 4 bytes.

@@ -399,7 +399,7 @@ impl AsFd for TapQueue {
 }
 
 /// What became of a packet to be sent.
-enum Sent {
+pub(crate) enum Sent {
     /// Sent, or refused by the kernel and counted: either way it is done with.
     Done,
     /// The device takes nothing now.
@@ -497,7 +497,7 @@ impl TapQueue {
 
     /// Writes one packet.
     #[inline]
-    fn send(&mut self, packet: &mut Packet) -> Sent {
+    pub(crate) fn send(&mut self, packet: &mut Packet) -> Sent {
         if !self.alive {
             return Sent::Stop;
         }

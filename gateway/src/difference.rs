@@ -254,6 +254,7 @@ fn uplink_facts(uplink: &Uplink) -> Vec<Fact> {
         ("trusted", uplink.trusted.to_string()),
         ("link", or_none(uplink.host.as_ref().map(|host| joined(host.links())).as_ref())),
         ("mtu", uplink.mtu.to_string()),
+        ("relay", uplink.relay.to_string()),
     ]
 }
 

@@ -146,6 +146,15 @@ pub enum Error {
         /// Devices that there is memory for.
         room: usize,
     },
+    /// A device used by AF_XDP is to have a relay and has none, or the other way round.
+    #[error(
+        "relay of [uplink.{port}] is for when its device is taken into use: restart the gateway to \
+         change it"
+    )]
+    RelayInUse {
+        /// The uplink's name.
+        port: String,
+    },
     /// A device of this name is there already.
     #[error(
         "device {device} exists already in {place} and is not ours{}: remove it there with `ip \

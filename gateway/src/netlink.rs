@@ -18,7 +18,9 @@ use ipnet::IpNet;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
 };
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
+};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
 use netlink_packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
@@ -150,6 +152,22 @@ impl Netlink {
             }
         }
         Ok(index.filter(|_| is_veth).map(|index| (index, number)))
+    }
+
+    /// True if the device of this index has an XDP program in generic mode.
+    ///
+    /// # Errors
+    /// The kernel refuses the question, or there is no such device.
+    pub(crate) fn has_generic_program(&self, index: u32) -> Result<bool, Error> {
+        let mut found = self.handle.link().get().match_index(index).execute();
+        let refused = |error| self.refused("look for the link".into(), &index.to_string(), &error);
+        let link = self.runtime.block_on(found.try_next()).map_err(refused)?;
+        let attributes = link.into_iter().flat_map(|link| link.attributes);
+        let is_generic = |program: &LinkXdp| matches!(program, LinkXdp::SkbProgId(_));
+        Ok(attributes.into_iter().any(|attribute| match attribute {
+            LinkAttribute::Xdp(programs) => programs.iter().any(is_generic),
+            _ => false,
+        }))
     }
 
     /// Names of all links.

@@ -91,10 +91,13 @@ impl World {
         daemon
     }
 
-    /// Features of a kernel's end that leave work to us.
-    fn offloads(&self, namespace: &str) -> Vec<String> {
-        let path = self.scratch.path(namespace);
-        netns::within(&path, || drivers::offloads_in_use("eth0")).unwrap().unwrap()
+    /// Features of an end that leave work to who reads at the other: of the uplink's two ends, and
+    /// of the endpoint's.
+    fn offloads(&self) -> [Vec<String>; 3] {
+        [("gw", "up0"), ("outside", "eth0"), ("web", "eth0")].map(|(namespace, device)| {
+            let path = self.scratch.path(namespace);
+            netns::within(&path, || drivers::offloads_in_use(device)).unwrap().unwrap()
+        })
     }
 
     fn mac(&self, namespace: &str) -> String {
@@ -147,17 +150,17 @@ fn assert_all_pass(world: &World) {
 fn uplink_and_endpoint_by_af_xdp_pass_everything_and_are_left_as_they_were() {
     for workers in [1, 2] {
         let world = World::new(&format!("all{workers}"));
-        let before = [world.offloads("web"), world.offloads("outside")];
+        let before = world.offloads();
         assert!(before.iter().all(|features| !features.is_empty()));
         let mac = world.mac("web");
         let mut daemon = world.start(workers);
         assert_all_pass(&world);
-        assert!(world.offloads("web").is_empty() && world.offloads("outside").is_empty());
+        assert!(world.offloads().iter().all(Vec::is_empty));
         assert_eq!(world.mac("web"), "02:42:0a:01:00:0a");
 
         let metrics = world.scratch.metrics();
         for labels in [
-            r#"port="wan",driver="xdp",mode="generic copy""#,
+            r#"port="wan",driver="xdp",mode="native copy with relay""#,
             r#"port="web/front",driver="xdp",mode="generic copy""#,
             r#"port="app/front",driver="tap",mode="""#,
         ] {
@@ -166,35 +169,102 @@ fn uplink_and_endpoint_by_af_xdp_pass_everything_and_are_left_as_they_were() {
         let socket = world.scratch.socket();
         let shown = Command::new(PROGRAM).args(["show", "ports", "--socket"]).arg(&socket).output();
         let shown = String::from_utf8(shown.unwrap().stdout).unwrap();
-        assert_eq!(shown.matches("xdp generic copy").count(), 2, "{shown}");
+        for mode in ["xdp generic copy", "xdp native copy with relay"] {
+            assert_eq!(shown.matches(mode).count(), 1, "{shown}");
+        }
 
         assert!(daemon.terminate().success(), "{:?}", daemon.log);
         let log = daemon.log.join("\n");
         assert!(log.contains("used by AF_XDP") && !log.contains("not conserved"), "{log}");
-        assert_eq!([world.offloads("web"), world.offloads("outside")], before);
+        assert_eq!(world.offloads(), before);
         assert_eq!(world.mac("web"), mac);
         assert!(!world.ip("web", "address show eth0").contains("10.1.0.10"));
-        assert!(!world.ip("gw", "-details link show").contains("xdp"));
+        let links = world.ip("gw", "-details link show");
+        assert!(!links.contains("xdp") && !links.contains("ptl-"), "{links}");
     }
+}
+
+/// The line of a worker's counter in the metrics.
+fn cuts(world: &World) -> u64 {
+    let metrics = world.scratch.metrics();
+    let mut lines =
+        metrics.lines().filter(|line| line.starts_with("portolan_worker_cut_packets_total{"));
+    let line = lines.next().unwrap_or_else(|| panic!("{metrics}"));
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn super_frames_leave_by_the_relay_uncut_and_without_it_are_cut_here() {
+    for (relay, mode) in [(true, "native copy with relay"), (false, "generic copy")] {
+        let world = World::new(&format!("relay-{relay}"));
+        let config = CONFIG.replace("WORKERS", "1");
+        let config = config.replace("gateway = \"", &format!("relay = {relay}\ngateway = \""));
+        let path = world.scratch.config(&config);
+        let mut daemon = Daemon::spawn(world.command(&path));
+        daemon.wait_ready();
+        assert!(world.scratch.metrics().contains(&format!("mode=\"{mode}\"")));
+        let [outside, app] = ["outside", "app"].map(|name| world.scratch.path(name));
+        for beyond in ["192.0.2.1", "2001:db8::1"] {
+            let server = at(beyond, 7000);
+            echo_tcp((&outside, server), (&app, server), 3_000_000).unwrap();
+        }
+        assert_eq!(cuts(&world) == 0, relay, "{} super-frames were cut here", cuts(&world));
+
+        // A relay is for when a device is taken into use.
+        let other = config.replace(&format!("relay = {relay}"), &format!("relay = {}", !relay));
+        world.scratch.config(&other);
+        let mut reload = Command::new(PROGRAM);
+        let reload = reload.args(["reload", "--socket"]).arg(world.scratch.socket());
+        let output = reload.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("restart the gateway"), "{said}");
+        ping(&app, address("192.0.2.1"), ANSWER_WITHIN).unwrap();
+        assert!(daemon.terminate().success());
+    }
+}
+
+#[test]
+fn there_is_no_relay_to_a_program_in_generic_mode() {
+    let world = World::new("generic");
+    let (region, _chunks, _tails) = drivers::Region::new(2_048, 1).unwrap();
+    let balancer = engine::frame::FrameBalancer::new(2_048, 1);
+    let memory = drivers::XdpMemory { region: std::sync::Arc::new(region), balancer };
+    let options = drivers::XdpOptions {
+        place: Some(drivers::XdpPlace::Generic),
+        ..drivers::XdpOptions::new("eth0")
+    };
+    let path = world.scratch.path("outside");
+    let open = || drivers::Xdp::open(&options, &memory).unwrap();
+    let _other = netns::within(&path, open).unwrap();
+    let mut daemon = world.start(1);
+    let metrics = world.scratch.metrics();
+    assert!(metrics.contains(r#"port="wan",driver="xdp",mode="generic copy""#), "{metrics}");
+    assert!(!world.ip("gw", "link show").contains("ptl-"));
+    assert!(daemon.terminate().success());
+    let log = daemon.log.join("\n");
+    assert!(log.contains("no relay") && log.contains("generic mode"), "{log}");
 }
 
 #[test]
 fn after_a_kill_the_next_start_goes_on_and_its_end_leaves_all_as_it_was() {
     let world = World::new("kill");
-    let before = [world.offloads("web"), world.offloads("outside")];
+    let before = world.offloads();
     let mac = world.mac("web");
     let mut daemon = world.start(1);
     daemon.signal(rustix::process::Signal::KILL);
     daemon.wait_end();
     let deadline = Instant::now() + Duration::from_secs(20);
-    while world.ip("gw", "-details link show").contains("xdp") {
+    let is_left = |links: String| links.contains("xdp") || links.contains("ptl-");
+    while is_left(world.ip("gw", "-details link show")) {
         assert!(Instant::now() < deadline, "the program stays");
     }
-    assert!(world.offloads("web").is_empty(), "nobody could put it back");
+    // At the uplink's other end the kernel itself gives back what a native program takes.
+    let [own, _, web] = world.offloads();
+    assert!(own.is_empty() && web.is_empty(), "nobody could put them back");
     let mut daemon = world.start(2);
     assert_all_pass(&world);
     assert!(daemon.terminate().success());
-    assert_eq!([world.offloads("web"), world.offloads("outside")], before);
+    assert_eq!(world.offloads(), before);
     assert_eq!(world.mac("web"), mac);
 }
 

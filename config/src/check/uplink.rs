@@ -124,8 +124,10 @@ impl Checker<'_> {
         if let (Some(interface), Some(at)) = (&interface, self.table.interface.place()) {
             interfaces.claim(netns.as_ref(), interface, at, self.report);
         }
-        if driver == Some(UplinkDriver::Xdp) {
-            self.refuse_keys_of_taps();
+        match driver {
+            Some(UplinkDriver::Xdp) => self.refuse_keys_of_taps(),
+            Some(UplinkDriver::Tap) => self.refuse_relay(),
+            None => {}
         }
         let create_netns = flag(&self.table.create, false);
         if create_netns && self.table.netns.is_absent() {
@@ -172,6 +174,7 @@ impl Checker<'_> {
             routes: Arc::new(routes),
             mtu,
             follows_mtu: driver == Some(UplinkDriver::Xdp) && self.table.mtu.is_absent(),
+            relay: flag(&self.table.relay, driver == Some(UplinkDriver::Xdp)),
             host,
         })
     }
@@ -212,6 +215,13 @@ impl Checker<'_> {
             let problem = self.report.error(at, format!("{key} is for uplinks of driver tap"));
             problem.hint("by AF_XDP a device is used that exists already, with its own link");
         }
+    }
+
+    /// A TAP takes super-frames itself.
+    fn refuse_relay(&mut self) {
+        let Some(at) = self.table.relay.place() else { return };
+        let problem = self.report.error(at, "relay is for uplinks of driver xdp");
+        problem.hint("leave it away: a TAP takes super-frames itself");
     }
 
     fn interface(&mut self) -> Option<InterfaceName> {

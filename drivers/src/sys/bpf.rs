@@ -18,13 +18,33 @@ const MAP_DELETE_ELEM: libc::c_int = 3;
 const PROG_LOAD: libc::c_int = 5;
 const LINK_CREATE: libc::c_int = 28;
 
-/// `BPF_MAP_TYPE_XSKMAP`, `BPF_PROG_TYPE_XDP` and `BPF_XDP`, the place that a link is for.
+/// `BPF_MAP_TYPE_XSKMAP`.
 const MAP_TYPE_XSKMAP: u32 = 17;
-const PROG_TYPE_XDP: u32 = 6;
-const ATTACH_XDP: u32 = 37;
 
 /// `BPF_F_XDP_HAS_FRAGS`: the program takes packets of several buffers.
 const PROGRAM_FRAGS: u32 = 1 << 5;
+
+/// What a program is for, and so where it can be put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// Before the stack, by packets of one buffer.
+    Xdp,
+    /// The same, by packets of several buffers as well.
+    XdpFrags,
+    /// What comes into the stack by a device (tcx, since Linux 6.6).
+    Ingress,
+}
+
+impl Program {
+    /// Its type and its place (`enum bpf_prog_type`, `enum bpf_attach_type`), flags and name.
+    fn attributes(self) -> (u32, u32, u32, &'static str) {
+        match self {
+            Program::Xdp => (6, 37, 0, "portolan_rx"),
+            Program::XdpFrags => (6, 37, PROGRAM_FRAGS, "portolan_rx"),
+            Program::Ingress => (3, 46, 0, "portolan_relay"),
+        }
+    }
+}
 
 /// Room for what the verifier says about a program that it refuses, in bytes.
 const LOG_BYTES: usize = 16 * 1024;
@@ -164,10 +184,11 @@ pub(crate) fn clear_socket(map: BorrowedFd<'_>, queue: usize) -> Result<(), Errn
 /// Loads a program. With an error comes what the verifier says about it.
 pub(crate) fn load(
     instructions: &[Instruction],
-    takes_frags: bool,
+    kind: Program,
 ) -> Result<OwnedFd, (Errno, String)> {
+    let (program_type, expected_attach, flags, text) = kind.attributes();
     let attributes = |log: &mut [u8]| ProgramLoad {
-        program_type: PROG_TYPE_XDP,
+        program_type,
         instruction_count: instructions.len() as u32,
         instructions: instructions.as_ptr().addr() as u64,
         license: c"Dual MIT/GPL".as_ptr().addr() as u64,
@@ -175,10 +196,10 @@ pub(crate) fn load(
         log_bytes: log.len() as u32,
         log: if log.is_empty() { 0 } else { log.as_mut_ptr().addr() as u64 },
         kernel_version: 0,
-        flags: if takes_frags { PROGRAM_FRAGS } else { 0 },
-        name: name("portolan_rx"),
+        flags,
+        name: name(text),
         interface: 0,
-        expected_attach: ATTACH_XDP,
+        expected_attach,
     };
     match bpf(PROG_LOAD, &mut attributes(&mut [])) {
         Ok(number) => Ok(descriptor(number)),
@@ -195,14 +216,16 @@ pub(crate) fn load(
 }
 
 /// Attaches a program to a device of the calling thread's namespace; it stays for as long as the
-/// link is open. `flags` are `XDP_FLAGS_*`.
+/// link is open. `flags` are `XDP_FLAGS_*`, or none.
 pub(crate) fn attach(
     program: BorrowedFd<'_>,
     interface: u32,
+    kind: Program,
     flags: u32,
 ) -> Result<OwnedFd, Errno> {
     let program = program.as_raw_fd() as u32;
-    let mut attributes = LinkCreate { program, interface, attach: ATTACH_XDP, flags, rest: [0; 4] };
+    let (_, attach, _, _) = kind.attributes();
+    let mut attributes = LinkCreate { program, interface, attach, flags, rest: [0; 4] };
     bpf(LINK_CREATE, &mut attributes).map(descriptor)
 }
 
@@ -219,8 +242,8 @@ mod tests {
         let refusals = [Errno::INVAL, Errno::PERM, Errno::BADF];
         assert!(refusals.contains(&set_socket(file.as_fd(), 0, file.as_fd()).unwrap_err()));
         assert!(refusals.contains(&clear_socket(file.as_fd(), 0).unwrap_err()));
-        assert!(refusals.contains(&attach(file.as_fd(), 1, 0).unwrap_err()));
-        assert!(load(&[], false).is_err());
+        assert!(refusals.contains(&attach(file.as_fd(), 1, Program::Xdp, 0).unwrap_err()));
+        assert!(load(&[], Program::Xdp).is_err());
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod checksum;
 mod offloads;
 mod program;
 mod queue;
+mod relay;
 
 use std::fmt;
 use std::io;
@@ -44,6 +45,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
 use crate::error::DriverError;
 use crate::link::LinkSocket;
+use crate::sys::bpf::Program;
 use crate::sys::lend::{Ledger, QUEUES_MAX};
 use crate::sys::region::Region;
 use crate::sys::ring::{Consumer, MappedRing, Producer};
@@ -53,6 +55,7 @@ pub use offloads::{offloads_command, offloads_in_use, set_offloads};
 pub use program::XdpTake;
 pub use queue::XdpQueue;
 use queue::{Depth, RxSide, Shared};
+use relay::Relay;
 
 /// Entries of the fill and rx rings. The kernel drops what comes while the fill ring is empty, so
 /// this is the burst that a worker may be late for.
@@ -109,6 +112,8 @@ pub struct XdpMode {
     pub zero_copy: bool,
     /// Packets may lie in several chunks.
     pub multi_buffer: bool,
+    /// Super-frames leave by a relay.
+    pub relay: bool,
 }
 
 impl fmt::Display for XdpMode {
@@ -117,7 +122,8 @@ impl fmt::Display for XdpMode {
             XdpPlace::Native => "native",
             XdpPlace::Generic => "generic",
         };
-        write!(f, "{place} {}", if self.zero_copy { "zero-copy" } else { "copy" })
+        let copies = if self.zero_copy { "zero-copy" } else { "copy" };
+        write!(f, "{place} {copies}{}", if self.relay { " with relay" } else { "" })
     }
 }
 
@@ -136,6 +142,10 @@ pub struct XdpOptions {
     pub place: Option<XdpPlace>,
     /// True: what is received with an unfinished checksum is marked so.
     pub finish_checksums: bool,
+    /// True: where packets are copied anyway, super-frames leave by a relay, a TAP beside the
+    /// device, and are cut by the kernel. A veth is used in its native mode then, so that another
+    /// gateway's relay at its other end does for us.
+    pub relay: bool,
 }
 
 impl XdpOptions {
@@ -148,6 +158,7 @@ impl XdpOptions {
             take: XdpTake::All,
             place: None,
             finish_checksums: false,
+            relay: false,
         }
     }
 }
@@ -167,6 +178,7 @@ pub struct Xdp {
     mode: XdpMode,
     index: u32,
     queues: Vec<XdpQueue>,
+    relay_refused: Option<DriverError>,
 }
 
 /// What keeps the program at the device.
@@ -227,6 +239,11 @@ impl Xdp {
         self.index
     }
 
+    /// Why there is no relay although it was asked for and would do; it works all the same.
+    pub fn relay_refused(&self) -> Option<&DriverError> {
+        self.relay_refused.as_ref()
+    }
+
     /// The queues, one per worker.
     pub fn into_queues(self) -> Vec<XdpQueue> {
         self.queues
@@ -247,12 +264,12 @@ struct Setup<'a> {
 impl Setup<'_> {
     /// The modes to try, the best first.
     fn modes(&self) -> Vec<XdpMode> {
-        // A veth's own mode copies each packet once more than the generic one; see
-        // benches/README.md for what that costs.
-        let places = match (self.options.place, self.is_veth) {
-            (Some(place), _) => vec![place],
-            (None, true) => vec![XdpPlace::Generic],
-            (None, false) => vec![XdpPlace::Native, XdpPlace::Generic],
+        // In a veth's own mode the other end's stack has to cut its super-frames before it sends
+        // them; in the generic one they come whole, in several chunks.
+        let places = match self.options.place {
+            Some(place) => vec![place],
+            None if self.is_veth && !self.options.relay => vec![XdpPlace::Generic],
+            None => vec![XdpPlace::Native, XdpPlace::Generic],
         };
         let fits = usize::from(self.options.mtu) + 14 <= XDP_CHUNK_FRAME_BYTES;
         let mut modes = Vec::new();
@@ -261,7 +278,7 @@ impl Setup<'_> {
                 for multi_buffer in [true, false] {
                     let works = !zero_copy || place == XdpPlace::Native;
                     if works && (multi_buffer || fits) {
-                        modes.push(XdpMode { place, zero_copy, multi_buffer });
+                        modes.push(XdpMode { place, zero_copy, multi_buffer, relay: false });
                     }
                 }
             }
@@ -284,7 +301,25 @@ impl Setup<'_> {
             let sender = self.sender(mode, &owners[worker % self.queues])?;
             owners.push(sender);
         }
-        Ok(Xdp { mode, index: self.index, queues: owners })
+        let mut xdp = Xdp { mode, index: self.index, queues: owners, relay_refused: None };
+        if self.has_relay(mode) {
+            match Relay::open(self.index, xdp.queues.len(), self.options.mtu) {
+                Ok(relays) => {
+                    xdp.mode.relay = true;
+                    let queues = xdp.queues.iter_mut().zip(relays);
+                    queues.for_each(|(queue, relay)| queue.set_relay(relay));
+                }
+                Err(error) => xdp.relay_refused = Some(error),
+            }
+        }
+        Ok(xdp)
+    }
+
+    /// True if super-frames are to leave by a relay. A device that takes packets uncopied has its
+    /// rings for cheaper.
+    fn has_relay(&self, mode: XdpMode) -> bool {
+        let is_seen = !self.is_veth || mode.place == XdpPlace::Native;
+        self.options.relay && !mode.zero_copy && is_seen
     }
 
     /// Puts the program onto the device, with a map that leads nowhere yet.
@@ -292,13 +327,14 @@ impl Setup<'_> {
         let map = bpf::create_socket_map(self.queues);
         let map = map.map_err(|errno| ("making the map of its queues", errno))?;
         let instructions = program::instructions(self.options.take, map.as_raw_fd());
-        let program = bpf::load(&instructions, true).or_else(|_| bpf::load(&instructions, false));
+        let program = bpf::load(&instructions, Program::XdpFrags)
+            .or_else(|_| bpf::load(&instructions, Program::Xdp));
         let program = program.map_err(|(errno, _)| ("loading the program", errno))?;
         let flags = match mode.place {
             XdpPlace::Native => ATTACH_NATIVE,
             XdpPlace::Generic => ATTACH_GENERIC,
         };
-        let attach = || bpf::attach(program.as_fd(), self.index, flags);
+        let attach = || bpf::attach(program.as_fd(), self.index, Program::Xdp, flags);
         let link = while_busy(attach).map_err(|errno| ("attaching the program", errno))?;
         let promiscuous = if self.is_veth {
             // It receives what it is sent, whoever that is for.
@@ -474,8 +510,15 @@ mod tests {
 
     #[test]
     fn a_mode_says_where_the_program_runs_and_who_copies() {
-        let mode = XdpMode { place: XdpPlace::Generic, zero_copy: false, multi_buffer: true };
+        let mode = XdpMode {
+            place: XdpPlace::Generic,
+            zero_copy: false,
+            multi_buffer: true,
+            relay: false,
+        };
         assert_eq!(mode.to_string(), "generic copy");
+        let mode = XdpMode { place: XdpPlace::Native, relay: true, ..mode };
+        assert_eq!(mode.to_string(), "native copy with relay");
     }
 
     #[test]

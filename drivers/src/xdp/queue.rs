@@ -22,6 +22,7 @@ use rustix::net::sockopt::xdp_statistics;
 use rustix::net::xdp::{XdpDesc, XdpDescOptions};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
+use super::relay::Relay;
 use super::{
     Attached, XDP_FILL_FRAMES, XDP_FILL_FRAMES_MAX, XDP_POOL_FRAMES_LEAST, XdpMode, checksum,
 };
@@ -118,6 +119,8 @@ pub struct XdpQueue {
     socket: OwnedFd,
     rx: Option<RxSide>,
     tx: Producer<MappedRing<XdpDesc>>,
+    /// The way out for what a ring does not take.
+    relay: Option<Relay>,
     caps: Caps,
     alive: bool,
     /// The last `rx` ended for the bytes' sake.
@@ -173,32 +176,27 @@ impl Port for XdpQueue {
     }
 
     fn tx(&mut self, frames: &mut FramePool, out: &mut Batch) {
-        if !self.alive {
-            return;
-        }
-        let wanted = (BATCH_LEN * CHUNKS_MAX) as u32;
-        if self.tx.acquire(wanted) < wanted {
-            self.reap(frames);
-        }
-        let (room, pool) = (self.tx.acquire(wanted) as usize, frames.count().0);
-        let (mut sent, mut lent, mut copies) = (0, 0, 0);
-        for packet in out.iter() {
-            let chunks = self.chunks_of(packet);
-            if lent + chunks > room || copies + chunks > pool && chunks > 1 {
-                break;
+        while self.alive && !out.is_empty() {
+            let for_ring = match self.relay {
+                None => out.len(),
+                Some(_) => out.iter().take_while(|p| p.offload() == Offload::None).count(),
+            };
+            if for_ring > 0 {
+                let sent = self.put(for_ring, frames, out);
+                if out.is_empty() {
+                    return;
+                }
+                // There was no room, or what is in the ring is to leave before what follows.
+                self.kick();
+                self.reap(frames);
+                if sent < for_ring {
+                    return;
+                }
             }
-            sent += 1;
-            lent += chunks;
-            copies += chunks.saturating_sub(1);
-        }
-        for packet in out.drain(..sent) {
-            self.queue_packet(packet, frames);
-        }
-        self.shared.ledger.note_lent(self.shared.queue, lent);
-        self.tx.release();
-        if !out.is_empty() {
-            self.kick();
-            self.reap(frames);
+            let Some(relay) = &mut self.relay else { return };
+            if !relay.send(frames, out) {
+                return;
+            }
         }
     }
 
@@ -216,7 +214,8 @@ impl Port for XdpQueue {
     }
 
     fn take_rejected(&mut self) -> u64 {
-        mem::take(&mut self.rejected)
+        let by_relay = self.relay.as_mut().map_or(0, Relay::take_rejected);
+        mem::take(&mut self.rejected) + by_relay
     }
 
     fn take_missed(&mut self) -> u64 {
@@ -261,6 +260,7 @@ impl XdpQueue {
             socket,
             rx,
             tx,
+            relay: None,
             caps,
             alive: true,
             has_more: false,
@@ -269,6 +269,12 @@ impl XdpQueue {
             missed: 0,
             shared,
         }
+    }
+
+    /// Has super-frames leave by a relay.
+    pub(super) fn set_relay(&mut self, relay: Relay) {
+        self.caps = relay.caps(self.caps.mtu);
+        self.relay = Some(relay);
     }
 
     pub(super) fn queue(&self) -> usize {
@@ -317,6 +323,31 @@ impl XdpQueue {
             // The answer is about packets, of which `rx` knows by itself.
             let _ = recv(&self.socket, &mut [0u8; 0][..], RecvFlags::DONTWAIT);
         }
+    }
+
+    /// Puts packets from the front of `out` into the tx ring, at most `count`. Returns how many.
+    fn put(&mut self, count: usize, frames: &mut FramePool, out: &mut Batch) -> usize {
+        let wanted = (BATCH_LEN * CHUNKS_MAX) as u32;
+        if self.tx.acquire(wanted) < wanted {
+            self.reap(frames);
+        }
+        let (room, pool) = (self.tx.acquire(wanted) as usize, frames.count().0);
+        let (mut sent, mut lent, mut copies) = (0, 0, 0);
+        for packet in out.iter().take(count) {
+            let chunks = self.chunks_of(packet);
+            if lent + chunks > room || copies + chunks > pool && chunks > 1 {
+                break;
+            }
+            sent += 1;
+            lent += chunks;
+            copies += chunks.saturating_sub(1);
+        }
+        for packet in out.drain(..sent) {
+            self.queue_packet(packet, frames);
+        }
+        self.shared.ledger.note_lent(self.shared.queue, lent);
+        self.tx.release();
+        sent
     }
 
     /// Writes a packet's descriptors, for which there is room, and chunks in the pool.

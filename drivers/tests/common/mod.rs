@@ -174,7 +174,7 @@ pub(crate) fn udp_frame(from: ([u8; 4], u16), to: ([u8; 4], u16), payload: &[u8]
 }
 
 /// The ones' complement sum of an even number of bytes (RFC 1071), not complemented.
-fn sum(bytes: &[u8]) -> u16 {
+pub(crate) fn sum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
     let sum: u32 = words.sum();
     let folded = (sum >> 16) + (sum & 0xffff);

@@ -81,7 +81,7 @@ impl Devices {
             let is_same = next.is_some_and(|next| device.wanted.is_set_as(next));
             let is_late = late.contains(key);
             if let (Some(xdp), Some(next)) = (&device.wanted.xdp, next) {
-                // Nothing is set on the device itself, only on the other end of a veth.
+                // Nothing of the config is set on the device itself, only on a veth's other end.
                 let peer = next.xdp.as_ref().and_then(|xdp| xdp.peer.as_ref());
                 if device.index.is_some()
                     && peer != xdp.peer.as_ref()

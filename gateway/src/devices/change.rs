@@ -14,7 +14,7 @@ use config::Config;
 use engine::PortId;
 
 use super::make::{self, Made, Maker, Task};
-use super::peer;
+use super::peer::{self, Side};
 use super::place::{self, Opened, Opening, Places};
 use super::plan::{DeviceKey, Plan};
 use super::record::{self, DeviceRecord, NamespaceRecord, alias_of, device_key, namespace_key};
@@ -163,7 +163,11 @@ impl Devices {
         let mut tasks: BTreeMap<Option<PathBuf>, Vec<Task>> = BTreeMap::new();
         let changing = self.changing_places(&change.plan);
         for (key, wanted) in &change.plan.devices {
-            let serves = self.devices.get(key).is_some_and(|device| device.serves(wanted));
+            let there = self.devices.get(key).filter(|device| device.serves(wanted));
+            if there.is_some_and(|device| device.wanted.has_relay() != wanted.has_relay()) {
+                return Err(Error::RelayInUse { port: wanted.port_name.clone() });
+            }
+            let serves = there.is_some();
             if !serves || !self.is_open(&key.place) {
                 let (key, wanted) = (key.clone(), wanted.clone());
                 let before = self.journaled.get(&key).cloned();
@@ -326,9 +330,10 @@ impl Devices {
                 mode: used.map(|used| used.mode),
             };
             self.follower.add_device(&made.key.place, made.index, seen);
-            if let Some(found) = used.and_then(|used| used.peer.as_ref()) {
-                let of_peer = wanted.xdp.as_ref().and_then(|xdp| xdp.peer.as_ref());
-                if let Err(error) = peer::set_up(&self.store, &made.key, found, of_peer) {
+            let of_peer = wanted.xdp.as_ref().and_then(|xdp| xdp.peer.as_ref());
+            for (side, end) in used.into_iter().flat_map(|used| &used.ends) {
+                let settings = of_peer.filter(|_| *side == Side::Other);
+                if let Err(error) = peer::set_up(&self.store, &made.key, (*side, end), settings) {
                     changed.problems.push(error.to_string());
                 }
             }

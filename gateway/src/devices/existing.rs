@@ -1,13 +1,13 @@
 //! Takes an existing device into use by AF_XDP, inside its namespace.
 //!
-//! Nothing about the device itself is changed: not its state, its MTU, its addresses. The one hard
-//! constraint follows: it is never ours, so it is never deleted, and what is done about it ends
-//! with its sockets. What is done to the other end of a veth is the business of `peer`.
+//! The device itself is never ours: its state, its MTU and its addresses are not changed. The one
+//! hard constraint follows: it is never deleted, and what is done about it ends with its sockets.
+//! What is done to the ends of a veth is the business of `peer`.
 
 use drivers::{LinkState, Xdp, XdpMemory, XdpOptions};
 
 use super::make::{Made, Task};
-use super::peer::{self, Peer};
+use super::peer::{self, Peer, Side};
 use super::plan::XdpWanted;
 use crate::error::{Error, Place};
 use crate::netlink::Netlink;
@@ -16,8 +16,9 @@ use crate::runner::PortQueue;
 /// What is known of a device beyond its queues.
 #[derive(Clone, Debug)]
 pub(super) struct Used {
-    /// The other end, if it is a veth and that is in reach.
-    pub(super) peer: Option<Peer>,
+    /// The ends of a veth that are to be set up: the other one if that is in reach, and ours if it
+    /// has a relay.
+    pub(super) ends: Vec<(Side, Peer)>,
     /// How it is used.
     pub(super) mode: drivers::XdpMode,
     /// Its MTU, as far as it is ours to use.
@@ -47,11 +48,21 @@ pub(super) fn open(
     let device_mtu = named.map_or(0, |link| link.mtu);
     let other_end = netlink.veth_peer(name)?;
     let found = other_end.and_then(|(index, number)| peer::find(&task.key, index, number));
+    let is_blind = wanted.relay && found.as_ref().is_some_and(peer::has_generic_program);
+    if is_blind {
+        tracing::warn!(
+            port = task.wanted.port_name,
+            device = %task.key,
+            "no relay: the XDP program at the other end is in generic mode and would not see what \
+             leaves by one; super-frames are cut here"
+        );
+    }
     let options = XdpOptions {
         workers,
         mtu: u16::try_from(device_mtu).unwrap_or(u16::MAX),
         take: wanted.take,
         finish_checksums: other_end.is_some() && found.is_none(),
+        relay: wanted.relay && !is_blind,
         ..XdpOptions::new(name)
     };
     let xdp = Xdp::open(&options, memory).map_err(refused)?;
@@ -59,6 +70,9 @@ pub(super) fn open(
     let port = task.wanted.port_name.as_str();
     let (is_multi, mtu) = (mode.multi_buffer, usable_mtu(wanted, device_mtu));
     tracing::info!(port, device = %task.key, %mode, multi_buffer = is_multi, mtu, "used by AF_XDP");
+    if let Some(why) = xdp.relay_refused() {
+        tracing::warn!(port, device = %task.key, %why, "no relay: super-frames are cut here");
+    }
     if other_end.is_some() && found.is_none() {
         let commands = peer::commands(wanted.peer.as_ref());
         tracing::warn!(
@@ -73,7 +87,10 @@ pub(super) fn open(
         tracing::warn!(port, device = %task.key, "is down: `ip link set {name} up` lets it work");
     }
     let queues = xdp.into_queues().into_iter().map(Box::new).map(PortQueue::Xdp).collect();
-    let used = Some(Used { peer: found, mode, mtu, is_up });
+    let own = Some(index).filter(|_| mode.relay && other_end.is_some());
+    let own = own.and_then(|index| Some((Side::Own, peer::own(&task.key, index)?)));
+    let ends = found.map(|peer| (Side::Other, peer)).into_iter().chain(own).collect();
+    let used = Some(Used { ends, mode, mtu, is_up });
     let is_new = task.before.is_none();
     Ok(Made { key: task.key.clone(), index, is_new, queues, used })
 }

@@ -1,17 +1,19 @@
-//! The other end of a veth that we use by AF_XDP: found, set up, and put back as it was.
+//! The ends of a veth that we use by AF_XDP: found, set up, and put back as they were.
 //!
 //! A veth has two ends; one is ours, and behind the other is the kernel's stack of an endpoint or
-//! of a neighbour. That stack leaves work to hardware which is not there, so its offloads are
-//! switched off; an endpoint's end gets the endpoint's MAC address, IP addresses and routes. An end
-//! is found by the number of its namespace, among those that have a name or a process. One that is
-//! not found is out of reach: its unfinished checksums are finished by us, and the log says which
-//! commands its operator is to run.
+//! of a neighbour, or a program that reads what comes as it is. That stack leaves work to hardware
+//! which is not there, so its offloads are switched off; an endpoint's end gets the endpoint's MAC
+//! address, IP addresses and routes. An end is found by the number of its namespace, among those
+//! that have a name or a process. One that is not found is out of reach: its unfinished checksums
+//! are finished by us, and the log says which commands its operator is to run. Our own end is left
+//! alone, but where super-frames leave by a relay its offloads are switched off as well: what
+//! passes the veth is what a ring would have sent, whoever reads it there.
 //!
 //! The one hard constraint: what is changed is journaled first, with what was there before, so that
 //! the end or, after a kill, the next start puts it back. It is told by its namespace's cookie and
 //! its index there, never by its name.
 //!
-//! What this does not do: touch our own end.
+//! What this does not do: cards. What leaves by a relay is theirs to cut.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -58,18 +60,44 @@ struct PeerRecord {
     routes: Vec<(IpNet, IpAddr)>,
 }
 
-/// The journal's key for the other end of a device.
-fn peer_key(key: &DeviceKey) -> String {
-    let place = key.place.as_deref().unwrap_or(Path::new("host"));
-    format!("peer/{}@{}", key.interface, place.display())
+/// Which end it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The one that we use.
+    Own,
+    /// The other one.
+    Other,
+}
+
+impl Side {
+    /// The journal's key for this end of a device.
+    fn journal_key(self, key: &DeviceKey) -> String {
+        let side = match self {
+            Side::Own => "own",
+            Side::Other => "peer",
+        };
+        let place = key.place.as_deref().unwrap_or(Path::new("host"));
+        format!("{side}/{}@{}", key.interface, place.display())
+    }
+}
+
+/// The path of the namespace that the calling thread is in, which is that of a device's key.
+fn path_of(key: &DeviceKey) -> PathBuf {
+    key.place.clone().unwrap_or_else(|| PathBuf::from("/proc/self/ns/net"))
+}
+
+/// Our own end: the device of this key and index, in whose namespace the calling thread is.
+pub(super) fn own(key: &DeviceKey, index: u32) -> Option<Peer> {
+    let path = path_of(key);
+    let cookie = netns::cookie_of(&path)?;
+    Some(Peer { path, cookie, index })
 }
 
 /// The other end of the device of this key, in whose namespace the calling thread is. `None`: out
 /// of reach.
 pub(super) fn find(key: &DeviceKey, index: u32, number: Option<i32>) -> Option<Peer> {
-    let own = || key.place.clone().unwrap_or_else(|| PathBuf::from("/proc/self/ns/net"));
     let path = match number {
-        None => own(),
+        None => path_of(key),
         Some(number) => {
             let numbers = NamespaceNumbers::open().ok()?;
             candidates().into_iter().find(|path| {
@@ -80,6 +108,17 @@ pub(super) fn find(key: &DeviceKey, index: u32, number: Option<i32>) -> Option<P
     };
     let cookie = netns::cookie_of(&path)?;
     Some(Peer { path, cookie, index })
+}
+
+/// True if an XDP program in generic mode is at this end, which sees nothing of what is redirected
+/// to it.
+pub(super) fn has_generic_program(peer: &Peer) -> bool {
+    let look = || {
+        let netlink = Netlink::open_here(Place(Some(peer.path.clone())))?;
+        netlink.has_generic_program(peer.index)
+    };
+    // One that is gone has none; setting it up says so.
+    matches!(netns::within(&peer.path, look), Ok(Ok(true)))
 }
 
 /// Paths of all namespaces that have a name or a process, each namespace once.
@@ -98,14 +137,15 @@ fn candidates() -> Vec<PathBuf> {
     named.chain(processes).filter(|path| is_new(path)).collect()
 }
 
-/// Sets it up, journaled. `wanted` is what an endpoint's end gets; `None`: it is a neighbour's.
+/// Sets an end up, journaled. `wanted` is what an endpoint's end gets; `None`: it is a neighbour's,
+/// or ours.
 pub(super) fn set_up(
     store: &Store,
     key: &DeviceKey,
-    peer: &Peer,
+    (side, peer): (Side, &Peer),
     wanted: Option<&PeerWanted>,
 ) -> Result<(), Error> {
-    let journal_key = peer_key(key);
+    let journal_key = side.journal_key(key);
     let is_same = |record: &PeerRecord| {
         (record.cookie, record.index) == (peer.cookie, peer.index) && record.boot == boot_id()
     };
@@ -114,7 +154,7 @@ pub(super) fn set_up(
         let netlink = Netlink::open_here(Place(Some(peer.path.clone())))?;
         let links = netlink.links()?;
         let Some(link) = links.iter().find(|link| link.index == peer.index) else {
-            tracing::warn!(device = %key, "its other end is gone");
+            tracing::warn!(device = %key, ?side, "an end of it is gone");
             return Ok(());
         };
         let device = link.name.as_str();
@@ -167,14 +207,20 @@ pub(super) fn alter(
     key: &DeviceKey,
     wanted: Option<&PeerWanted>,
 ) -> Result<(), Error> {
-    let Some(record) = store.get::<PeerRecord>(&peer_key(key))? else { return Ok(()) };
+    let Some(record) = store.get::<PeerRecord>(&Side::Other.journal_key(key))? else {
+        return Ok(());
+    };
     let peer = Peer { path: record.path, cookie: record.cookie, index: record.index };
-    set_up(store, key, &peer, wanted)
+    set_up(store, key, (Side::Other, &peer), wanted)
 }
 
-/// Puts it back as it was, if the journal knows of it.
+/// Puts both ends back as they were, as far as the journal knows of them.
 pub(super) fn put_back(store: &Store, key: &DeviceKey) {
-    let journal_key = peer_key(key);
+    [Side::Own, Side::Other].iter().for_each(|side| put_side_back(store, key, *side));
+}
+
+fn put_side_back(store: &Store, key: &DeviceKey, side: Side) {
+    let journal_key = side.journal_key(key);
     let undone = (|| {
         let Some(record) = store.get::<PeerRecord>(&journal_key)? else { return Ok(()) };
         if record.boot == boot_id() && netns::cookie_of(&record.path) == Some(record.cookie) {
@@ -183,7 +229,7 @@ pub(super) fn put_back(store: &Store, key: &DeviceKey) {
         Ok::<(), Error>(store.remove(&journal_key)?)
     })();
     if let Err(error) = undone {
-        tracing::warn!(device = %key, %error, "its other end is not put back as it was");
+        tracing::warn!(device = %key, ?side, %error, "an end of it is not put back as it was");
     }
 }
 

@@ -64,6 +64,8 @@ pub(super) struct XdpWanted {
     pub(super) mtu_max: Option<u16>,
     /// What the other end of a veth gets; `None`: it is a neighbour's.
     pub(super) peer: Option<PeerWanted>,
+    /// Super-frames leave by a relay, where that does.
+    pub(super) relay: bool,
 }
 
 /// What the endpoint's end of a veth is to be.
@@ -91,6 +93,11 @@ impl Wanted {
             tunnels: self.tunnels,
             ..TapOptions::new(interface)
         }
+    }
+
+    /// True if super-frames are to leave by a relay.
+    pub(super) fn has_relay(&self) -> bool {
+        self.xdp.as_ref().is_some_and(|xdp| xdp.relay)
     }
 
     /// True if nothing about the device itself differs.
@@ -174,6 +181,7 @@ fn of_uplink(uplink: &Uplink, has_links: bool) -> Wanted {
             take: if has_links { XdpTake::All } else { XdpTake::Ip },
             mtu_max: (!uplink.follows_mtu).then_some(uplink.mtu),
             peer: None,
+            relay: uplink.relay,
         }),
         tunnels: true,
     }
@@ -183,7 +191,10 @@ fn of_uplink(uplink: &Uplink, has_links: bool) -> Wanted {
 fn at_the_other_end(wanted: Wanted) -> Wanted {
     let Wanted { addresses, routes, no_arp, .. } = wanted;
     let peer = Some(PeerWanted { mac: wanted.mac, addresses, routes, no_arp });
-    let xdp = Some(XdpWanted { take: XdpTake::All, mtu_max: Some(wanted.mtu), peer });
+    let (take, mtu_max) = (XdpTake::All, Some(wanted.mtu));
+    // Its containers send super-frames whole where the veth is in generic mode, and a relay would
+    // have it in its native one.
+    let xdp = Some(XdpWanted { take, mtu_max, peer, relay: false });
     Wanted { addresses: Vec::new(), routes: Vec::new(), xdp, ..wanted }
 }
 
