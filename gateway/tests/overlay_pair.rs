@@ -1,6 +1,8 @@
 //! Two gateways and a network between them, by every kind of tunnel that a config can ask for:
 //! flooded peers, static remotes and a multicast group, over IPv4 and over IPv6.
 //!
+//! Uplinks are TAPs, or one end each of veth pairs by AF_XDP.
+//!
 //! ```text
 //! a -- [192.0.2.10, 2001:db8::10] wan1 -- switch -- wan2 [192.0.2.20, 2001:db8::20] -- b
 //! ```
@@ -17,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use gateway::netns::Namespace;
-use gateway::traffic::in_namespace;
+use gateway::traffic::{echo_tcp, in_namespace};
 
 use common::host::start_on;
 use common::partners::Capture;
@@ -27,12 +29,11 @@ use common::{Daemon, Scratch};
 /// `OWN` and `OTHER` are 1 and 2 or the other way round.
 const CONFIG: &str = r#"
 [gateway]
-workers = 2
+workers = WORKERS
 
 [uplink.wan]
-driver = "tap"
 interface = "wanOWN"
-host_side = false
+DRIVER
 addresses = ["192.0.2.OWN0/24", "2001:db8::OWN0/64"]
 
 [network.mesh]
@@ -52,11 +53,16 @@ ip6 = "fd00:9::1OWN"
 mac = "02:42:0a:09:00:1OWN"
 "#;
 
+const PEERS: &str = "peers = [\"VTEP\"]";
+
 const STATIC: &str = r#"
 remote = [
   { ip = "10.9.0.1OTHER", mac = "02:42:0a:09:00:1OTHER", vtep = "VTEP" },
   { ip = "fd00:9::1OTHER", mac = "02:42:0a:09:00:1OTHER", vtep = "VTEP" },
 ]"#;
+
+const TAP: &str = "driver = \"tap\"\nhost_side = false";
+const XDP: &str = "driver = \"xdp\"";
 
 /// The two gateways, with a member each.
 struct Pair {
@@ -65,8 +71,8 @@ struct Pair {
 }
 
 impl Pair {
-    /// `overlay`: what the network says, where `VTEP` is the other gateway.
-    fn new(test: &str, overlay: &str, outer: &str) -> Pair {
+    /// `overlay`: what the network says, where `VTEP` is the other gateway. `driver`: the uplinks'.
+    fn new(test: &str, overlay: &str, outer: &str, (driver, workers): (&str, u8)) -> Pair {
         let host = host_of(&Scratch::new(test));
         ip(
             host.path(),
@@ -77,9 +83,18 @@ impl Pair {
             let scratch = Scratch::new(&format!("{test}{own}"));
             let text =
                 CONFIG.replace("OVERLAY", overlay).replace("VTEP", &format!("{outer}OTHER0"));
+            let text = text.replace("WORKERS", &workers.to_string()).replace("DRIVER", driver);
             let path = scratch.config(&text.replace("OWN", own).replace("OTHER", other));
+            if driver == XDP {
+                let pair = "ip link add wanOWN type veth peer name portOWN
+                            ip link set portOWN master br0 up
+                            ip link set wanOWN up";
+                ip(host.path(), &pair.replace("OWN", own));
+            }
             let daemon = start_on(&host, &path);
-            ip(host.path(), &format!("ip link set wan{own} master br0 up"));
+            if driver == TAP {
+                ip(host.path(), &format!("ip link set wan{own} master br0 up"));
+            }
             (scratch, daemon)
         });
         Pair { host, halves }
@@ -163,32 +178,70 @@ fn multicast(from: &Path, to: &Path, group: IpAddr) {
 
 #[test]
 fn flooded_peers_over_ipv4() {
-    Pair::new("peers4", "peers = [\"VTEP\"]", "192.0.2.").check(1_450, true);
+    Pair::new("peers4", PEERS, "192.0.2.", (TAP, 1)).check(1_450, true);
 }
 
 #[test]
 fn flooded_peers_over_ipv6() {
-    Pair::new("peers6", "peers = [\"VTEP\"]", "2001:db8::").check(1_430, true);
+    Pair::new("peers6", PEERS, "2001:db8::", (TAP, 4)).check(1_430, true);
 }
 
 #[test]
 fn static_remotes_over_ipv4() {
-    Pair::new("static4", STATIC, "192.0.2.").check(1_450, false);
+    Pair::new("static4", STATIC, "192.0.2.", (TAP, 4)).check(1_450, false);
 }
 
 #[test]
 fn static_remotes_over_ipv6() {
-    Pair::new("static6", STATIC, "2001:db8::").check(1_430, false);
+    Pair::new("static6", STATIC, "2001:db8::", (TAP, 1)).check(1_430, false);
 }
 
 #[test]
 fn a_group_over_ipv4() {
-    let overlay = "peers = [\"VTEP\"]\ngroup = \"239.1.1.1\"";
-    Pair::new("group4", overlay, "192.0.2.").check(1_450, true);
+    let overlay = format!("{PEERS}\ngroup = \"239.1.1.1\"");
+    Pair::new("group4", &overlay, "192.0.2.", (TAP, 2)).check(1_450, true);
 }
 
 #[test]
 fn a_group_over_ipv6() {
-    let overlay = "peers = [\"VTEP\"]\ngroup = \"ff15::1:1\"";
-    Pair::new("group6", overlay, "2001:db8::").check(1_430, true);
+    let overlay = format!("{PEERS}\ngroup = \"ff15::1:1\"");
+    Pair::new("group6", &overlay, "2001:db8::", (TAP, 2)).check(1_430, true);
+}
+
+#[test]
+fn flooded_peers_by_af_xdp_over_ipv4() {
+    Pair::new("xdp4", PEERS, "192.0.2.", (XDP, 1)).check(1_450, true);
+}
+
+#[test]
+fn flooded_peers_by_af_xdp_over_ipv6() {
+    Pair::new("xdp6", PEERS, "2001:db8::", (XDP, 4)).check(1_430, true);
+}
+
+#[test]
+fn bulk_by_af_xdp_leaves_uncut_and_arrives() {
+    for (test, outer, workers) in [("bulk4", "192.0.2.", 2), ("bulk6", "2001:db8::", 1)] {
+        let mut pair = Pair::new(test, PEERS, outer, (XDP, workers));
+        let [one, other] = pair.members();
+        let ends = [(&one, "10.9.0.11", "fd00:9::11"), (&other, "10.9.0.12", "fd00:9::12")];
+        for ((near, ..), (far, far4, far6)) in [(ends[0], ends[1]), (ends[1], ends[0])] {
+            for server in [far4, far6] {
+                let server = at(server, 5_320);
+                echo_tcp((far, server), (near, server), 4_000_000).unwrap();
+            }
+        }
+        for (scratch, daemon) in &mut pair.halves {
+            let metrics = scratch.metrics();
+            let cuts = metrics
+                .lines()
+                .filter(|line| line.starts_with("portolan_worker_cut_packets_total{"));
+            assert!(cuts.clone().count() > 0, "{metrics}");
+            assert!(
+                cuts.clone().all(|line| line.ends_with(" 0")),
+                "{:?}",
+                cuts.collect::<Vec<_>>()
+            );
+            assert!(daemon.terminate().success());
+        }
+    }
 }
