@@ -19,12 +19,13 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::thread::sleep;
 
 use engine::frame::FramePool;
 use engine::{Batch, Caps, Offload};
 use rustix::io::Errno;
 
-use super::device_error;
+use super::{BUSY_PAUSE, BUSY_TRIES, device_error};
 use crate::error::DriverError;
 use crate::link::LinkSocket;
 use crate::sys::bpf::{self, Instruction, Program};
@@ -69,7 +70,7 @@ impl Relay {
             tunnels: true,
             ..TapOptions::new(name.as_str())
         };
-        let tap = Tap::create(&options)?;
+        let tap = once_free(|| Tap::create(&options))?;
         let device = name.as_str();
         let failed = |operation| move |errno: Errno| device_error(device, operation, errno);
         let link = LinkSocket::open(&name).map_err(failed("finding the relay"))?;
@@ -109,6 +110,19 @@ impl Relay {
     pub(super) fn take_rejected(&mut self) -> u64 {
         engine::Port::take_rejected(&mut self.queue)
     }
+}
+
+/// Asks again while the name is taken: a process that ended takes its relay down a moment later.
+fn once_free(create: impl Fn() -> Result<Tap, DriverError>) -> Result<Tap, DriverError> {
+    let mut pause = BUSY_PAUSE;
+    for _ in 0..BUSY_TRIES {
+        match create() {
+            Err(DriverError::NameInUse { .. }) => sleep(pause),
+            done => return done,
+        }
+        pause *= 2;
+    }
+    create()
 }
 
 /// The program: each packet goes out by the device.
