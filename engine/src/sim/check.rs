@@ -54,7 +54,7 @@ pub(super) struct Judge {
 impl Judge {
     pub(super) fn new(topology: &Topology) -> Judge {
         let (caps, beyond) = (topology.caps.clone(), topology.beyond.clone());
-        let quotes_are_whole = caps.iter().all(|caps| !caps.checksum);
+        let quotes_are_whole = caps.iter().all(|caps| !caps.checksum && !caps.tso);
         Judge { tables: Arc::new(topology.tables.clone()), caps, beyond, quotes_are_whole }
     }
 
@@ -70,7 +70,9 @@ impl Judge {
         let to = mac_at(&inner.bytes, 0);
         let known = self.beyond_in(network, |beyond| beyond.mac == to);
         // Whom nobody has heard of yet is sought behind all tunnels, but honest hosts ask first.
-        let asks_first = !ledger.has_broken_inputs();
+        let question = Datagram::parse(&inner.bytes[ETHERNET_BYTES..]).ok();
+        let is_question = question.and_then(|datagram| question_of(&datagram)).is_some();
+        let asks_first = is_question || !ledger.has_broken_inputs();
         if asks_first && known.is_some_and(|beyond| beyond.tunnel != *tunnel) {
             return place(format!("for {to}, who is behind another tunnel"));
         }
