@@ -18,7 +18,7 @@ use std::os::fd::OwnedFd;
 use common::{sum, udp_frame, wait_for};
 use drivers::{Xdp, XdpOptions, XdpPlace, XdpQueue, offloads_in_use, set_offloads};
 use engine::packet::GsoKind;
-use engine::{Offload, Packet, Port};
+use engine::{Batch, Offload, Packet, Port};
 use pair::{KERNEL_IP, OUR_IP, World};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 
@@ -83,6 +83,18 @@ fn super_frames_leave_in_their_place_among_what_the_rings_send() {
                 assert!(heard(&socket) == *expected, "datagram {at} of {workers} workers");
             }
             assert_eq!(queue.take_rejected(), 0);
+        }
+        // What waits in the ring for the end of the turn goes before what follows by the relay.
+        let (plain, long) = (world.datagram(b"before"), super_frame(&mut world, &[7; 1_500]));
+        for packet in [plain, long] {
+            let mut batch = Batch::new();
+            batch.push(packet);
+            queues[0].tx(&mut world.frames, &mut batch);
+            assert!(batch.is_empty());
+        }
+        queues[0].flush(&mut world.frames);
+        for expected in [&b"before"[..], &[7; 1_000], &[7; 500]] {
+            assert!(heard(&socket) == expected);
         }
         world.assert_conserved(&queues);
         drop(queues);
@@ -181,6 +193,23 @@ fn segments_from_a_tunnels_super_frame_are_whole_frames_with_right_checksums() {
         arrived.extend_from_slice(&tcp[20..]);
     }
     assert!(arrived == payload);
+    world.assert_conserved(&queues);
+}
+
+#[test]
+fn a_relay_that_is_deleted_ends_its_port() {
+    let mut world = World::new(1500);
+    let mut queues = world.open(&with_relay(1));
+    assert!(queues[0].alive() && queues[0].mode().relay);
+    let links = world.here.ip("-oneline link show");
+    let name = links.lines().find_map(|line| Some(line.split_once(": ptl-")?.1)).unwrap();
+    let (index, _) = name.split_once(':').unwrap();
+    world.here.ip(&format!("link delete ptl-{index}"));
+    let mut batch = Batch::new();
+    batch.push(super_frame(&mut world, &[7; 1_500]));
+    queues[0].tx(&mut world.frames, &mut batch);
+    assert!(!queues[0].alive());
+    batch.into_iter().for_each(|packet| packet.recycle(&mut world.frames));
     world.assert_conserved(&queues);
 }
 

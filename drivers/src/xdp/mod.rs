@@ -143,8 +143,8 @@ pub struct XdpOptions {
     /// True: what is received with an unfinished checksum is marked so.
     pub finish_checksums: bool,
     /// True: where packets are copied anyway, super-frames leave by a relay, a TAP beside the
-    /// device, and are cut by the kernel. A veth is used in its native mode then, so that another
-    /// gateway's relay at its other end does for us.
+    /// device, and are cut by the kernel. A veth is used in its native mode then, so that we see what
+    /// a relay at its other end sends.
     pub relay: bool,
 }
 
@@ -464,11 +464,19 @@ fn xdp_socket() -> Result<OwnedFd, Errno> {
 }
 
 /// Asks again while the kernel takes down what was there before.
-fn while_busy<T>(mut attempt: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+fn while_busy<T>(attempt: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    while_so(|errno| *errno == Errno::BUSY, attempt)
+}
+
+/// Asks again, for 1.3 s, while the error is one that passes.
+fn while_so<T, E>(
+    passes: impl Fn(&E) -> bool,
+    mut attempt: impl FnMut() -> Result<T, E>,
+) -> Result<T, E> {
     let mut pause = BUSY_PAUSE;
     for _ in 0..BUSY_TRIES {
         match attempt() {
-            Err(Errno::BUSY) => sleep(pause),
+            Err(error) if passes(&error) => sleep(pause),
             done => return done,
         }
         pause *= 2;

@@ -18,14 +18,14 @@ const MAP_DESCRIPTOR: u8 = 1;
 const LOAD_WORD: u8 = 0x61;
 const LOAD_HALF: u8 = 0x69;
 const LOAD_CONSTANT: u8 = 0x18;
-const MOVE: u8 = 0xb7;
+pub(super) const MOVE: u8 = 0xb7;
 const MOVE_REGISTER: u8 = 0xbf;
 const ADD: u8 = 0x07;
 const JUMP_IF_GREATER: u8 = 0x2d;
 const JUMP_IF_EQUAL: u8 = 0x15;
 const JUMP: u8 = 0x05;
-const CALL: u8 = 0x85;
-const EXIT: u8 = 0x95;
+pub(super) const CALL: u8 = 0x85;
+pub(super) const EXIT: u8 = 0x95;
 
 /// Offsets in `struct xdp_md`.
 const DATA: i16 = 0;

@@ -181,17 +181,15 @@ impl Port for XdpQueue {
                 None => out.len(),
                 Some(_) => out.iter().take_while(|p| p.offload() == Offload::None).count(),
             };
-            if for_ring > 0 {
-                let sent = self.put(for_ring, frames, out);
-                if out.is_empty() {
-                    return;
-                }
-                // There was no room, or what is in the ring is to leave before what follows.
-                self.kick();
-                self.reap(frames);
-                if sent < for_ring {
-                    return;
-                }
+            let sent = self.put(for_ring, frames, out);
+            if out.is_empty() {
+                return;
+            }
+            // There was no room, or what is in the ring is to leave before what follows.
+            self.kick();
+            self.reap(frames);
+            if sent < for_ring || self.tx.pending() > 0 {
+                return;
             }
             let Some(relay) = &mut self.relay else { return };
             if !relay.send(frames, out) {
@@ -210,7 +208,8 @@ impl Port for XdpQueue {
     }
 
     fn alive(&self) -> bool {
-        self.alive
+        // Without its relay a port that takes super-frames is none.
+        self.alive && self.relay.as_ref().is_none_or(Relay::alive)
     }
 
     fn take_rejected(&mut self) -> u64 {
@@ -287,7 +286,7 @@ impl XdpQueue {
 
     /// How the device is used.
     pub fn mode(&self) -> XdpMode {
-        self.shared.mode
+        XdpMode { relay: self.relay.is_some(), ..self.shared.mode }
     }
 
     /// Puts chunks into the fill ring until as many lie there as shall.

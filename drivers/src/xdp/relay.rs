@@ -1,31 +1,32 @@
 //! The way out for what AF_XDP cannot send: super-frames, and packets with unfinished checksums.
 //!
 //! A ring takes packets one by one, as the wire shall have them. The kernel takes a super-frame as
-//! one and has the device cut it, or cuts it itself at the last moment, which costs it about half
-//! of what sending the pieces by a ring does (benches/README.md). So such packets are written to a
-//! TAP of our own beside the device, and a program at the TAP's ingress leads them to the device:
+//! one and has the device cut it, or cuts it itself at the last moment, which costs it less than to
+//! take the pieces from a ring (benches/README.md). So such packets are written to a TAP of our own
+//! beside the device, and a program at the TAP's ingress leads them to the device:
 //!
 //! [queue: ring → device] [relay: TAP → program → device's egress, cut there]
 //!
 //! The hard constraint: the device itself is not touched, and nothing stays. The TAP goes with its
-//! queues, and the program with the TAP.
+//! queues, the program with its link.
 //!
 //! LIMIT: a packet that was redirected is not shown to a *generic* XDP program at the other end of
 //! a veth (`netif_receive_generic_xdp`, net/core/dev.c): the config's key `relay` is for that. To
 //! be lifted when packet sockets take the super-frames of tunnels, as TAPs do.
 //!
-//! What this does not do: see that the device is down, or drops. What is written here counts as
-//! sent.
+//! What this does not do: see that the device is down, or drops; what is written here counts as
+//! sent. Follow the TAP: one that somebody takes down takes nothing, one that is deleted ends its
+//! port.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::thread::sleep;
 
 use engine::frame::FramePool;
 use engine::{Batch, Caps, Offload};
 use rustix::io::Errno;
 
-use super::{BUSY_PAUSE, BUSY_TRIES, device_error};
+use super::program::{CALL, EXIT, MOVE};
+use super::{device_error, while_so};
 use crate::error::DriverError;
 use crate::link::LinkSocket;
 use crate::sys::bpf::{self, Instruction, Program};
@@ -33,11 +34,6 @@ use crate::tap::{Sent, Tap, TapOptions, TapQueue};
 
 /// `BPF_FUNC_redirect`.
 const REDIRECT: i32 = 23;
-
-/// Instruction codes (linux/bpf.h, linux/bpf_common.h).
-const MOVE: u8 = 0xb7;
-const CALL: u8 = 0x85;
-const EXIT: u8 = 0x95;
 
 /// Packets towards us that may wait, which nobody reads: the kernel has no reason to send any.
 const QUEUE_LEN: u32 = 1;
@@ -70,7 +66,9 @@ impl Relay {
             tunnels: true,
             ..TapOptions::new(name.as_str())
         };
-        let tap = once_free(|| Tap::create(&options))?;
+        // A process that ended takes its relay down a moment later.
+        let is_taken = |error: &DriverError| matches!(error, DriverError::NameInUse { .. });
+        let tap = while_so(is_taken, || Tap::create(&options))?;
         let device = name.as_str();
         let failed = |operation| move |errno: Errno| device_error(device, operation, errno);
         let link = LinkSocket::open(&name).map_err(failed("finding the relay"))?;
@@ -106,23 +104,15 @@ impl Relay {
         goes_on
     }
 
+    /// False once somebody has deleted the TAP.
+    pub(super) fn alive(&self) -> bool {
+        engine::Port::alive(&self.queue)
+    }
+
     /// Packets that the kernel refused since the last call.
     pub(super) fn take_rejected(&mut self) -> u64 {
         engine::Port::take_rejected(&mut self.queue)
     }
-}
-
-/// Asks again while the name is taken: a process that ended takes its relay down a moment later.
-fn once_free(create: impl Fn() -> Result<Tap, DriverError>) -> Result<Tap, DriverError> {
-    let mut pause = BUSY_PAUSE;
-    for _ in 0..BUSY_TRIES {
-        match create() {
-            Err(DriverError::NameInUse { .. }) => sleep(pause),
-            done => return done,
-        }
-        pause *= 2;
-    }
-    create()
 }
 
 /// The program: each packet goes out by the device.
