@@ -166,8 +166,8 @@ pub(crate) struct Uplink {
     /// By AF_XDP, where the kernel copies: true if super-frames leave by a TAP beside the device,
     /// `ptl-` and the device's index, and the kernel or the card cuts them, which is faster; false:
     /// the gateway cuts them. To be switched off where an XDP program in generic mode is at the
-    /// other end of a veth: it would not see them. Needs Linux 6.6, for tunnels 6.17; before, it is
-    /// as with false. Absent: true by AF_XDP.
+    /// other end of a veth: it would not see them. Needs Linux 6.6, for tunnels 6.17; before, the
+    /// gateway cuts. Absent: true by AF_XDP.
     pub(crate) relay: Field<bool>,
     /// Static routes, besides those to the uplink's own subnets.
     #[schemars(extend("default" = []))]

@@ -146,10 +146,9 @@ pub enum Error {
         /// Devices that there is memory for.
         room: usize,
     },
-    /// A device used by AF_XDP is to have a relay and has none, or the other way round.
+    /// The key `relay` is otherwise than when the device was taken into use.
     #[error(
-        "relay of [uplink.{port}] is for when its device is taken into use: restart the gateway to \
-         change it"
+        "relay of [uplink.{port}] cannot be changed while its device is in use: restart the gateway"
     )]
     RelayInUse {
         /// The uplink's name.

@@ -43,7 +43,8 @@ pub(crate) struct Rings {
 #[derive(Debug)]
 struct Ring {
     port: PortId,
-    /// The socket, by a descriptor of our own, since the queue is the worker's.
+    /// The socket, by a descriptor of our own, since the queue is the worker's. Closed before the
+    /// queue, which takes its chunks back when its own is closed.
     socket: OwnedFd,
     is_loose: bool,
     /// Packets that the port had carried at the first review after the sleep before.

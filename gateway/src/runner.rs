@@ -191,15 +191,17 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 
 struct Runner {
     id: WorkerId,
+    // Before the worker: a queue's last descriptor is to be its own.
+    rings: Rings,
     worker: Worker,
     counters: Arc<Counters>,
     ready: PortSet,
     epoll: OwnedFd,
-    rings: Rings,
     idle: Idle,
     wakers: Arc<[Waker]>,
     clock: Clock,
     polled_at: Instant,
+    reviewed_at: Instant,
     /// This thread's `schedstat`; `None` on a kernel without.
     scheduler: Option<File>,
     commands: Receiver<Command>,
@@ -234,6 +236,7 @@ impl Runner {
             wakers: parts.wakers,
             clock: parts.clock,
             polled_at: now,
+            reviewed_at: now,
             scheduler,
             commands: parts.commands,
             reports: parts.reports,
@@ -252,6 +255,10 @@ impl Runner {
             self.rings.look(&mut self.ready);
             let handled = self.worker.turn(now, &mut self.ready);
             self.wake_others();
+            if now.since(self.reviewed_at) >= POLL_EVERY {
+                self.reviewed_at = now;
+                self.rings.review(&self.epoll, &self.counters, now);
+            }
             while let Some(event) = self.worker.take_event() {
                 if let Event::PortDown(port) = event {
                     self.detach(port);
@@ -264,7 +271,6 @@ impl Runner {
             if handled > 0 || !self.ready.is_empty() {
                 self.idle.busy(now);
                 if now.since(self.polled_at) >= POLL_EVERY {
-                    self.rings.review(&self.epoll, &self.counters, now);
                     self.poll(now, Duration::ZERO)?;
                 }
                 continue;

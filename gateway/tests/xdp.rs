@@ -266,6 +266,20 @@ fn after_a_kill_the_next_start_goes_on_and_its_end_leaves_all_as_it_was() {
     assert!(daemon.terminate().success());
     assert_eq!(world.offloads(), before);
     assert_eq!(world.mac("web"), mac);
+
+    // A start without a relay puts back what one with it has left.
+    let mut daemon = world.start(1);
+    daemon.signal(rustix::process::Signal::KILL);
+    daemon.wait_end();
+    let text = std::fs::read_to_string(world.config(1)).unwrap();
+    let text = text.replace("gateway = \"192.0.2.1\"", "gateway = \"192.0.2.1\"\nrelay = false");
+    let path = world.scratch.folder.path().join("without.toml");
+    std::fs::write(&path, text).unwrap();
+    let mut daemon = Daemon::spawn(world.command(&path));
+    daemon.wait_ready();
+    assert_eq!(world.offloads()[0], before[0]);
+    assert!(daemon.terminate().success());
+    assert_eq!(world.offloads(), before);
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub enum Leg {
     TunnelPortolan,
     /// Two kernel bridges with `vxlan` devices.
     TunnelKernel,
-    /// Two gateways with a tunnel between AF_XDP sockets: each segment is a packet there.
+    /// Two gateways by AF_XDP with a tunnel over a veth: each segment is a packet there.
     TunnelXdp,
     /// As `TunnelKernel`, with the segmentation offloads of the uplinks off.
     TunnelKernelPlain,

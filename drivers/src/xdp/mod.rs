@@ -143,8 +143,8 @@ pub struct XdpOptions {
     /// True: what is received with an unfinished checksum is marked so.
     pub finish_checksums: bool,
     /// True: where packets are copied anyway, super-frames leave by a relay, a TAP beside the
-    /// device, and are cut by the kernel. A veth is used in its native mode then, so that we see what
-    /// a relay at its other end sends.
+    /// device, and are cut by the kernel. A veth is used in its native mode then, so that we see
+    /// what a relay at its other end sends.
     pub relay: bool,
 }
 

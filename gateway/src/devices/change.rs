@@ -13,10 +13,11 @@ use std::sync::Arc;
 use config::Config;
 use engine::PortId;
 
+use super::existing::Used;
 use super::make::{self, Made, Maker, Task};
 use super::peer::{self, Side};
 use super::place::{self, Opened, Opening, Places};
-use super::plan::{DeviceKey, Plan};
+use super::plan::{DeviceKey, Plan, Wanted};
 use super::record::{self, DeviceRecord, NamespaceRecord, alias_of, device_key, namespace_key};
 use super::{Device, Devices, Seen};
 use crate::error::{Error, Place};
@@ -199,6 +200,21 @@ impl Devices {
         Ok(change)
     }
 
+    /// Sets up the ends of a veth.
+    fn set_ends(&self, key: &DeviceKey, wanted: &Wanted, used: &Used, problems: &mut Vec<String>) {
+        let of_peer = wanted.xdp.as_ref().and_then(|xdp| xdp.peer.as_ref());
+        if used.ends.iter().all(|(side, _)| *side != Side::Own) {
+            // A killed run may have had a relay.
+            peer::put_side_back(&self.store, key, Side::Own);
+        }
+        for (side, end) in &used.ends {
+            let settings = of_peer.filter(|_| *side == Side::Other);
+            if let Err(error) = peer::set_up(&self.store, key, (*side, end), settings) {
+                problems.push(error.to_string());
+            }
+        }
+    }
+
     /// True if the path leads to the namespace that we have open.
     fn is_open(&self, path: &Option<PathBuf>) -> bool {
         self.places.get(path).is_some_and(|place| place.is_there())
@@ -330,12 +346,8 @@ impl Devices {
                 mode: used.map(|used| used.mode),
             };
             self.follower.add_device(&made.key.place, made.index, seen);
-            let of_peer = wanted.xdp.as_ref().and_then(|xdp| xdp.peer.as_ref());
-            for (side, end) in used.into_iter().flat_map(|used| &used.ends) {
-                let settings = of_peer.filter(|_| *side == Side::Other);
-                if let Err(error) = peer::set_up(&self.store, &made.key, (*side, end), settings) {
-                    changed.problems.push(error.to_string());
-                }
+            if let Some(used) = used {
+                self.set_ends(&made.key, &wanted, used, &mut changed.problems);
             }
             let mtu = used.map(|used| used.mtu);
             let device = Device { wanted, index: Some(made.index), mtu };

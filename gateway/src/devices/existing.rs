@@ -8,7 +8,7 @@ use drivers::{LinkState, Xdp, XdpMemory, XdpOptions};
 
 use super::make::{Made, Task};
 use super::peer::{self, Peer, Side};
-use super::plan::XdpWanted;
+use super::plan::{DeviceKey, XdpWanted};
 use crate::error::{Error, Place};
 use crate::netlink::Netlink;
 use crate::runner::PortQueue;
@@ -70,18 +70,7 @@ pub(super) fn open(
     let port = task.wanted.port_name.as_str();
     let (is_multi, mtu) = (mode.multi_buffer, usable_mtu(wanted, device_mtu));
     tracing::info!(port, device = %task.key, %mode, multi_buffer = is_multi, mtu, "used by AF_XDP");
-    if let Some(why) = xdp.relay_refused() {
-        tracing::warn!(port, device = %task.key, %why, "no relay: super-frames are cut here");
-    }
-    if other_end.is_some() && found.is_none() {
-        let commands = peer::commands(wanted.peer.as_ref());
-        tracing::warn!(
-            port,
-            device = %task.key,
-            "the other end of the veth is out of reach: checksums that it leaves unfinished are \
-             finished here; run in its namespace: {commands}"
-        );
-    }
+    warn(&task.key, (&xdp, &options), wanted, port);
     let is_up = named.is_some_and(|link| link.is_up);
     if !is_up {
         tracing::warn!(port, device = %task.key, "is down: `ip link set {name} up` lets it work");
@@ -93,4 +82,36 @@ pub(super) fn open(
     let used = Some(Used { ends, mode, mtu, is_up });
     let is_new = task.before.is_none();
     Ok(Made { key: task.key.clone(), index, is_new, queues, used })
+}
+
+/// Says what does not work as well as it could, and what helps.
+fn warn(device: &DeviceKey, (xdp, options): (&Xdp, &XdpOptions), wanted: &XdpWanted, port: &str) {
+    let mode = xdp.mode();
+    if let Some(why) = xdp.relay_refused() {
+        tracing::warn!(port, %device, %why, "no relay: super-frames are cut here");
+    } else if options.relay && !mode.relay && !mode.zero_copy {
+        tracing::warn!(
+            port,
+            %device,
+            "no relay: the veth cannot be used in native mode; super-frames are cut here, and what \
+             a relay at its other end sends is not seen: there must be none"
+        );
+    }
+    if options.finish_checksums {
+        let commands = peer::commands(wanted.peer.as_ref());
+        tracing::warn!(
+            port,
+            %device,
+            "the other end of the veth is out of reach: checksums that it leaves unfinished are \
+             finished here; run in its namespace: {commands}"
+        );
+    }
+    if options.finish_checksums && mode.relay {
+        tracing::warn!(
+            port,
+            %device,
+            "an XDP program in generic mode at that end would not see super-frames: if there is \
+             one, set `relay = false`"
+        );
+    }
 }

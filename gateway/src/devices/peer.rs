@@ -117,8 +117,10 @@ pub(super) fn has_generic_program(peer: &Peer) -> bool {
         let netlink = Netlink::open_here(Place(Some(peer.path.clone())))?;
         netlink.has_generic_program(peer.index)
     };
-    // One that is gone has none; setting it up says so.
-    matches!(netns::within(&peer.path, look), Ok(Ok(true)))
+    netns::within(&peer.path, look).flatten().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the other end of a veth cannot be looked at");
+        false
+    })
 }
 
 /// Paths of all namespaces that have a name or a process, each namespace once.
@@ -219,7 +221,8 @@ pub(super) fn put_back(store: &Store, key: &DeviceKey) {
     [Side::Own, Side::Other].iter().for_each(|side| put_side_back(store, key, *side));
 }
 
-fn put_side_back(store: &Store, key: &DeviceKey, side: Side) {
+/// The same for one end.
+pub(super) fn put_side_back(store: &Store, key: &DeviceKey, side: Side) {
     let journal_key = side.journal_key(key);
     let undone = (|| {
         let Some(record) = store.get::<PeerRecord>(&journal_key)? else { return Ok(()) };

@@ -105,8 +105,8 @@ pub const METRICS: &[Metric] = &[
         "portolan_port_info",
         Gauge,
         &["port", "driver", "mode"],
-        "1: how packets go in and out: `tap`, or `xdp` with `native` or `generic` and `copy` or \
-         `zero-copy`.",
+        "1: how packets go in and out: `tap`, or `xdp` with `native` or `generic` and `copy`, \
+         `copy with relay` or `zero-copy`.",
         |state, out| {
             let live = state.devices.by_port();
             ports(state, |[port, ..], behind| {
