@@ -117,7 +117,7 @@ impl Default for Limits {
             fdb: 65_536,
             fdb_per_port: 1_024,
             neighbours: 4_096,
-            held_per_neighbour: 8,
+            held_per_neighbour: 32,
             fragments: 1_024,
             fragments_held: 512,
             floods_per_second: 10_000,
