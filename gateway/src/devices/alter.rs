@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Devices;
+use super::ends;
 use super::make;
-use super::peer;
 use super::place::Opened;
 use super::plan::{DeviceKey, Plan, Wanted};
 use super::record::{DeviceRecord, alias_of, device_key};
@@ -85,7 +85,7 @@ impl Devices {
                 let peer = next.xdp.as_ref().and_then(|xdp| xdp.peer.as_ref());
                 if device.index.is_some()
                     && peer != xdp.peer.as_ref()
-                    && let Err(error) = peer::alter(&self.store, key, peer)
+                    && let Err(error) = ends::alter(&self.store, key, peer)
                 {
                     problems.push(error.to_string());
                 }

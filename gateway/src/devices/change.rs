@@ -13,9 +13,9 @@ use std::sync::Arc;
 use config::Config;
 use engine::PortId;
 
+use super::ends::{self, Side};
 use super::existing::Used;
 use super::make::{self, Made, Maker, Task};
-use super::peer::{self, Side};
 use super::place::{self, Opened, Opening, Places};
 use super::plan::{DeviceKey, Plan, Wanted};
 use super::record::{self, DeviceRecord, NamespaceRecord, alias_of, device_key, namespace_key};
@@ -132,7 +132,7 @@ impl Drop for Leftovers {
         }
         self.namespaces.iter().for_each(|path| netns::unmount_name(path));
         let all = devices.iter().map(|(key, _)| key).chain(&keys);
-        all.for_each(|key| peer::put_back(&store, key));
+        all.for_each(|key| ends::put_back(&store, key));
         keys.extend(devices.into_iter().map(|(key, _)| key));
         record::forget(&store, &keys, &self.namespaces);
     }
@@ -205,11 +205,11 @@ impl Devices {
         let of_peer = wanted.xdp.as_ref().and_then(|xdp| xdp.peer.as_ref());
         if used.ends.iter().all(|(side, _)| *side != Side::Own) {
             // A killed run may have had a relay.
-            peer::put_side_back(&self.store, key, Side::Own);
+            ends::put_side_back(&self.store, key, Side::Own);
         }
         for (side, end) in &used.ends {
             let settings = of_peer.filter(|_| *side == Side::Other);
-            if let Err(error) = peer::set_up(&self.store, key, (*side, end), settings) {
+            if let Err(error) = ends::set_up(&self.store, key, (*side, end), settings) {
                 problems.push(error.to_string());
             }
         }

@@ -2,12 +2,12 @@
 //!
 //! The device itself is never ours: its state, its MTU and its addresses are not changed. The one
 //! hard constraint follows: it is never deleted, and what is done about it ends with its sockets.
-//! What is done to the ends of a veth is the business of `peer`.
+//! What is done to the ends of a veth is the business of `ends`.
 
 use drivers::{LinkState, Xdp, XdpMemory, XdpOptions};
 
+use super::ends::{self, End, Side};
 use super::make::{Made, Task};
-use super::peer::{self, Peer, Side};
 use super::plan::{DeviceKey, XdpWanted};
 use crate::error::{Error, Place};
 use crate::netlink::Netlink;
@@ -18,7 +18,7 @@ use crate::runner::PortQueue;
 pub(super) struct Used {
     /// The ends of a veth that are to be set up: the other one if that is in reach, and ours if it
     /// has a relay.
-    pub(super) ends: Vec<(Side, Peer)>,
+    pub(super) ends: Vec<(Side, End)>,
     /// How it is used.
     pub(super) mode: drivers::XdpMode,
     /// Its MTU, as far as it is ours to use.
@@ -47,8 +47,8 @@ pub(super) fn open(
     let named = links.iter().find(|link| link.name == name);
     let device_mtu = named.map_or(0, |link| link.mtu);
     let other_end = netlink.veth_peer(name)?;
-    let found = other_end.and_then(|(index, number)| peer::find(&task.key, index, number));
-    let is_blind = wanted.relay && found.as_ref().is_some_and(peer::has_generic_program);
+    let found = other_end.and_then(|(index, number)| ends::find(&task.key, index, number));
+    let is_blind = wanted.relay && found.as_ref().is_some_and(ends::has_generic_program);
     if is_blind {
         tracing::warn!(
             port = task.wanted.port_name,
@@ -77,8 +77,8 @@ pub(super) fn open(
     }
     let queues = xdp.into_queues().into_iter().map(Box::new).map(PortQueue::Xdp).collect();
     let own = Some(index).filter(|_| mode.relay && other_end.is_some());
-    let own = own.and_then(|index| Some((Side::Own, peer::own(&task.key, index)?)));
-    let ends = found.map(|peer| (Side::Other, peer)).into_iter().chain(own).collect();
+    let own = own.and_then(|index| Some((Side::Own, ends::find(&task.key, index, None)?)));
+    let ends = found.map(|end| (Side::Other, end)).into_iter().chain(own).collect();
     let used = Some(Used { ends, mode, mtu, is_up });
     let is_new = task.before.is_none();
     Ok(Made { key: task.key.clone(), index, is_new, queues, used })
@@ -98,7 +98,7 @@ fn warn(device: &DeviceKey, (xdp, options): (&Xdp, &XdpOptions), wanted: &XdpWan
         );
     }
     if options.finish_checksums {
-        let commands = peer::commands(wanted.peer.as_ref());
+        let commands = ends::commands(wanted.peer.as_ref());
         tracing::warn!(
             port,
             %device,

@@ -15,10 +15,10 @@
 
 mod alter;
 mod change;
+mod ends;
 mod existing;
 mod follow;
 mod make;
-mod peer;
 mod place;
 mod plan;
 mod record;

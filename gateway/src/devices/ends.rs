@@ -35,9 +35,9 @@ use crate::netlink::{LinkSettings, Netlink};
 use crate::netns;
 use crate::store::Store;
 
-/// Which device it is.
+/// Which device an end is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Peer {
+pub(super) struct End {
     path: PathBuf,
     cookie: u64,
     index: u32,
@@ -45,7 +45,7 @@ pub(super) struct Peer {
 
 /// What the journal says about it: what is on it that was not there before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct PeerRecord {
+struct EndRecord {
     path: PathBuf,
     cookie: u64,
     boot: String,
@@ -81,23 +81,11 @@ impl Side {
     }
 }
 
-/// The path of the namespace that the calling thread is in, which is that of a device's key.
-fn path_of(key: &DeviceKey) -> PathBuf {
-    key.place.clone().unwrap_or_else(|| PathBuf::from("/proc/self/ns/net"))
-}
-
-/// Our own end: the device of this key and index, in whose namespace the calling thread is.
-pub(super) fn own(key: &DeviceKey, index: u32) -> Option<Peer> {
-    let path = path_of(key);
-    let cookie = netns::cookie_of(&path)?;
-    Some(Peer { path, cookie, index })
-}
-
-/// The other end of the device of this key, in whose namespace the calling thread is. `None`: out
-/// of reach.
-pub(super) fn find(key: &DeviceKey, index: u32, number: Option<i32>) -> Option<Peer> {
+/// An end of the device of this key, in whose namespace the calling thread is: by its index, and
+/// the number of its namespace, `None` for that of the key. `None`: out of reach.
+pub(super) fn find(key: &DeviceKey, index: u32, number: Option<i32>) -> Option<End> {
     let path = match number {
-        None => path_of(key),
+        None => key.place.clone().unwrap_or_else(|| PathBuf::from("/proc/self/ns/net")),
         Some(number) => {
             let numbers = NamespaceNumbers::open().ok()?;
             candidates().into_iter().find(|path| {
@@ -107,17 +95,17 @@ pub(super) fn find(key: &DeviceKey, index: u32, number: Option<i32>) -> Option<P
         }
     };
     let cookie = netns::cookie_of(&path)?;
-    Some(Peer { path, cookie, index })
+    Some(End { path, cookie, index })
 }
 
 /// True if an XDP program in generic mode is at this end, which sees nothing of what is redirected
 /// to it.
-pub(super) fn has_generic_program(peer: &Peer) -> bool {
+pub(super) fn has_generic_program(end: &End) -> bool {
     let look = || {
-        let netlink = Netlink::open_here(Place(Some(peer.path.clone())))?;
-        netlink.has_generic_program(peer.index)
+        let netlink = Netlink::open_here(Place(Some(end.path.clone())))?;
+        netlink.has_generic_program(end.index)
     };
-    netns::within(&peer.path, look).flatten().unwrap_or_else(|error| {
+    netns::within(&end.path, look).flatten().unwrap_or_else(|error| {
         tracing::warn!(%error, "the other end of a veth cannot be looked at");
         false
     })
@@ -144,29 +132,29 @@ fn candidates() -> Vec<PathBuf> {
 pub(super) fn set_up(
     store: &Store,
     key: &DeviceKey,
-    (side, peer): (Side, &Peer),
+    (side, end): (Side, &End),
     wanted: Option<&PeerWanted>,
 ) -> Result<(), Error> {
     let journal_key = side.journal_key(key);
-    let is_same = |record: &PeerRecord| {
-        (record.cookie, record.index) == (peer.cookie, peer.index) && record.boot == boot_id()
+    let is_same = |record: &EndRecord| {
+        (record.cookie, record.index) == (end.cookie, end.index) && record.boot == boot_id()
     };
-    let before = store.get::<PeerRecord>(&journal_key)?.filter(is_same);
-    netns::within(&peer.path, || {
-        let netlink = Netlink::open_here(Place(Some(peer.path.clone())))?;
+    let before = store.get::<EndRecord>(&journal_key)?.filter(is_same);
+    netns::within(&end.path, || {
+        let netlink = Netlink::open_here(Place(Some(end.path.clone())))?;
         let links = netlink.links()?;
-        let Some(link) = links.iter().find(|link| link.index == peer.index) else {
+        let Some(link) = links.iter().find(|link| link.index == end.index) else {
             tracing::warn!(device = %key, ?side, "an end of it is gone");
             return Ok(());
         };
         let device = link.name.as_str();
-        let refused = |source| Error::Device { place: Place(Some(peer.path.clone())), source };
+        let refused = |source| Error::Device { place: Place(Some(end.path.clone())), source };
         let offloads = drivers::offloads_in_use(device).map_err(refused)?;
-        let mut record = PeerRecord {
-            path: peer.path.clone(),
-            cookie: peer.cookie,
+        let mut record = EndRecord {
+            path: end.path.clone(),
+            cookie: end.cookie,
             boot: boot_id(),
-            index: peer.index,
+            index: end.index,
             offloads: offloads.clone(),
             mac: wanted.and(link.mac).map(|mac| mac.0),
             was_down: wanted.is_some() && !link.is_up,
@@ -209,11 +197,11 @@ pub(super) fn alter(
     key: &DeviceKey,
     wanted: Option<&PeerWanted>,
 ) -> Result<(), Error> {
-    let Some(record) = store.get::<PeerRecord>(&Side::Other.journal_key(key))? else {
+    let Some(record) = store.get::<EndRecord>(&Side::Other.journal_key(key))? else {
         return Ok(());
     };
-    let peer = Peer { path: record.path, cookie: record.cookie, index: record.index };
-    set_up(store, key, (Side::Other, &peer), wanted)
+    let end = End { path: record.path, cookie: record.cookie, index: record.index };
+    set_up(store, key, (Side::Other, &end), wanted)
 }
 
 /// Puts both ends back as they were, as far as the journal knows of them.
@@ -225,7 +213,7 @@ pub(super) fn put_back(store: &Store, key: &DeviceKey) {
 pub(super) fn put_side_back(store: &Store, key: &DeviceKey, side: Side) {
     let journal_key = side.journal_key(key);
     let undone = (|| {
-        let Some(record) = store.get::<PeerRecord>(&journal_key)? else { return Ok(()) };
+        let Some(record) = store.get::<EndRecord>(&journal_key)? else { return Ok(()) };
         if record.boot == boot_id() && netns::cookie_of(&record.path) == Some(record.cookie) {
             netns::within(&record.path, || undo(&record))??;
         }
@@ -237,7 +225,7 @@ pub(super) fn put_side_back(store: &Store, key: &DeviceKey, side: Side) {
 }
 
 /// Inside its namespace. Each step is tried, whatever becomes of the others.
-fn undo(record: &PeerRecord) -> Result<(), Error> {
+fn undo(record: &EndRecord) -> Result<(), Error> {
     let netlink = Netlink::open_here(Place(Some(record.path.clone())))?;
     let links = netlink.links()?;
     let Some(link) = links.iter().find(|link| link.index == record.index) else { return Ok(()) };
