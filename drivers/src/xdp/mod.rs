@@ -265,7 +265,7 @@ impl Setup<'_> {
     /// The modes to try, the best first.
     fn modes(&self) -> Vec<XdpMode> {
         // In a veth's own mode the other end's stack has to cut its super-frames before it sends
-        // them; in the generic one they come whole, in several chunks.
+        // them; in the generic one they come whole, in several chunks, if its offloads are on.
         let places = match self.options.place {
             Some(place) => vec![place],
             None if self.is_veth && !self.options.relay => vec![XdpPlace::Generic],

@@ -192,8 +192,8 @@ fn at_the_other_end(wanted: Wanted) -> Wanted {
     let Wanted { addresses, routes, no_arp, .. } = wanted;
     let peer = Some(PeerWanted { mac: wanted.mac, addresses, routes, no_arp });
     let (take, mtu_max) = (XdpTake::All, Some(wanted.mtu));
-    // Its containers send super-frames whole where the veth is in generic mode, and a relay would
-    // have it in its native one.
+    // A relay would have the veth in its native mode, where an end out of reach cannot send its
+    // super-frames whole.
     let xdp = Some(XdpWanted { take, mtu_max, peer, relay: false });
     Wanted { addresses: Vec::new(), routes: Vec::new(), xdp, ..wanted }
 }
